@@ -1,0 +1,39 @@
+# Everything a newcomer needs: `make repro` draws the paper's figures on the embedded dataset, `make test` runs the tests.
+# Both make the environment first (.venv, several gigabytes because of torch).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: repro test lint bench clean help
+
+help:
+	@echo "make repro   set up, then draw every figure on the embedded dataset and print the path of the report"
+	@echo "make test    set up, then lint, type-check and test"
+	@echo "make bench   set up, then time every op and whole fits beside their peers"
+	@echo "make clean   remove the environment (runs/ stays)"
+
+$(BIN)/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(BIN)/.ready-bench: $(BIN)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
+	@touch $@
+
+repro: $(BIN)/.ready
+	$(BIN)/paper-repro run
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(BIN)/.ready-bench
+	$(BIN)/python -m pytest benchmarks --benchmark-sort=name
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,285 @@
+"""Batched log-densities, EM statistics and collapsed Gibbs sweeps over ragged groups of points and components.
+
+Pure functions on tensors. Every operation checks its arguments, then runs on one of three engines:
+
+    "reference"  float64 on any device, written to be read (`kernels.reference`)
+    "cpu"        compiled, on the processors that torch may use (`kernels.cpu`)
+    "triton"     on a GPU (`kernels.triton`)
+    "auto"       "triton" for tensors on a GPU, else "cpu"
+
+Shapes: N points, D features, M components, G groups. Points are sorted by group: group g holds the rows
+`group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are natural logs, in nats.
+`precision_chol` is W, the inverse of the lower Cholesky factor of the covariance (Student-t: scale) matrix, so that
+W (x - mean) is white; only its lower triangle is read.
+"""
+
+import importlib
+from types import ModuleType
+
+from torch import Tensor
+
+from kernels import _check as check
+from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior
+
+__all__ = [
+    "ENGINES",
+    "AlphaNoise",
+    "ComponentStatistics",
+    "EMStatistics",
+    "GibbsState",
+    "NIWPrior",
+    "component_statistics",
+    "em_statistics",
+    "gaussian_log_density",
+    "gibbs_sweep",
+    "mixture_log_density",
+    "student_t_log_density",
+]
+
+ENGINES = ("auto", "cpu", "triton", "reference")
+
+
+def gaussian_log_density(x: Tensor, mean: Tensor, precision_chol: Tensor, *, engine: str = "auto") -> Tensor:
+    """Log-density of every point under every Gaussian component.
+
+        out[n, m] = -D/2 log(2 pi) + log det W_m - |W_m (x_n - mean_m)|^2 / 2
+
+    Args:
+        x: [N, D] points, float32 or float64.
+        mean: [M, D] component means, of the dtype of x.
+        precision_chol: [M, D, D] lower triangular W_m with W_m' W_m the precision, of the dtype of x.
+        engine: see `kernels`.
+
+    Returns:
+        [N, M] log-densities in nats, of the dtype of x (float64 from the reference).
+
+    Raises:
+        ValueError: wrong shape, dtype or device; a non-finite value; a diagonal entry of W that is not positive.
+    """
+    check.points(x)
+    check.components(x, mean, precision_chol, name="mean")
+    return _engine(engine, x).gaussian_log_density(x, mean, precision_chol)
+
+
+def student_t_log_density(
+    x: Tensor, location: Tensor, precision_chol: Tensor, df: Tensor, *, engine: str = "auto"
+) -> Tensor:
+    """Log-density of every point under every multivariate Student-t component.
+
+        out[n, m] = lgamma((df_m + D)/2) - lgamma(df_m/2) - D/2 log(df_m pi) + log det W_m
+                    - (df_m + D)/2 log(1 + |W_m (x_n - location_m)|^2 / df_m)
+
+    Args:
+        x: [N, D] points, float32 or float64.
+        location: [M, D], of the dtype of x.
+        precision_chol: [M, D, D] inverse of the lower Cholesky factor of the scale matrix, of the dtype of x.
+        df: [M] degrees of freedom, positive, float64 or the dtype of x.
+        engine: see `kernels`.
+
+    Returns:
+        [N, M] log-densities in nats, of the dtype of x (float64 from the reference).
+
+    Raises:
+        ValueError: as `gaussian_log_density`, and for a df that is not positive.
+    """
+    check.points(x)
+    check.components(x, location, precision_chol, name="location")
+    check.degrees_of_freedom(x, df, len(location))
+    return _engine(engine, x).student_t_log_density(x, location, precision_chol, df)
+
+
+def mixture_log_density(
+    x: Tensor,
+    log_weight: Tensor,
+    location: Tensor,
+    precision_chol: Tensor,
+    df: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+    *,
+    group_offsets: Tensor | None = None,
+    engine: str = "auto",
+) -> Tensor:
+    """Log-density of every point under mixtures of Gaussians (df None) or Student-t's; nothing of size N x M is stored.
+
+        out[n] = log sum_m exp(log_weight_m) p_m(x_n)                 over all components;
+        out[n, g] = the same over the components of group g           with `component_offsets`;
+        out[n] = the same over the components of the point's group    with `component_offsets` and `group_offsets`.
+
+    Args:
+        x: [N, D] points, float32 or float64.
+        log_weight: [M] log weights, not necessarily normalised; -inf is a weight of zero.
+        location, precision_chol, df: as in `student_t_log_density` (`gaussian_log_density` with df None).
+        component_offsets: [G + 1] int64, rising from 0 to M; a group without components has density zero.
+        group_offsets: [G + 1] int64, rising from 0 to N.
+        engine: see `kernels`.
+
+    Returns:
+        [N] or [N, G] log-densities in nats, of the dtype of x (float64 from the reference).
+
+    Raises:
+        ValueError: as `student_t_log_density`, and for offsets that are not as above or a log_weight of nan or +inf.
+    """
+    check.points(x)
+    check.components(x, location, precision_chol, name="location")
+    if df is not None:
+        check.degrees_of_freedom(x, df, len(location))
+    check.log_weights(x, log_weight, len(location))
+    if component_offsets is not None:
+        check.offsets(component_offsets, "component_offsets", len(location), x)
+    if group_offsets is not None:
+        check.offsets(group_offsets, "group_offsets", len(x), x)
+        check.same_groups(group_offsets, component_offsets)
+    return _engine(engine, x).mixture_log_density(
+        x, log_weight, location, precision_chol, df, component_offsets, group_offsets=group_offsets
+    )
+
+
+def em_statistics(
+    x: Tensor,
+    log_weight: Tensor,
+    mean: Tensor,
+    precision_chol: Tensor,
+    *,
+    group_offsets: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+    engine: str = "auto",
+) -> EMStatistics:
+    """The E-step of EM for Gaussian mixtures, and the moments that its M-step needs, for many groups at once.
+
+        r_nm = exp(log_weight_m) N(x_n | m) / sum over the components m' of the point's group
+
+    A point with density zero under all components of its group has no responsibilities (and log-likelihood -inf).
+
+    Args:
+        x: [N, D] points sorted by group, float32 or float64.
+        log_weight: [M] log mixture weights, of the dtype of x.
+        mean, precision_chol: as in `gaussian_log_density`.
+        group_offsets: [G + 1] int64, rising from 0 to N; None is one group.
+        component_offsets: [G + 1] int64, rising from 0 to M; None is one group.
+        engine: see `kernels`.
+
+    Returns:
+        EMStatistics of the dtype of x (float64 from the reference): counts [M], sums [M, D] about the given means,
+        scatters [M, D, D] about the new means, log_likelihood [G] (float64, in nats).
+
+    Raises:
+        ValueError: as `mixture_log_density`.
+    """
+    check.points(x)
+    check.components(x, mean, precision_chol, name="mean")
+    check.log_weights(x, log_weight, len(mean))
+    if group_offsets is not None:
+        check.offsets(group_offsets, "group_offsets", len(x), x)
+    if component_offsets is not None:
+        check.offsets(component_offsets, "component_offsets", len(mean), x)
+    check.same_groups(group_offsets, component_offsets)
+    return _engine(engine, x).em_statistics(
+        x, log_weight, mean, precision_chol, group_offsets=group_offsets, component_offsets=component_offsets
+    )
+
+
+def component_statistics(
+    x: Tensor,
+    labels: Tensor,
+    n_components: int,
+    *,
+    group_offsets: Tensor | None = None,
+    engine: str = "auto",
+) -> ComponentStatistics:
+    """Count, mean and scatter of the points of each label in each group, in float64.
+
+    Args:
+        x: [N, D] points sorted by group, float32 or float64.
+        labels: [N] int64 in 0..n_components - 1.
+        n_components: K, the number of rows to return for each group.
+        group_offsets: [G + 1] int64, rising from 0 to N; None is one group.
+        engine: see `kernels`.
+
+    Returns:
+        ComponentStatistics: counts [G, K] int64, means [G, K, D] and scatters about the mean [G, K, D, D], float64.
+
+    Raises:
+        ValueError: wrong shape, dtype or device, a non-finite point, a label out of range.
+    """
+    check.points(x)
+    check.labels(labels, x, n_components)
+    if group_offsets is not None:
+        check.offsets(group_offsets, "group_offsets", len(x), x)
+    return _engine(engine, x).component_statistics(x, labels, n_components, group_offsets=group_offsets)
+
+
+def gibbs_sweep(
+    state: GibbsState,
+    x: Tensor,
+    order: Tensor,
+    uniforms: Tensor,
+    alpha_noise: AlphaNoise | None = None,
+    *,
+    prior: NIWPrior,
+    group_offsets: Tensor | None = None,
+    block_size: int = 1,
+    shared_new: bool = False,
+    engine: str = "auto",
+) -> GibbsState:
+    """Collapsed Gibbs sweeps of a Dirichlet-process Gaussian mixture for many groups at once.
+
+    Each point of a group is visited once a sweep, in the given order, and its label drawn from
+
+        P(label = k | rest) ~ n_k t_k(x)   for an occupied component,     alpha t_0(x)   for a new one,
+
+    t_k the Student-t predictive of the component without the point, t_0 the prior's (Neal 2000, algorithm 3). The label
+    is the first in slot order (a new component last) at which the cumulative probability exceeds the uniform; a new
+    component takes the lowest empty slot, and slots are renumbered without gaps after each sweep, in order.
+
+    With `block_size` b > 1, b points at a time are removed and drawn independently given the points outside the block:
+    the published approximation, not an exact Gibbs step. Points of a block that choose a new component open one each,
+    or all the same one with `shared_new`.
+
+    Args:
+        state: labels [N] (non-negative, less than the number of points of the group) and alpha [G] float64, positive.
+        x: [N, D] points sorted by group, float32 or float64.
+        order: [N] int64, or [T, N] for T sweeps: for each group a permutation of 0..n_g - 1, points in visiting order.
+        uniforms: as order, float32 or float64 in [0, 1): the i-th is used for the i-th point visited.
+        alpha_noise: random numbers that resample alpha after each sweep, or None to keep it.
+        prior: NIWPrior of each group, float64: mu0 [G, D], kappa0 [G], nu0 [G], S0 [G, D, D].
+        group_offsets: [G + 1] int64, rising from 0 to N, no group empty; None is one group.
+        block_size: b, from 1 to 32.
+        shared_new: see above.
+        engine: see `kernels`.
+
+    Returns:
+        GibbsState after the sweep; after each of the T sweeps (labels [T, N], alpha [T, G]) if order is [T, N].
+
+    Raises:
+        ValueError: wrong shape, dtype or device; non-finite data; an order that is no permutation; a uniform outside
+            [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range.
+    """
+    check.points(x)
+    check.gibbs(state, x, order, uniforms, alpha_noise, prior, group_offsets, block_size)
+    return _engine(engine, x).gibbs_sweep(
+        state,
+        x,
+        order,
+        uniforms,
+        alpha_noise,
+        prior=prior,
+        group_offsets=group_offsets,
+        block_size=block_size,
+        shared_new=shared_new,
+    )
+
+
+def _engine(name: str, x: Tensor) -> ModuleType:
+    """The module that implements the operations: each engine is one, with the functions of `kernels.reference`."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    if name == "auto":
+        name = "cpu" if x.device.type == "cpu" else "triton"
+    if name == "cpu" and x.device.type != "cpu":
+        raise ValueError(f"engine 'cpu' needs tensors on the CPU, x is on {x.device}")
+    try:
+        return importlib.import_module(f"kernels.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"kernels.{name}":
+            raise
+        raise ValueError(f"engine {name!r} is not part of this version (x is on {x.device}); use 'reference'") from None

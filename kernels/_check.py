@@ -1,0 +1,207 @@
+"""Argument checks of the public operations: each names the argument, what came and what was expected."""
+
+import torch
+from torch import Tensor
+
+from kernels.types import AlphaNoise, GibbsState, NIWPrior
+
+MAX_BLOCK_SIZE = 32
+
+
+def points(x: Tensor) -> None:
+    _tensor(x, "x")
+    if x.ndim != 2 or x.shape[0] < 1 or x.shape[1] < 1:
+        raise ValueError(f"x must have shape [N, D] with N >= 1 and D >= 1, got {list(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64, got {x.dtype}")
+    finite(x, "x")
+
+
+def components(x: Tensor, location: Tensor, precision_chol: Tensor, name: str) -> None:
+    D = x.shape[1]
+    _tensor(location, name)
+    _tensor(precision_chol, "precision_chol")
+    M = location.shape[0] if location.ndim else 0
+    _shape(location, name, (M, D), "[M, D] with the D of x")
+    _shape(precision_chol, "precision_chol", (M, D, D), "[M, D, D]")
+    _like(location, name, x)
+    _like(precision_chol, "precision_chol", x)
+    finite(location, name)
+    finite(precision_chol, "precision_chol")
+    bad = (precision_chol.diagonal(dim1=-2, dim2=-1) <= 0).any(-1)
+    if bad.any():
+        m = int(bad.nonzero()[0])
+        raise ValueError(f"precision_chol must have a positive diagonal (is the matrix positive definite?), component {m} has not")
+
+
+def degrees_of_freedom(x: Tensor, df: Tensor, M: int) -> None:
+    _tensor(df, "df")
+    _shape(df, "df", (M,), "[M]")
+    _device(df, "df", x)
+    _floating(df, "df")
+    finite(df, "df")
+    if (df <= 0).any():
+        m = int((df <= 0).nonzero()[0])
+        raise ValueError(f"df must be positive, component {m} has {float(df[m])}")
+
+
+def log_weights(x: Tensor, log_weight: Tensor, M: int) -> None:
+    _tensor(log_weight, "log_weight")
+    _shape(log_weight, "log_weight", (M,), "[M]")
+    _device(log_weight, "log_weight", x)
+    _floating(log_weight, "log_weight")
+    bad = torch.isnan(log_weight) | (log_weight == torch.inf)
+    if bad.any():
+        m = int(bad.nonzero()[0])
+        raise ValueError(f"log_weight must be finite or -inf, component {m} has {float(log_weight[m])}")
+
+
+def offsets(value: Tensor, name: str, total: int, x: Tensor) -> None:
+    _tensor(value, name)
+    _device(value, name, x)
+    if value.dtype != torch.int64 or value.ndim != 1 or len(value) < 2:
+        raise ValueError(f"{name} must be int64 of shape [G + 1], got {value.dtype} {list(value.shape)}")
+    steps = value.diff()
+    if int(value[0]) != 0 or int(value[-1]) != total or (steps < 0).any():
+        raise ValueError(f"{name} must rise from 0 to {total}, got {_brief(value)}")
+
+
+def same_groups(group_offsets: Tensor | None, component_offsets: Tensor | None) -> None:
+    if (group_offsets is None) != (component_offsets is None):
+        given, missing = ("group_offsets", "component_offsets")
+        if group_offsets is None:
+            given, missing = missing, given
+        raise ValueError(f"{given} needs {missing} too")
+    if group_offsets is not None and component_offsets is not None and len(group_offsets) != len(component_offsets):
+        raise ValueError(
+            f"group_offsets and component_offsets must name the same number of groups, "
+            f"got {len(group_offsets) - 1} and {len(component_offsets) - 1}"
+        )
+
+
+def labels(value: Tensor, x: Tensor, n_components: int) -> None:
+    _tensor(value, "labels")
+    _device(value, "labels", x)
+    if value.dtype != torch.int64 or tuple(value.shape) != (len(x),):
+        raise ValueError(f"labels must be int64 of shape [{len(x)}], got {value.dtype} {list(value.shape)}")
+    bad = (value < 0) | (value >= n_components)
+    if bad.any():
+        n = int(bad.nonzero()[0])
+        raise ValueError(f"labels must be in 0..{n_components - 1}, point {n} has {int(value[n])}")
+
+
+def gibbs(
+    state: GibbsState,
+    x: Tensor,
+    order: Tensor,
+    uniforms: Tensor,
+    alpha_noise: AlphaNoise | None,
+    prior: NIWPrior,
+    group_offsets: Tensor | None,
+    block_size: int,
+) -> None:
+    N, D = x.shape
+    if group_offsets is None:
+        group_offsets = torch.tensor([0, N], device=x.device)
+    offsets(group_offsets, "group_offsets", N, x)
+    sizes = group_offsets.diff()
+    if (sizes == 0).any():
+        raise ValueError(f"group {int((sizes == 0).nonzero()[0])} is empty; every group needs at least one point")
+    G = len(sizes)
+    if not 1 <= block_size <= MAX_BLOCK_SIZE:
+        raise ValueError(f"block_size must be from 1 to {MAX_BLOCK_SIZE}, got {block_size}")
+
+    labels(state.labels, x, N)
+    too_large = state.labels >= torch.repeat_interleave(sizes, sizes)
+    if too_large.any():
+        n = int(too_large.nonzero()[0])
+        raise ValueError(f"state.labels must be less than the size of the group, point {n} has {int(state.labels[n])}")
+    _tensor(state.alpha, "state.alpha")
+    _shape(state.alpha, "state.alpha", (G,), "[G]")
+    _float64(state.alpha, "state.alpha", x)
+    if not (state.alpha > 0).all():
+        raise ValueError(f"state.alpha must be positive, got {_brief(state.alpha)}")
+
+    _tensor(order, "order")
+    if order.dtype != torch.int64 or order.ndim not in (1, 2) or order.shape[-1] != N:
+        raise ValueError(f"order must be int64 of shape [{N}] or [T, {N}], got {order.dtype} {list(order.shape)}")
+    _device(order, "order", x)
+    # Shifted by its group's first row, an order of permutations is itself a permutation of all rows.
+    rows = order.reshape(-1, N) + torch.repeat_interleave(group_offsets[:-1], sizes)
+    in_range = (order >= 0).all() and (rows < torch.repeat_interleave(group_offsets[1:], sizes)).all()
+    if not in_range or not torch.zeros_like(rows, dtype=torch.bool).scatter_(1, rows, True).all():
+        raise ValueError("order must hold, for each group, a permutation of 0..n_g - 1")
+    _tensor(uniforms, "uniforms")
+    _shape(uniforms, "uniforms", tuple(order.shape), "the shape of order")
+    _floating(uniforms, "uniforms")
+    _device(uniforms, "uniforms", x)
+    if not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise ValueError("uniforms must be in [0, 1)")
+
+    if alpha_noise is not None:
+        lead = tuple(order.shape[:-1])
+        for name, value, size in zip(AlphaNoise._fields, alpha_noise, (N, N + G, G), strict=True):
+            _tensor(value, f"alpha_noise.{name}")
+            _shape(value, f"alpha_noise.{name}", (*lead, size), f"{[*lead, size]}")
+            _float64(value, f"alpha_noise.{name}", x)
+            finite(value, f"alpha_noise.{name}")
+
+    for name, field, shape in zip(NIWPrior._fields, prior, ((G, D), (G,), (G,), (G, D, D)), strict=True):
+        _tensor(field, f"prior.{name}")
+        _shape(field, f"prior.{name}", shape, f"{list(shape)}")
+        _float64(field, f"prior.{name}", x)
+        finite(field, f"prior.{name}")
+    if (prior.kappa0 <= 0).any():
+        raise ValueError(f"prior.kappa0 must be positive, got {_brief(prior.kappa0)}")
+    if (prior.nu0 <= D - 1).any():
+        raise ValueError(f"prior.nu0 must be above D - 1 = {D - 1}, got {_brief(prior.nu0)}")
+    info = torch.linalg.cholesky_ex(prior.S0).info
+    if info.any():
+        raise ValueError(f"prior.S0 must be positive definite, group {int(info.nonzero()[0])} is not")
+
+
+def finite(value: Tensor, name: str) -> None:
+    # The sum is finite for almost all finite input and costs one pass without a temporary.
+    if torch.isfinite(value.sum()):
+        return
+    bad = ~torch.isfinite(value)
+    if bad.any():
+        first = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite values, the first at {first}")
+
+
+def _tensor(value: Tensor, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def _shape(value: Tensor, name: str, shape: tuple[int, ...], words: str) -> None:
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} must have shape {words} = {list(shape)}, got {list(value.shape)}")
+
+
+def _like(value: Tensor, name: str, x: Tensor) -> None:
+    if value.dtype != x.dtype:
+        raise ValueError(f"{name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+    _device(value, name, x)
+
+
+def _device(value: Tensor, name: str, x: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+
+
+def _floating(value: Tensor, name: str) -> None:
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32 or float64, got {value.dtype}")
+
+
+def _float64(value: Tensor, name: str, x: Tensor) -> None:
+    if value.dtype != torch.float64:
+        raise ValueError(f"{name} must be float64, got {value.dtype}")
+    _device(value, name, x)
+
+
+def _brief(value: Tensor) -> str:
+    flat = value.flatten().tolist()
+    return str(flat) if len(flat) <= 8 else f"{str(flat[:8])[:-1]}, ...]"

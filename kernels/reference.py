@@ -1,0 +1,254 @@
+"""Every operation in float64, written to be read: one equation a line, no fusion, no tricks.
+
+This file is the only truth the engines are tested against. It is itself tested against scipy, scikit-learn and enumeration.
+Each function has the name and the signature of the public operation in `kernels`, less `engine`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior
+
+
+def _squared_distance(x: Tensor, location: Tensor, precision_chol: Tensor) -> Tensor:
+    """[N, M] of |W_m (x_n - location_m)|^2: subtract first, then whiten."""
+    columns = [((x - loc) @ w.T).square().sum(-1) for loc, w in zip(location, precision_chol, strict=True)]
+    return torch.stack(columns, dim=1) if columns else x.new_empty(len(x), 0)
+
+
+def _half_log_det_precision(precision_chol: Tensor) -> Tensor:
+    """[M] of log det W = 0.5 log det(precision)."""
+    return precision_chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def gaussian_log_density(x: Tensor, mean: Tensor, precision_chol: Tensor) -> Tensor:
+    """log N(x_n | mean_m, Sigma_m) = -D/2 log(2 pi) + log det W_m - |W_m (x_n - mean_m)|^2 / 2."""
+    x, mean, precision_chol = x.double(), mean.double(), precision_chol.double()
+    D = x.shape[1]
+    log_normaliser = -0.5 * D * math.log(2 * math.pi) + _half_log_det_precision(precision_chol)
+    return log_normaliser - 0.5 * _squared_distance(x, mean, precision_chol)
+
+
+def student_t_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, df: Tensor) -> Tensor:
+    """log t_df(x_n | location_m, scale_m), with d = |W_m (x_n - location_m)|^2:
+    lgamma((df + D)/2) - lgamma(df/2) - D/2 log(df pi) + log det W_m - (df + D)/2 log(1 + d / df).
+    """
+    x, location, precision_chol, df = x.double(), location.double(), precision_chol.double(), df.double()
+    D = x.shape[1]
+    log_normaliser = (
+        torch.lgamma(0.5 * (df + D))
+        - torch.lgamma(0.5 * df)
+        - 0.5 * D * torch.log(df * math.pi)
+        + _half_log_det_precision(precision_chol)
+    )
+    squared_distance = _squared_distance(x, location, precision_chol)
+    return log_normaliser - 0.5 * (df + D) * torch.log1p(squared_distance / df)
+
+
+def mixture_log_density(
+    x: Tensor,
+    log_weight: Tensor,
+    location: Tensor,
+    precision_chol: Tensor,
+    df: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+    *,
+    group_offsets: Tensor | None = None,
+) -> Tensor:
+    """log sum_m exp(log_weight_m) p_m(x_n) over all components, over each group's, or over the point's own group's."""
+    if df is None:
+        component = gaussian_log_density(x, location, precision_chol)
+    else:
+        component = student_t_log_density(x, location, precision_chol, df)
+    joint = log_weight.double() + component
+    if component_offsets is None:
+        return torch.logsumexp(joint, dim=1)
+    groups = _segments(component_offsets)
+    per_group = torch.stack([torch.logsumexp(joint[:, a:b], dim=1) for a, b in groups], dim=1)
+    if group_offsets is None:
+        return per_group
+    return torch.cat([per_group[a:b, g] for g, (a, b) in enumerate(_segments(group_offsets))])
+
+
+def em_statistics(
+    x: Tensor,
+    log_weight: Tensor,
+    mean: Tensor,
+    precision_chol: Tensor,
+    *,
+    group_offsets: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+) -> EMStatistics:
+    """Responsibilities r_nm = softmax_m(log_weight_m + log N(x_n | m)) within the point's group, and their moments."""
+    x, log_weight = x.double(), log_weight.double()
+    mean, precision_chol = mean.double(), precision_chol.double()
+    points = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
+    components = _segments(component_offsets) if component_offsets is not None else [(0, len(mean))]
+    counts, sums, scatters, log_likelihood = [], [], [], []
+    for (a, b), (c, d) in zip(points, components, strict=True):
+        joint = log_weight[c:d] + gaussian_log_density(x[a:b], mean[c:d], precision_chol[c:d])
+        evidence = torch.logsumexp(joint, dim=1, keepdim=True)
+        responsibility = torch.where(evidence == -math.inf, 0.0, torch.exp(joint - evidence))
+        log_likelihood.append(evidence.sum())
+        for m in range(d - c):
+            r = responsibility[:, m]
+            count = r.sum()
+            centred = x[a:b] - mean[c + m]
+            total = r @ centred
+            shift = total / count if count > 0 else torch.zeros_like(total)
+            about_mean = centred - shift
+            counts.append(count)
+            sums.append(total)
+            scatters.append((r[:, None] * about_mean).T @ about_mean)
+    D = x.shape[1]
+    return EMStatistics(
+        counts=torch.stack(counts) if counts else x.new_empty(0),
+        sums=torch.stack(sums) if sums else x.new_empty(0, D),
+        scatters=torch.stack(scatters) if scatters else x.new_empty(0, D, D),
+        log_likelihood=torch.stack(log_likelihood),
+    )
+
+
+def component_statistics(
+    x: Tensor, labels: Tensor, n_components: int, *, group_offsets: Tensor | None = None
+) -> ComponentStatistics:
+    """Count, mean and scatter about that mean of the points of each label, per group."""
+    x = x.double()
+    segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
+    G, D = len(segments), x.shape[1]
+    counts = torch.zeros(G, n_components, dtype=torch.int64)
+    means = torch.zeros(G, n_components, D, dtype=torch.float64)
+    scatters = torch.zeros(G, n_components, D, D, dtype=torch.float64)
+    for g, (a, b) in enumerate(segments):
+        for k in range(n_components):
+            members = x[a:b][labels[a:b] == k]
+            if len(members):
+                counts[g, k] = len(members)
+                means[g, k] = members.mean(0)
+                scatters[g, k] = (members - means[g, k]).T @ (members - means[g, k])
+    return ComponentStatistics(counts, means, scatters)
+
+
+def gibbs_sweep(
+    state: GibbsState,
+    x: Tensor,
+    order: Tensor,
+    uniforms: Tensor,
+    alpha_noise: AlphaNoise | None = None,
+    *,
+    prior: NIWPrior,
+    group_offsets: Tensor | None = None,
+    block_size: int = 1,
+    shared_new: bool = False,
+) -> GibbsState:
+    """Visit the points of each group in the given order; draw each label from its conditional given all the others."""
+    x = x.double()
+    segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
+    stacked = order.ndim == 2
+    orders, all_uniforms = (order, uniforms) if stacked else (order[None], uniforms[None])
+    labels, alpha = state.labels.clone(), state.alpha.double().clone()
+    labels_after, alpha_after = [], []
+    for t in range(len(orders)):
+        for g, (a, b) in enumerate(segments):
+            labels[a:b] = _sweep_group(
+                labels[a:b].tolist(),
+                x[a:b],
+                orders[t, a:b].tolist(),
+                all_uniforms[t, a:b].double().tolist(),
+                float(alpha[g]),
+                NIWPrior(*(field[g] for field in prior)),
+                block_size,
+                shared_new,
+            )
+            if alpha_noise is not None:
+                n_components = int(labels[a:b].max()) + 1
+                alpha[g] = _resample_alpha(alpha[g], n_components, _noise_of_group(alpha_noise, t, g, a, b))
+        labels_after.append(labels.clone())
+        alpha_after.append(alpha.clone())
+    if not stacked:
+        return GibbsState(labels, alpha)
+    return GibbsState(torch.stack(labels_after), torch.stack(alpha_after))
+
+
+def _sweep_group(
+    labels: list[int],
+    x: Tensor,
+    order: list[int],
+    uniforms: list[float],
+    alpha: float,
+    prior: NIWPrior,
+    block_size: int,
+    shared_new: bool,
+) -> Tensor:
+    """One sweep of one group. A label is a slot; a new component takes the lowest slot that holds no point.
+
+    Within a block every label is drawn given the points outside the block only; new components are opened in visiting
+    order after all draws of the block, one for all of them with `shared_new`, else one each.
+    """
+    for start in range(0, len(order), block_size):
+        block = order[start : start + block_size]
+        for i in block:
+            labels[i] = -1
+        occupied = sorted(set(labels) - {-1})
+        drawn = []
+        for position, i in enumerate(block, start):
+            log_weight = []
+            for slot in occupied:
+                members = x[[j for j, label in enumerate(labels) if label == slot]]
+                log_weight.append(math.log(len(members)) + _niw_predictive(x[i], members, prior))
+            log_weight.append(math.log(alpha) + _niw_predictive(x[i], x[:0], prior))
+            weight = torch.softmax(torch.tensor(log_weight, dtype=torch.float64), dim=0)
+            edges = weight.cumsum(0)
+            choice = min(int((edges <= uniforms[position]).sum()), len(occupied))
+            drawn.append(occupied[choice] if choice < len(occupied) else -1)
+        opened = None
+        for i, slot in zip(block, drawn, strict=True):
+            labels[i] = slot
+        for i, slot in zip(block, drawn, strict=True):
+            if slot == -1:
+                if opened is None or not shared_new:
+                    opened = min(set(range(len(order))) - set(labels))
+                labels[i] = opened
+    return torch.unique(torch.tensor(labels), return_inverse=True)[1]
+
+
+def _niw_predictive(x: Tensor, members: Tensor, prior: NIWPrior) -> float:
+    """log t(x) of a component that holds `members`: the predictive of its normal-inverse-Wishart posterior."""
+    n, D = len(members), x.shape[0]
+    mu0, kappa0, nu0, S0 = (field.double() for field in prior)
+    xbar = members.mean(0) if n else mu0
+    C = (members - xbar).T @ (members - xbar)
+    kappa_n, nu_n = kappa0 + n, nu0 + n
+    m_n = (kappa0 * mu0 + n * xbar) / kappa_n
+    S_n = S0 + C + (kappa0 * n / kappa_n) * torch.outer(xbar - mu0, xbar - mu0)
+    df = nu_n - D + 1
+    scale = S_n * (kappa_n + 1) / (kappa_n * df)
+    precision_chol = torch.linalg.inv(torch.linalg.cholesky(scale))
+    return float(student_t_log_density(x[None], m_n[None], precision_chol[None], df[None])[0, 0])
+
+
+def _resample_alpha(alpha: Tensor, n_components: int, noise: AlphaNoise) -> Tensor:
+    """Escobar & West (1995) under alpha ~ Gamma(1, 1).
+
+    eta ~ Beta(alpha + 1, n), as a product of n variables Beta(alpha + 1 + j, 1) = U^(1 / (alpha + 1 + j));
+    alpha | eta ~ Gamma(shape, rate 1 - log eta), with shape K + 1 at odds K : n (1 - log eta), else K, as a sum of
+    `shape` exponentials.
+    """
+    n = noise.beta.shape[0]
+    minus_log_eta = (noise.beta.double() / (alpha + 1 + torch.arange(n))).sum()
+    rate = 1 + minus_log_eta
+    probability = n_components / (n_components + n * rate)
+    shape = n_components + int(noise.choice.double() < probability)
+    return noise.gamma[:shape].double().sum() / rate
+
+
+def _noise_of_group(noise: AlphaNoise, t: int, g: int, a: int, b: int) -> AlphaNoise:
+    beta, gamma, choice = (field if field.ndim == 2 else field[None] for field in noise)
+    return AlphaNoise(beta[t, a:b], gamma[t, a + g : b + g + 1], choice[t, g])
+
+
+def _segments(offsets: Tensor) -> list[tuple[int, int]]:
+    edges = offsets.tolist()
+    return list(zip(edges[:-1], edges[1:], strict=True))

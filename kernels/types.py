@@ -1,0 +1,62 @@
+"""The tuples that operations take and return. Shapes: G groups, N points, M components, D features, T sweeps."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class NIWPrior(NamedTuple):
+    """Normal-inverse-Wishart prior of each group, float64: mu | Sigma ~ N(mu0, Sigma / kappa0), Sigma ~ IW(nu0, S0)."""
+
+    mu0: Tensor
+    """[G, D] prior mean."""
+    kappa0: Tensor
+    """[G] prior strength of the mean, in points."""
+    nu0: Tensor
+    """[G] degrees of freedom, above D - 1."""
+    S0: Tensor
+    """[G, D, D] scale matrix, symmetric positive definite."""
+
+
+class GibbsState(NamedTuple):
+    """All a chain needs to go on: everything else follows from the labels and the data."""
+
+    labels: Tensor
+    """[N] int64 (or [T, N], after each of T sweeps): component of each point within its group, 0..K_g - 1, none empty."""
+    alpha: Tensor
+    """[G] float64 (or [T, G]): concentration of each group's Dirichlet process."""
+
+
+class AlphaNoise(NamedTuple):
+    """The random numbers that resample alpha once a sweep (Escobar & West 1995), under alpha ~ Gamma(1, 1)."""
+
+    beta: Tensor
+    """[N] or [T, N] standard exponentials, one a point, for eta ~ Beta(alpha + 1, n_g)."""
+    gamma: Tensor
+    """[N + G] or [T, N + G] standard exponentials, n_g + 1 a group (from group_offsets[g] + g), for the Gamma draw."""
+    choice: Tensor
+    """[G] or [T, G] uniforms, for the choice between the two shapes."""
+
+
+class EMStatistics(NamedTuple):
+    """Moments of the responsibilities r_nm of one E-step."""
+
+    counts: Tensor
+    """[M] sum_n r_nm."""
+    sums: Tensor
+    """[M, D] sum_n r_nm (x_n - mean_m), about the mean that was passed in: the new mean is mean + sums / counts."""
+    scatters: Tensor
+    """[M, D, D] sum_n r_nm (x_n - new mean_m)(x_n - new mean_m)', about the new mean."""
+    log_likelihood: Tensor
+    """[G] sum over the group's points of log sum_m exp(log_weight_m) N(x_n | m), in nats."""
+
+
+class ComponentStatistics(NamedTuple):
+    """Moments of hard assignments; rows of labels that hold no point are zero."""
+
+    counts: Tensor
+    """[G, K] int64."""
+    means: Tensor
+    """[G, K, D] float64."""
+    scatters: Tensor
+    """[G, K, D, D] float64, about the mean."""
