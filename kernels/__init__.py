@@ -236,7 +236,7 @@ def gibbs_sweep(
     or all the same one with `shared_new`.
 
     Args:
-        state: labels [N] (non-negative, less than the number of points of the group) and alpha [G] float64, positive.
+        state: labels [N] int64, 0..K_g - 1 in each group without gaps, and alpha [G] float64, positive.
         x: [N, D] points sorted by group, float32 or float64.
         order: [N] int64, or [T, N] for T sweeps: for each group a permutation of 0..n_g - 1, points in visiting order.
         uniforms: as order, float32 or float64 in [0, 1): the i-th is used for the i-th point visited.

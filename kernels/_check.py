@@ -112,10 +112,13 @@ def gibbs(
         raise ValueError(f"block_size must be from 1 to {MAX_BLOCK_SIZE}, got {block_size}")
 
     labels(state.labels, x, N)
-    too_large = state.labels >= torch.repeat_interleave(sizes, sizes)
-    if too_large.any():
-        n = int(too_large.nonzero()[0])
-        raise ValueError(f"state.labels must be less than the size of the group, point {n} has {int(state.labels[n])}")
+    first_row = torch.repeat_interleave(group_offsets[:-1], sizes)
+    used = torch.zeros(2 * N, dtype=torch.int64, device=x.device).scatter_(0, first_row + state.labels, 1)[:N]
+    # Labels without gaps fill the rows of their group from the first one on.
+    gap = (used == 0) & (first_row == torch.arange(N, device=x.device))
+    gap[:-1] |= (used.diff() > 0) & (first_row.diff() == 0)
+    if gap.any() or (first_row + state.labels >= torch.repeat_interleave(group_offsets[1:], sizes)).any():
+        raise ValueError("state.labels must number the components of each group 0..K_g - 1 without gaps")
     _tensor(state.alpha, "state.alpha")
     _shape(state.alpha, "state.alpha", (G,), "[G]")
     _float64(state.alpha, "state.alpha", x)
@@ -127,7 +130,7 @@ def gibbs(
         raise ValueError(f"order must be int64 of shape [{N}] or [T, {N}], got {order.dtype} {list(order.shape)}")
     _device(order, "order", x)
     # Shifted by its group's first row, an order of permutations is itself a permutation of all rows.
-    rows = order.reshape(-1, N) + torch.repeat_interleave(group_offsets[:-1], sizes)
+    rows = order.reshape(-1, N) + first_row
     in_range = (order >= 0).all() and (rows < torch.repeat_interleave(group_offsets[1:], sizes)).all()
     if not in_range or not torch.zeros_like(rows, dtype=torch.bool).scatter_(1, rows, True).all():
         raise ValueError("order must hold, for each group, a permutation of 0..n_g - 1")

@@ -1,0 +1,47 @@
+"""Component log-densities: every point under every Student-t, a tile of points at a time."""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from kernels.cpu import threads
+from kernels.cpu.mixture_log_density import component_constants, log_density
+from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
+
+
+def student_t_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, df: Tensor | None) -> Tensor:
+    points = x.contiguous().numpy()
+    out = np.empty((len(points), len(location)), points.dtype)
+    components = (
+        *component_constants(x.shape[1], precision_chol, df),
+        location.contiguous().numpy(),
+        precision_chol.contiguous().numpy(),
+    )
+    threads.run(_tiles, [(points, *components, a, b, out) for a, b in threads.split(len(points), lanes(points))])
+    return torch.from_numpy(out)
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def _tiles(
+    x: np.ndarray,
+    log_constant: np.ndarray,
+    half_df: np.ndarray,
+    location: np.ndarray,
+    precision_chol: np.ndarray,
+    start: int,
+    stop: int,
+    out: np.ndarray,
+) -> None:
+    D = x.shape[1]
+    Dp, n_lanes = padded(D), lanes(x)
+    rows = np.arange(start, stop)
+    tile, work, y = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.empty((Dp, n_lanes), x.dtype)
+    W, q = np.zeros((Dp, Dp), x.dtype), np.empty(n_lanes, x.dtype)
+    for first in range(start, stop, n_lanes):
+        load_tile(x, rows, first - start, stop - start, tile)
+        for m in range(len(location)):
+            load_triangle(precision_chol[m], W)
+            whiten(W, location[m], tile, work, y, q)
+            for j in range(min(n_lanes, stop - first)):
+                out[first + j, m] = log_density(q[j], log_constant[m], half_df[m], 0.5 * D)
