@@ -1,0 +1,27 @@
+"""Class-fitting modes: how the representations of each class are distributed inside a network.
+
+Dirichlet-process and finite Gaussian mixtures of many classes at once, as scikit-learn estimators, with the posterior
+predictive densities, divergences and groups of classes that follow from them.
+"""
+
+from classfit.classifier import ClassConditionalDensity
+from classfit.dpgmm import DPGaussianMixture, Trace
+from classfit.em import GaussianMixture
+from classfit.modes import DensityGroups, density_groups
+from classfit.predictive import Estimate, Posterior
+from classfit.prior import ConstantFeatureWarning
+from classfit.representations import Representation, extract_representations
+
+__all__ = [
+    "ClassConditionalDensity",
+    "ConstantFeatureWarning",
+    "DPGaussianMixture",
+    "DensityGroups",
+    "Estimate",
+    "GaussianMixture",
+    "Posterior",
+    "Representation",
+    "Trace",
+    "density_groups",
+    "extract_representations",
+]

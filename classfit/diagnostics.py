@@ -1,0 +1,42 @@
+"""What tells whether a chain is where it should be."""
+
+import torch
+from torch import Tensor
+
+from classfit.prior import log_marginal_likelihood, niw_posterior
+from kernels import NIWPrior, component_statistics
+
+
+def log_joint(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, prior: NIWPrior) -> Tensor:
+    """Log of the joint density of the labels and the data of each group, given alpha.
+
+        log Gamma(alpha) - log Gamma(alpha + n) + sum_k [log alpha + log Gamma(n_k) + log p(points of k)]
+
+    The first terms are the probability of the partition under the Chinese restaurant process, the last the normal-
+    inverse-Wishart marginal likelihood of each component.
+
+    Args:
+        labels: [N] int64, 0..K_g - 1 within each group.
+        alpha: [G] float64.
+        x: [N, D] points sorted by group.
+        group_offsets: [G + 1] int64.
+        prior: of each group, in the units of x.
+
+    Returns:
+        [G] float64, in nats.
+    """
+    values = []
+    for g, (a, b) in enumerate(zip(group_offsets[:-1].tolist(), group_offsets[1:].tolist(), strict=True)):
+        n_components = int(labels[a:b].max()) + 1
+        statistics = component_statistics(x[a:b], labels[a:b], n_components)
+        likelihood = log_marginal_likelihood(prior, g, niw_posterior(prior, g, statistics))
+        occupied = statistics.counts[0] > 0
+        n_k = statistics.counts[0][occupied].double()
+        partition = (
+            torch.lgamma(alpha[g])
+            - torch.lgamma(alpha[g] + (b - a))
+            + len(n_k) * torch.log(alpha[g])
+            + torch.lgamma(n_k).sum()
+        )
+        values.append(partition + likelihood[occupied].sum())
+    return torch.stack(values)

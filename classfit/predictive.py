@@ -1,0 +1,310 @@
+"""The fitted posterior: densities, samples and divergences of the posterior predictive of every group.
+
+What is stored is the data and the kept labellings with their alpha. Component parameters follow from them in float64
+whenever they are needed, so a posterior is small, exact, and free of anything that could not be recomputed.
+"""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from classfit.groups import index_of
+from classfit.prior import StudentT, niw_posterior, predictive
+from classfit.storage import write_npz
+from kernels import NIWPrior, component_statistics, mixture_log_density, student_t_log_density
+
+FORMAT = 1
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo estimate and its standard error."""
+
+    value: np.ndarray
+    standard_error: np.ndarray
+
+
+class Mixture(NamedTuple):
+    """The predictive of one group as Student-t components, float64."""
+
+    log_weight: Tensor
+    """[M]"""
+    components: StudentT
+    offsets: Tensor
+    """[P + 1]: the parts whose log-densities are averaged. One part by default; one a kept sweep in official mode."""
+
+
+class Posterior:
+    """Posterior predictive of Dirichlet-process Gaussian mixtures, one a group.
+
+        p(x | data) = 1/S sum_s [ sum_k n_sk / (n + alpha_s) t_sk(x) + alpha_s / (n + alpha_s) t_0(x) ]      (paper eq. 3)
+
+    over the S kept sweeps, t_sk the Student-t predictive of component k at sweep s and t_0 the prior's. A component that
+    has the same members at several sweeps is evaluated once, with the sum of its weights.
+
+    With `official`, as in the published code: the mean over sweeps of the log-densities, with weights
+    (n_sk + alpha_s) / sum and no prior component.
+
+    Args:
+        x: [N, D] points sorted by group, float32 or float64. Densities are evaluated in this dtype.
+        group_offsets: [G + 1] int64.
+        groups: [G] names.
+        labels: [S, N] int32, component of each point within its group at each kept sweep.
+        alpha: [S, G] concentration at each kept sweep.
+        prior: NIWPrior of the groups, in the units of x.
+        variance: [G, D] variance of each feature, of the diagonal Gaussian that `relative_entropy` compares with.
+        official: see above.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        group_offsets: Tensor,
+        groups: np.ndarray,
+        labels: np.ndarray,
+        alpha: np.ndarray,
+        prior: NIWPrior,
+        variance: Tensor,
+        official: bool = False,
+    ) -> None:
+        if len(labels) == 0:
+            raise ValueError("labels must hold at least one kept sweep, got none")
+        self.x, self.group_offsets, self.groups = x, group_offsets, groups
+        self.labels, self.alpha = labels, alpha
+        self.prior, self.variance, self.official = prior, variance, official
+
+    def mixture(self, group: int) -> Mixture:
+        """The predictive of the group of that index as one mixture of Student-t components."""
+        a, b = self.group_offsets[group : group + 2].tolist()
+        x, n = self.x[a:b], b - a
+        S = len(self.labels)
+        index: dict[bytes, int] = {}
+        parts: list[StudentT] = []
+        weights: list[float] = []
+        part_offsets = [0]
+        for s in range(S):
+            alpha = float(self.alpha[s, group])
+            labels = torch.from_numpy(self.labels[s, a:b]).long()
+            n_components = int(labels.max()) + 1
+            statistics = component_statistics(x, labels, n_components)
+            if self.official:
+                index = {}
+            new = []
+            for k in range(n_components):
+                count = int(statistics.counts[0, k])
+                weight = (count + alpha) / (n + n_components * alpha) if self.official else count / (n + alpha) / S
+                members = (labels == k).numpy().tobytes()
+                if members in index:
+                    weights[index[members]] += weight
+                else:
+                    index[members] = len(weights)
+                    weights.append(weight)
+                    new.append(k)
+            if new:
+                moments = type(statistics)(*(field[:, new] for field in statistics))
+                parts.append(predictive(niw_posterior(self.prior, group, moments)))
+            part_offsets.append(len(weights))
+        if not self.official:
+            nothing = component_statistics(x[:1], torch.zeros(1, dtype=torch.int64), 2)
+            empty = type(nothing)(*(field[:, 1:] for field in nothing))
+            parts.append(predictive(niw_posterior(self.prior, group, empty)))
+            weights.append(float(np.mean(self.alpha[:, group] / (n + self.alpha[:, group]))))
+            part_offsets = [0, len(weights)]
+        components = StudentT(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        return Mixture(torch.tensor(weights, dtype=torch.float64).log(), components, torch.tensor(part_offsets))
+
+    def log_density(self, X: Any, groups: Any = None, *, verbose: int = 0) -> np.ndarray:
+        """Log posterior predictive density of points (paper eq. 3).
+
+        Args:
+            X: [n, D] points.
+            groups: [n] name of each point's group, or None.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            float64, in nats: [n], each point under its own group, if `groups` is given; else [n, G], under every group.
+
+        Raises:
+            ValueError: X of a wrong shape or not finite, or a name that is not among the fitted groups.
+        """
+        points = self._points(X)
+        if groups is None:
+            out = np.empty((len(points), len(self.groups)))
+            for g in track(range(len(self.groups)), "log-density", disable=not verbose):
+                out[:, g] = self._mixture_log_density(points, self.mixture(g))
+            return out
+        own = index_of(groups, self.groups)
+        if len(own) != len(points):
+            raise ValueError(f"groups must hold one name a row of X, got {len(own)} names for {len(points)} rows")
+        out = np.empty(len(points))
+        for g in track(np.unique(own), "log-density", disable=not verbose):
+            rows = np.flatnonzero(own == g)
+            out[rows] = self._mixture_log_density(points[torch.from_numpy(rows)], self.mixture(g))
+        return out
+
+    def component_probabilities(self, X: Any, groups: Any = None) -> np.ndarray:
+        """Probability of each component for each point, at the last kept sweep, within the point's own group.
+
+        Returns:
+            [n, K + 1] float64, rows sum to 1; K is the largest number of components of a group, and the last column is
+            a new component. Columns that a group does not have are 0.
+        """
+        points = self._points(X)
+        if groups is None and len(self.groups) > 1:
+            raise ValueError(f"groups must be given: the posterior has {len(self.groups)} groups")
+        own = np.zeros(len(points), np.int64) if groups is None else index_of(groups, self.groups)
+        last = Posterior(
+            self.x, self.group_offsets, self.groups, self.labels[-1:], self.alpha[-1:], self.prior, self.variance
+        )
+        out = np.zeros((len(points), int(self.labels[-1].max()) + 2))
+        for g in np.unique(own):
+            rows = np.flatnonzero(own == g)
+            mixture = last.mixture(g)
+            joint = mixture.log_weight + student_t_log_density(
+                points[torch.from_numpy(rows)].double(), *mixture.components
+            )
+            probability = torch.softmax(joint, dim=1).numpy()
+            out[rows, : probability.shape[1] - 1] = probability[:, :-1]
+            out[rows, -1] = probability[:, -1]
+        return out
+
+    def sample(self, n_samples: int, group: Any = None, random_state: Any = None) -> np.ndarray:
+        """Independent draws from the posterior predictive of one group.
+
+        Args:
+            n_samples: number of draws.
+            group: name of the group; may be None if there is only one.
+            random_state: seed, numpy Generator or None.
+
+        Returns:
+            [n_samples, D], of the dtype of x.
+        """
+        if group is None:
+            if len(self.groups) > 1:
+                raise ValueError(f"group must be named: the posterior has {len(self.groups)} groups")
+            group = self.groups[0]
+        g = int(index_of([group], self.groups)[0])
+        return self._draw(self.mixture(g), n_samples, np.random.default_rng(random_state)).numpy()
+
+    def relative_entropy(self, n_draws: int = 100_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
+        """KL divergence from the diagonal Gaussian q of the group's mean and variances to the predictive p (paper eq. 4).
+
+            E_p[log p(x) - log q(x)], as a mean over draws from p
+
+        Args:
+            n_draws: draws a group.
+            random_state: seed, numpy Generator or None.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Estimate of [G] values in nats, with Monte Carlo standard errors.
+        """
+        value, error = np.empty(len(self.groups)), np.empty(len(self.groups))
+        streams = np.random.default_rng(random_state).spawn(len(self.groups))
+        for g in track(range(len(self.groups)), "relative entropy", disable=not verbose):
+            mixture = self.mixture(g)
+            draws = self._draw(mixture, n_draws, streams[g])
+            standard = (draws.double() - self.prior.mu0[g]) / self.variance[g].sqrt()
+            log_q = -0.5 * (standard.square() + np.log(2 * np.pi) + self.variance[g].log()).sum(1)
+            value[g], error[g] = _mean(self._mixture_log_density(draws, mixture) - log_q.numpy())
+        return Estimate(value, error)
+
+    def kl_divergence(self, n_draws: int = 10_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
+        """KL divergence between the predictives of every two groups, KL(p_row || p_column).
+
+            E_{p_row}[log p_row(x) - log p_column(x)], as a mean over draws from p_row
+
+        Args: as `relative_entropy`.
+
+        Returns:
+            Estimate of [G, G] values in nats, zero on the diagonal, with Monte Carlo standard errors.
+        """
+        G = len(self.groups)
+        value, error = np.zeros((G, G)), np.zeros((G, G))
+        streams = np.random.default_rng(random_state).spawn(G)
+        draws, log_p = [], []
+        # The draws of all groups are kept and the mixtures made again: draws are small, mixtures may not be.
+        for g in track(range(G), "drawing", disable=not verbose):
+            mixture = self.mixture(g)
+            draws.append(self._draw(mixture, n_draws, streams[g]))
+            log_p.append(self._mixture_log_density(draws[g], mixture))
+        for h in track(range(G), "KL divergence", disable=not verbose):
+            log_q = self._mixture_log_density(torch.cat(draws), self.mixture(h)).reshape(G, n_draws)
+            for g in range(G):
+                if g != h:
+                    value[g, h], error[g, h] = _mean(log_p[g] - log_q[g])
+        return Estimate(value, error)
+
+    def save(self, path: str | PathLike) -> None:
+        """Write the posterior to an npz file, atomically."""
+        write_npz(
+            Path(path),
+            meta=json.dumps({"format": FORMAT, "official": self.official}),
+            x=self.x.numpy(),
+            group_offsets=self.group_offsets.numpy(),
+            groups=self.groups,
+            labels=self.labels,
+            alpha=self.alpha,
+            variance=self.variance.numpy(),
+            **{name: field.numpy() for name, field in zip(NIWPrior._fields, self.prior, strict=True)},
+        )
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "Posterior":
+        """Read a posterior that `save` wrote; ValueError if the file is something else."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            meta = json.loads(str(arrays["meta"]))
+            if meta["format"] != FORMAT:
+                raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
+            tensors = {name: torch.from_numpy(arrays[name]) for name in ("x", "group_offsets", "variance")}
+            prior = NIWPrior(*(torch.from_numpy(arrays[name]) for name in NIWPrior._fields))
+            return cls(
+                **tensors,
+                groups=arrays["groups"],
+                labels=arrays["labels"],
+                alpha=arrays["alpha"],
+                prior=prior,
+                official=bool(meta["official"]),
+            )
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} is not a saved posterior: {error}") from error
+
+    def _points(self, X: Any) -> Tensor:
+        points = torch.as_tensor(np.ascontiguousarray(X), dtype=self.x.dtype)
+        if points.ndim != 2 or points.shape[1] != self.x.shape[1]:
+            raise ValueError(f"X must have shape [n, {self.x.shape[1]}], got {list(points.shape)}")
+        return points
+
+    def _mixture_log_density(self, points: Tensor, mixture: Mixture) -> np.ndarray:
+        components = StudentT(*(field.to(points.dtype) for field in mixture.components))
+        parts = mixture_log_density(points, mixture.log_weight, *components, component_offsets=mixture.offsets)
+        return parts.double().mean(1).numpy()
+
+    def _draw(self, mixture: Mixture, n: int, rng: np.random.Generator) -> Tensor:
+        """Draws location + W^-1 z sqrt(df / chi2_df), component by component, then shuffled."""
+        weight = mixture.log_weight.exp().numpy()
+        counts = rng.multinomial(n, weight / weight.sum())
+        D = self.x.shape[1]
+        draws = np.empty((n, D))
+        first = 0
+        location, precision_chol, df = mixture.components
+        for m in np.flatnonzero(counts):
+            z = torch.from_numpy(rng.standard_normal((D, counts[m])))
+            scale = np.sqrt(float(df[m]) / rng.chisquare(float(df[m]), size=counts[m]))
+            white = torch.linalg.solve_triangular(precision_chol[m], z, upper=False).T.numpy()
+            draws[first : first + counts[m]] = location[m].numpy() + white * scale[:, None]
+            first += counts[m]
+        return torch.from_numpy(rng.permutation(draws)).to(self.x.dtype)
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -1,0 +1,155 @@
+"""The normal-inverse-Wishart prior, set from the data of each group, and its posterior and predictive.
+
+    Sigma ~ IW(nu0, S0),   mu | Sigma ~ N(mu0, Sigma / kappa0)
+
+Everything here is float64: it is what the labels and the data mean, computed afresh whenever it is needed.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels import ComponentStatistics, NIWPrior
+
+KAPPA0 = 0.01
+
+
+class ConstantFeatureWarning(UserWarning):
+    """A feature of a group does not vary, so the data give it no scale."""
+
+
+class NIWPosterior(NamedTuple):
+    """Posterior parameters of M components, float64."""
+
+    kappa_n: Tensor
+    """[M]"""
+    nu_n: Tensor
+    """[M]"""
+    m_n: Tensor
+    """[M, D]"""
+    S_n: Tensor
+    """[M, D, D]"""
+
+
+class StudentT(NamedTuple):
+    """M multivariate Student-t densities, as `kernels.student_t_log_density` takes them."""
+
+    location: Tensor
+    """[M, D]"""
+    precision_chol: Tensor
+    """[M, D, D] inverse of the lower Cholesky factor of the scale matrix."""
+    df: Tensor
+    """[M]"""
+
+
+def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance (divisor N) of each feature in each group, float64 [G, D] both.
+
+    A feature that is constant in a group has no scale: it is given variance 1, as scikit-learn's StandardScaler does,
+    with a ConstantFeatureWarning that says where. Constant means a standard deviation below the rounding of the values.
+    """
+    means, variances, constant = [], [], []
+    edges = group_offsets.tolist()
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        points = x[a:b].double()
+        means.append(points.mean(0))
+        variances.append((points - means[-1]).square().mean(0))
+        rounding = 4 * torch.finfo(x.dtype).eps * points.abs().amax(0)
+        constant.append(variances[-1].sqrt() <= rounding)
+    mean, variance, is_constant = torch.stack(means), torch.stack(variances), torch.stack(constant)
+    if is_constant.any():
+        g, d = is_constant.nonzero()[0].tolist()
+        warnings.warn(
+            f"{int(is_constant.sum())} features are constant within their group and get variance 1; "
+            f"the first is feature {d} of group {names[g] if names is not None else g}",
+            ConstantFeatureWarning,
+            stacklevel=3,
+        )
+    return mean, torch.where(is_constant, 1.0, variance)
+
+
+def niw_prior(mean: Tensor, variance: Tensor, n_init_components: int) -> NIWPrior:
+    """The paper's prior: mu0 = mean, kappa0 = 0.01, nu0 = D + 2, S0 = diag(variance) / K0^(2/D).
+
+    Args:
+        mean, variance: [G, D] float64, from `group_variances`.
+        n_init_components: K0.
+    """
+    G, D = mean.shape
+    return NIWPrior(
+        mu0=mean,
+        kappa0=torch.full((G,), KAPPA0, dtype=torch.float64),
+        nu0=torch.full((G,), D + 2.0, dtype=torch.float64),
+        S0=torch.diag_embed(variance / n_init_components ** (2 / D)),
+    )
+
+
+def standardised(prior: NIWPrior) -> NIWPrior:
+    """The same prior in the units in which mu0 = 0 and diag S0 = 1: a change of variables that labels do not notice."""
+    scale = prior.S0.diagonal(dim1=-2, dim2=-1).sqrt()
+    S0 = prior.S0 / (scale[:, :, None] * scale[:, None, :])
+    return NIWPrior(torch.zeros_like(prior.mu0), prior.kappa0, prior.nu0, S0)
+
+
+def standardise(x: Tensor, prior: NIWPrior, group_offsets: Tensor) -> Tensor:
+    """x of each group in the units of `standardised`: (x - mu0) / sqrt(diag S0), computed in float64, in x's dtype."""
+    scale = prior.S0.diagonal(dim1=-2, dim2=-1).sqrt()
+    parts = [
+        (x[a:b].double() - prior.mu0[g]) / scale[g]
+        for g, (a, b) in enumerate(zip(group_offsets[:-1].tolist(), group_offsets[1:].tolist(), strict=True))
+    ]
+    return torch.cat(parts).to(x.dtype)
+
+
+def niw_posterior(prior: NIWPrior, group: int, statistics: ComponentStatistics) -> NIWPosterior:
+    """Posterior of every component of one group, given its moments ([1, K, ...], as `kernels.component_statistics`).
+
+        kappa_n = kappa0 + n,  nu_n = nu0 + n,  m_n = (kappa0 mu0 + n xbar) / kappa_n,
+        S_n = S0 + C + kappa0 n / kappa_n (xbar - mu0)(xbar - mu0)'
+    """
+    n, xbar, C = statistics.counts[0].double(), statistics.means[0], statistics.scatters[0]
+    mu0, kappa0, nu0, S0 = (field[group] for field in prior)
+    kappa_n = kappa0 + n
+    difference = xbar - mu0
+    outer = difference[:, :, None] * difference[:, None, :]
+    return NIWPosterior(
+        kappa_n=kappa_n,
+        nu_n=nu0 + n,
+        m_n=(kappa0 * mu0 + n[:, None] * xbar) / kappa_n[:, None],
+        S_n=S0 + C + (kappa0 * n / kappa_n)[:, None, None] * outer,
+    )
+
+
+def predictive(posterior: NIWPosterior) -> StudentT:
+    """Density of the next point of each component: Student-t, df = nu_n - D + 1, location m_n, scale matrix
+    S_n (kappa_n + 1) / (kappa_n df)."""
+    D = posterior.m_n.shape[1]
+    df = posterior.nu_n - D + 1
+    factor = torch.sqrt((posterior.kappa_n + 1) / (posterior.kappa_n * df))
+    chol = torch.linalg.cholesky(posterior.S_n) * factor[:, None, None]
+    identity = torch.eye(D, dtype=torch.float64).expand_as(chol)
+    return StudentT(posterior.m_n, torch.linalg.solve_triangular(chol, identity, upper=False), df)
+
+
+def log_marginal_likelihood(prior: NIWPrior, group: int, posterior: NIWPosterior) -> Tensor:
+    """[M] log of the probability density of a component's n points together, mean and covariance integrated out:
+
+    -n D/2 log pi + log Gamma_D(nu_n/2) - log Gamma_D(nu0/2) + nu0/2 log|S0| - nu_n/2 log|S_n| + D/2 log(kappa0/kappa_n)
+    """
+    D = posterior.m_n.shape[1]
+    kappa0, nu0 = prior.kappa0[group], prior.nu0[group]
+    n = posterior.nu_n - nu0
+    log_det0 = 2 * torch.linalg.cholesky(prior.S0[group]).diagonal().log().sum()
+    log_det_n = 2 * torch.linalg.cholesky(posterior.S_n).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return (
+        -0.5 * n * D * math.log(math.pi)
+        + torch.mvlgamma(0.5 * posterior.nu_n, D)
+        - torch.mvlgamma(0.5 * nu0, D)
+        + 0.5 * nu0 * log_det0
+        - 0.5 * posterior.nu_n * log_det_n
+        + 0.5 * D * torch.log(kappa0 / posterior.kappa_n)
+    )

@@ -1,0 +1,33 @@
+"""Files that are either old or new, never half-written."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, moved over it when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_npz(path: Path, **arrays: Any) -> None:
+    """An npz file of numbers and strings (nothing pickled), written atomically; the same arrays give the same bytes."""
+    stored = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, array in stored.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name} must hold numbers or strings, got dtype {array.dtype}")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **stored)  # type: ignore[arg-type]
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())

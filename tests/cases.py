@@ -1,0 +1,56 @@
+"""Made inputs: one readable list of sizes, and mixtures of stated condition number, dtype and shift."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# (points, components, features): ones, odd sizes, sizes around a tile of 32 or 64 points and a block of 4 features.
+SIZES = [(1, 1, 1), (2, 3, 1), (15, 2, 3), (31, 1, 4), (33, 5, 5), (63, 4, 16), (65, 3, 17), (257, 7, 33), (300, 3, 64)]
+
+
+class MixtureCase(NamedTuple):
+    x: Tensor
+    log_weight: Tensor
+    location: Tensor
+    precision_chol: Tensor
+    df: Tensor
+    covariance: Tensor
+    """[M, D, D] float64: that precision_chol is the inverse Cholesky factor of."""
+
+
+def covariances(rng: np.random.Generator, M: int, D: int, condition: float) -> np.ndarray:
+    """[M, D, D] full covariance matrices of that condition number, in random directions."""
+    basis = np.linalg.qr(rng.normal(size=(M, D, D)))[0]
+    spectrum = np.geomspace(1, 1 / condition, D) if D > 1 else np.ones(1)
+    return (basis * spectrum) @ basis.transpose(0, 2, 1)
+
+
+def mixture_case(
+    N: int, M: int, D: int, dtype: torch.dtype = torch.float64, condition: float = 10.0, shift: float = 0.0, seed: int = 0
+) -> MixtureCase:
+    """Points from a mixture of M components a few standard deviations apart, all moved by `shift`."""
+    rng = np.random.default_rng([seed, N, M, D])
+    covariance = covariances(rng, M, D, condition)
+    chol = np.linalg.cholesky(covariance)
+    location = rng.normal(size=(M, D)) + shift
+    component = rng.integers(M, size=N)
+    x = location[component] + np.einsum("nij,nj->ni", chol[component], rng.normal(size=(N, D)))
+    log_weight = np.log(rng.dirichlet(np.ones(M)))
+    precision_chol = np.tril(np.linalg.inv(chol))
+    df = rng.uniform(1, 20, size=M)
+    tensors = [torch.from_numpy(a) for a in (x, log_weight, location, precision_chol, df)]
+    return MixtureCase(*(t.to(dtype) for t in tensors), covariance=torch.from_numpy(covariance))
+
+
+def ragged(total: int, n_groups: int, seed: int = 0, empty: bool = False) -> Tensor:
+    """Offsets of groups of random sizes that add up to total; one of size 1 where possible, one empty if asked for."""
+    rng = np.random.default_rng([seed, total, n_groups])
+    cuts = np.sort(rng.choice(np.arange(1, total), size=n_groups - 1, replace=False)) if n_groups > 1 else np.array([], int)
+    edges = np.concatenate([[0], cuts, [total]])
+    if n_groups > 1 and total > 2:
+        edges[1] = 1
+    if empty and n_groups > 2:
+        edges[2] = edges[1]
+    return torch.from_numpy(np.sort(edges).astype(np.int64))

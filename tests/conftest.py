@@ -1,0 +1,56 @@
+"""Set-up that all tests share."""
+
+import os
+from pathlib import Path
+
+import torch
+
+# Triton reads this once, when it is first imported: without a GPU its kernels run on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
+
+
+@pytest.fixture
+def golden():
+    """Load an array file of the published implementation's outputs; skip where they are not at hand."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = GOLDEN / name
+        if not path.exists():
+            pytest.skip(f"the published implementation's outputs ({name}) are not beside this checkout")
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    return load
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Fill memory that is handed out uninitialised with NaN (floats) or a huge number, so that an unwritten output shows."""
+    numpy_empty, torch_empty = np.empty, torch.empty
+
+    def empty(*args, **kwargs):
+        array = numpy_empty(*args, **kwargs)
+        array.fill(np.nan if array.dtype.kind == "f" else 10**9 if array.dtype.kind == "i" else 0)
+        return array
+
+    def empty_tensor(*args, **kwargs):
+        tensor = torch_empty(*args, **kwargs)
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else 10**9 if tensor.dtype == torch.int64 else 0)
+
+    monkeypatch.setattr(np, "empty", empty)
+    monkeypatch.setattr(torch, "empty", empty_tensor)
+
+
+@pytest.fixture
+def two_threads():
+    """Run with two threads whatever the machine has, and put the number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
