@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from classfit.gibbs import Chain, Schedule, advance, start
+from classfit.gibbs import Chain, Schedule, advance, start, stream
 from classfit.groups import Grouping, one_group, sort_by_group
 from classfit.predictive import Posterior
 from classfit.prior import group_variances, niw_prior, standardise, standardised
@@ -53,10 +53,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         n_sweeps: sweeps in all.
         n_discard: sweeps discarded at first.
         thin: every `thin`-th of the remaining sweeps is kept.
-        official: do as the published code does, where that differs from the paper's equations: alpha starts at 1 + Exp(1);
-            points of a block that choose a new component share one; the predictive is the mean over sweeps of
+        official: do as the published code does, where that differs from the paper's equations: alpha starts at 1 + Exp(1)
+            and is resampled as if its prior were Gamma(2, 1); points of a block that choose a new component share one; the predictive is the mean over sweeps of
             log-densities, with weights (n_k + alpha) / sum and no component for the prior.
-        random_state: seed. The same seed gives the same result on any number of threads.
+        random_state: seed. The same seed gives the same result on any number of threads, and to a group of the same name
+            and data whichever other groups are fitted with it.
         checkpoint: path of a file that is written (atomically) as the fit goes on. A fit that was killed and is started
             again on the same data with the same settings goes on from it, to the same result.
         verbose: 1 shows a progress bar.
@@ -162,7 +163,13 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _schedule(self) -> Schedule:
-        for name, least in (("n_init_components", 1), ("block_size", 1), ("n_sweeps", 1), ("n_discard", 0), ("thin", 1)):
+        for name, least in (
+            ("n_init_components", 1),
+            ("block_size", 1),
+            ("n_sweeps", 1),
+            ("n_discard", 0),
+            ("thin", 1),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -177,9 +184,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         )  # fmt: skip
 
     def _run(self, x: Tensor, prior: Any, grouping: Grouping, schedule: Schedule) -> Chain:
-        chain = start(schedule, grouping.group_offsets)
+        streams = [stream(name) for name in grouping.names]
+        chain = start(schedule, grouping.group_offsets, streams)
         path = None if self.checkpoint is None else Path(self.checkpoint)
-        identity = "" if path is None else _identity(x, grouping.group_offsets, schedule)
+        identity = "" if path is None else _identity(x, grouping.group_offsets, streams, schedule)
         if path is not None and path.exists():
             chain = _load_chain(path, identity)
         written = time.monotonic()
@@ -188,7 +196,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             task = progress.add_task("Gibbs sweeps", total=schedule.n_sweeps, completed=chain.sweep)
             while chain.sweep < schedule.n_sweeps:
                 n_sweeps = min(SWEEPS_A_CALL, schedule.n_sweeps - chain.sweep)
-                chain = advance(chain, n_sweeps, x, grouping.group_offsets, prior, schedule)
+                chain = advance(chain, n_sweeps, x, grouping.group_offsets, streams, prior, schedule)
                 progress.update(task, completed=chain.sweep)
                 finished = chain.sweep == schedule.n_sweeps
                 if path is not None and (finished or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS):
@@ -197,9 +205,9 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return chain
 
 
-def _identity(x: Tensor, group_offsets: Tensor, schedule: Schedule) -> str:
+def _identity(x: Tensor, group_offsets: Tensor, streams: list[int], schedule: Schedule) -> str:
     """Of the data and the settings that a checkpoint belongs to."""
-    digest = hashlib.sha256(json.dumps([schedule._asdict(), list(x.shape), str(x.dtype)]).encode())
+    digest = hashlib.sha256(json.dumps([schedule._asdict(), streams, list(x.shape), str(x.dtype)]).encode())
     digest.update(group_offsets.numpy().tobytes())
     digest.update(x.numpy().tobytes())
     return digest.hexdigest()
@@ -213,7 +221,9 @@ def _load_chain(path: Path, identity: str) -> Chain:
         arrays["sweep"] = int(arrays["sweep"])  # type: ignore[assignment]
         chain = Chain(**arrays)  # type: ignore[arg-type]
     except Exception as error:
-        raise ValueError(f"checkpoint {path} is damaged or something else ({error}); move it away to start anew") from error
+        raise ValueError(
+            f"checkpoint {path} is damaged or something else ({error}); move it away to start anew"
+        ) from error
     if found != identity:
         raise ValueError(f"checkpoint {path} belongs to other data or other settings; move it away to start anew")
     return chain

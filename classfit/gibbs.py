@@ -1,11 +1,12 @@
 """Chains of collapsed Gibbs sweeps: how they start, where their random numbers come from, how they go on and are kept.
 
 A chain is a pure function of the data, the settings and the number of sweeps made. The random numbers of sweep t of
-group g come from a counter-based generator at (seed, g, t), so a chain that is stopped after any sweep and taken up again
-makes the same moves, and a group's chain does not depend on which other groups come after it.
+a group come from a counter-based generator at (seed, name of the group, t), so a chain that is stopped after any sweep
+and taken up again makes the same moves, and a group's chain does not depend on which other groups are fitted with it.
 """
 
-from typing import NamedTuple
+import zlib
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,11 @@ class Schedule(NamedTuple):
     thin: int
     official: bool
     seed: int
+
+    @property
+    def alpha_shape(self) -> int:
+        """a of the prior alpha ~ Gamma(a, 1): 1 in the paper. The published code resamples alpha as if a were 2."""
+        return 2 if self.official else 1
 
     def kept(self, sweep: int) -> bool:
         """Is the state after `sweep` sweeps kept for the posterior?"""
@@ -56,16 +62,21 @@ class Chain(NamedTuple):
     """[R, G] log joint density of labels and data given alpha, in nats."""
 
 
-def generator(seed: int, group: int, purpose: int, index: int) -> np.random.Generator:
-    """Independent random numbers for each (seed, group, purpose, index), from Philox (Salmon et al. 2011)."""
-    return np.random.Generator(np.random.Philox(key=[seed, group], counter=[0, 0, purpose, index]))
+def stream(name: Any) -> int:
+    """The number under which a group of that name draws its random numbers."""
+    return zlib.crc32(str(name).encode())
 
 
-def start(schedule: Schedule, group_offsets: Tensor) -> Chain:
+def generator(seed: int, stream: int, purpose: int, index: int) -> np.random.Generator:
+    """Independent random numbers for each (seed, stream, purpose, index), from Philox (Salmon et al. 2011)."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, purpose, index]))
+
+
+def start(schedule: Schedule, group_offsets: Tensor, streams: list[int]) -> Chain:
     """Every point in one of K0 components at random; alpha ~ Gamma(1, 1) (published code: 1 + Exp(1))."""
     labels, alpha = [], []
     for g, n in enumerate(group_offsets.diff().tolist()):
-        rng = generator(schedule.seed, g, _START, 0)
+        rng = generator(schedule.seed, streams[g], _START, 0)
         random_labels = rng.integers(schedule.n_init_components, size=n)
         labels.append(np.unique(random_labels, return_inverse=True)[1])
         alpha.append(rng.standard_exponential() + schedule.official)
@@ -84,18 +95,23 @@ def start(schedule: Schedule, group_offsets: Tensor) -> Chain:
 
 
 def advance(
-    chain: Chain, n_sweeps: int, x: Tensor, group_offsets: Tensor, prior: NIWPrior, schedule: Schedule
+    chain: Chain,
+    n_sweeps: int,
+    x: Tensor,
+    group_offsets: Tensor,
+    streams: list[int],
+    prior: NIWPrior,
+    schedule: Schedule,
 ) -> Chain:
     """The chain after `n_sweeps` more sweeps of every group, in one call of the kernel.
 
     Args:
         x: [N, D] points sorted by group.
+        streams: [G] `stream` of each group's name.
         prior: of each group, in the units of x.
     """
-    order, uniforms, noise = _random_numbers(schedule.seed, chain.sweep, n_sweeps, group_offsets, x.device)
-    state = GibbsState(
-        torch.from_numpy(chain.labels).long().to(x.device), torch.from_numpy(chain.alpha).to(x.device)
-    )
+    order, uniforms, noise = _random_numbers(schedule, streams, chain.sweep, n_sweeps, group_offsets, x.device)
+    state = GibbsState(torch.from_numpy(chain.labels).long().to(x.device), torch.from_numpy(chain.alpha).to(x.device))
     states = gibbs_sweep(
         state,
         x,
@@ -106,6 +122,7 @@ def advance(
         group_offsets=group_offsets.to(x.device),
         block_size=schedule.block_size,
         shared_new=schedule.official,
+        alpha_shape=schedule.alpha_shape,
     )
     labels, alpha = states.labels.cpu().numpy(), states.alpha.cpu().numpy()
     sweeps = np.arange(chain.sweep + 1, chain.sweep + 1 + n_sweeps)
@@ -129,21 +146,22 @@ def advance(
 
 
 def _random_numbers(
-    seed: int, first_sweep: int, n_sweeps: int, group_offsets: Tensor, device: torch.device
+    schedule: Schedule, streams: list[int], first_sweep: int, n_sweeps: int, group_offsets: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor, AlphaNoise]:
     """Visiting order, uniforms and the noise of alpha for some sweeps of every group."""
-    edges = group_offsets.tolist()
+    edges, alpha_shape = group_offsets.tolist(), schedule.alpha_shape
     N, G = edges[-1], len(edges) - 1
     order = np.empty((n_sweeps, N), np.int64)
     uniforms = np.empty((n_sweeps, N))
-    noise = AlphaNoise(np.empty((n_sweeps, N)), np.empty((n_sweeps, N + G)), np.empty((n_sweeps, G)))  # type: ignore[arg-type]
+    noise = AlphaNoise(np.empty((n_sweeps, N)), np.empty((n_sweeps, N + alpha_shape * G)), np.empty((n_sweeps, G)))  # type: ignore[arg-type]
     for t in range(n_sweeps):
         for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-            rng = generator(seed, g, _SWEEP, first_sweep + t)
+            rng = generator(schedule.seed, streams[g], _SWEEP, first_sweep + t)
             order[t, a:b] = rng.permutation(b - a)
             uniforms[t, a:b] = rng.random(b - a)
             noise.beta[t, a:b] = rng.standard_exponential(b - a)  # type: ignore[assignment]
-            noise.gamma[t, a + g : b + g + 1] = rng.standard_exponential(b - a + 1)  # type: ignore[assignment]
+            exponentials = rng.standard_exponential(b - a + alpha_shape)
+            noise.gamma[t, a + alpha_shape * g : b + alpha_shape * (g + 1)] = exponentials  # type: ignore[assignment]
             noise.choice[t, g] = rng.random()  # type: ignore[assignment]
     tensors = [torch.from_numpy(array).to(device) for array in (order, uniforms, *noise)]
     return tensors[0], tensors[1], AlphaNoise(*tensors[2:])

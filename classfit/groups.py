@@ -50,5 +50,5 @@ def index_of(groups: Any, names: np.ndarray) -> np.ndarray:
     index = np.searchsorted(names, groups).clip(0, len(names) - 1)
     unknown = names[index] != groups
     if unknown.any():
-        raise ValueError(f"groups holds {groups[unknown][0]!r}, which was not among the fitted groups")
+        raise ValueError(f"groups holds {groups[unknown][0].item()!r}, which was not among the fitted groups")
     return index

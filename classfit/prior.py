@@ -108,8 +108,8 @@ def standardise(x: Tensor, prior: NIWPrior, group_offsets: Tensor) -> Tensor:
 def niw_posterior(prior: NIWPrior, group: int, statistics: ComponentStatistics) -> NIWPosterior:
     """Posterior of every component of one group, given its moments ([1, K, ...], as `kernels.component_statistics`).
 
-        kappa_n = kappa0 + n,  nu_n = nu0 + n,  m_n = (kappa0 mu0 + n xbar) / kappa_n,
-        S_n = S0 + C + kappa0 n / kappa_n (xbar - mu0)(xbar - mu0)'
+    kappa_n = kappa0 + n,  nu_n = nu0 + n,  m_n = (kappa0 mu0 + n xbar) / kappa_n,
+    S_n = S0 + C + kappa0 n / kappa_n (xbar - mu0)(xbar - mu0)'
     """
     n, xbar, C = statistics.counts[0].double(), statistics.means[0], statistics.scatters[0]
     mu0, kappa0, nu0, S0 = (field[group] for field in prior)

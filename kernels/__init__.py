@@ -219,6 +219,7 @@ def gibbs_sweep(
     group_offsets: Tensor | None = None,
     block_size: int = 1,
     shared_new: bool = False,
+    alpha_shape: int = 1,
     engine: str = "auto",
 ) -> GibbsState:
     """Collapsed Gibbs sweeps of a Dirichlet-process Gaussian mixture for many groups at once.
@@ -245,6 +246,7 @@ def gibbs_sweep(
         group_offsets: [G + 1] int64, rising from 0 to N, no group empty; None is one group.
         block_size: b, from 1 to 32.
         shared_new: see above.
+        alpha_shape: a of the prior alpha ~ Gamma(a, 1), a positive integer.
         engine: see `kernels`.
 
     Returns:
@@ -255,7 +257,7 @@ def gibbs_sweep(
             [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range.
     """
     check.points(x)
-    check.gibbs(state, x, order, uniforms, alpha_noise, prior, group_offsets, block_size)
+    check.gibbs(state, x, order, uniforms, alpha_noise, prior, group_offsets, block_size, alpha_shape)
     return _engine(engine, x).gibbs_sweep(
         state,
         x,
@@ -266,6 +268,7 @@ def gibbs_sweep(
         group_offsets=group_offsets,
         block_size=block_size,
         shared_new=shared_new,
+        alpha_shape=alpha_shape,
     )
 
 

@@ -1,5 +1,7 @@
 """Argument checks of the public operations: each names the argument, what came and what was expected."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -22,21 +24,24 @@ def components(x: Tensor, location: Tensor, precision_chol: Tensor, name: str) -
     _tensor(location, name)
     _tensor(precision_chol, "precision_chol")
     M = location.shape[0] if location.ndim else 0
-    _shape(location, name, (M, D), "[M, D] with the D of x")
-    _shape(precision_chol, "precision_chol", (M, D, D), "[M, D, D]")
+    _shape(location, name, (M, D), "shape [M, D] with the D of x")
+    _shape(precision_chol, "precision_chol", (M, D, D), "shape [M, D, D]")
     _like(location, name, x)
     _like(precision_chol, "precision_chol", x)
     finite(location, name)
     finite(precision_chol, "precision_chol")
-    bad = (precision_chol.diagonal(dim1=-2, dim2=-1) <= 0).any(-1)
-    if bad.any():
-        m = int(bad.nonzero()[0])
-        raise ValueError(f"precision_chol must have a positive diagonal (is the matrix positive definite?), component {m} has not")
+    diagonal = precision_chol.diagonal(dim1=-2, dim2=-1)
+    if (diagonal <= 0).any():
+        m, d = (diagonal <= 0).nonzero()[0].tolist()
+        raise ValueError(
+            f"precision_chol must have a positive diagonal (is the matrix positive definite?), "
+            f"component {m} has {float(diagonal[m, d])} at {d}"
+        )
 
 
 def degrees_of_freedom(x: Tensor, df: Tensor, M: int) -> None:
     _tensor(df, "df")
-    _shape(df, "df", (M,), "[M]")
+    _shape(df, "df", (M,), "shape [M]")
     _device(df, "df", x)
     _floating(df, "df")
     finite(df, "df")
@@ -47,7 +52,7 @@ def degrees_of_freedom(x: Tensor, df: Tensor, M: int) -> None:
 
 def log_weights(x: Tensor, log_weight: Tensor, M: int) -> None:
     _tensor(log_weight, "log_weight")
-    _shape(log_weight, "log_weight", (M,), "[M]")
+    _shape(log_weight, "log_weight", (M,), "shape [M]")
     _device(log_weight, "log_weight", x)
     _floating(log_weight, "log_weight")
     bad = torch.isnan(log_weight) | (log_weight == torch.inf)
@@ -79,15 +84,16 @@ def same_groups(group_offsets: Tensor | None, component_offsets: Tensor | None) 
         )
 
 
-def labels(value: Tensor, x: Tensor, n_components: int) -> None:
-    _tensor(value, "labels")
-    _device(value, "labels", x)
+def labels(value: Tensor, x: Tensor, n_components: int, name: str = "labels") -> None:
+    _tensor(value, name)
+    _device(value, name, x)
     if value.dtype != torch.int64 or tuple(value.shape) != (len(x),):
-        raise ValueError(f"labels must be int64 of shape [{len(x)}], got {value.dtype} {list(value.shape)}")
+        raise ValueError(f"{name} must be int64 of shape [{len(x)}], got {value.dtype} {list(value.shape)}")
+    _integer(n_components, "n_components", 1)
     bad = (value < 0) | (value >= n_components)
     if bad.any():
         n = int(bad.nonzero()[0])
-        raise ValueError(f"labels must be in 0..{n_components - 1}, point {n} has {int(value[n])}")
+        raise ValueError(f"{name} must be in 0..{n_components - 1}, point {n} has {int(value[n])}")
 
 
 def gibbs(
@@ -99,6 +105,7 @@ def gibbs(
     prior: NIWPrior,
     group_offsets: Tensor | None,
     block_size: int,
+    alpha_shape: int,
 ) -> None:
     N, D = x.shape
     if group_offsets is None:
@@ -108,22 +115,29 @@ def gibbs(
     if (sizes == 0).any():
         raise ValueError(f"group {int((sizes == 0).nonzero()[0])} is empty; every group needs at least one point")
     G = len(sizes)
-    if not 1 <= block_size <= MAX_BLOCK_SIZE:
-        raise ValueError(f"block_size must be from 1 to {MAX_BLOCK_SIZE}, got {block_size}")
+    _integer(block_size, "block_size", 1, MAX_BLOCK_SIZE)
+    _integer(alpha_shape, "alpha_shape", 1)
 
-    labels(state.labels, x, N)
+    labels(state.labels, x, N, "state.labels")
     first_row = torch.repeat_interleave(group_offsets[:-1], sizes)
     used = torch.zeros(2 * N, dtype=torch.int64, device=x.device).scatter_(0, first_row + state.labels, 1)[:N]
     # Labels without gaps fill the rows of their group from the first one on.
     gap = (used == 0) & (first_row == torch.arange(N, device=x.device))
     gap[:-1] |= (used.diff() > 0) & (first_row.diff() == 0)
-    if gap.any() or (first_row + state.labels >= torch.repeat_interleave(group_offsets[1:], sizes)).any():
-        raise ValueError("state.labels must number the components of each group 0..K_g - 1 without gaps")
+    end_row = torch.repeat_interleave(group_offsets[1:], sizes)
+    gap |= first_row + state.labels >= end_row
+    if gap.any():
+        g = int((group_offsets <= gap.nonzero()[0]).sum()) - 1
+        found = state.labels[group_offsets[g] : group_offsets[g + 1]].unique()
+        raise ValueError(
+            f"state.labels must number the components of each group 0..K_g - 1 without gaps, "
+            f"group {g} has {_brief(found)}"
+        )
     _tensor(state.alpha, "state.alpha")
-    _shape(state.alpha, "state.alpha", (G,), "[G]")
+    _shape(state.alpha, "state.alpha", (G,), "shape [G]")
     _float64(state.alpha, "state.alpha", x)
-    if not (state.alpha > 0).all():
-        raise ValueError(f"state.alpha must be positive, got {_brief(state.alpha)}")
+    if not ((state.alpha > 0) & state.alpha.isfinite()).all():
+        raise ValueError(f"state.alpha must be positive and finite, got {_brief(state.alpha)}")
 
     _tensor(order, "order")
     if order.dtype != torch.int64 or order.ndim not in (1, 2) or order.shape[-1] != N:
@@ -131,27 +145,41 @@ def gibbs(
     _device(order, "order", x)
     # Shifted by its group's first row, an order of permutations is itself a permutation of all rows.
     rows = order.reshape(-1, N) + first_row
-    in_range = (order >= 0).all() and (rows < torch.repeat_interleave(group_offsets[1:], sizes)).all()
-    if not in_range or not torch.zeros_like(rows, dtype=torch.bool).scatter_(1, rows, True).all():
-        raise ValueError("order must hold, for each group, a permutation of 0..n_g - 1")
+    outside = (rows < first_row) | (rows >= end_row)
+    visits = torch.zeros_like(rows).scatter_add_(1, rows.where(~outside, 0), (~outside).long())
+    if (visits != 1).any():
+        t, row = (outside if outside.any() else visits != 1).nonzero()[0].tolist()
+        g = int((group_offsets <= row).sum()) - 1
+        came = order.reshape(-1, N)[t, group_offsets[g] : group_offsets[g + 1]]
+        raise ValueError(
+            f"order must hold, for each group, a permutation of 0..n_g - 1, "
+            f"group {g} of {len(came)} points has {_brief(came)}"
+        )
     _tensor(uniforms, "uniforms")
     _shape(uniforms, "uniforms", tuple(order.shape), "the shape of order")
     _floating(uniforms, "uniforms")
     _device(uniforms, "uniforms", x)
-    if not ((uniforms >= 0) & (uniforms < 1)).all():
-        raise ValueError("uniforms must be in [0, 1)")
+    _in_unit_interval(uniforms, "uniforms")
 
     if alpha_noise is not None:
         lead = tuple(order.shape[:-1])
-        for name, value, size in zip(AlphaNoise._fields, alpha_noise, (N, N + G, G), strict=True):
+        for name, value, size, word in zip(
+            AlphaNoise._fields, alpha_noise, (N, N + alpha_shape * G, G), ("N", "N + G", "G"), strict=True
+        ):
             _tensor(value, f"alpha_noise.{name}")
-            _shape(value, f"alpha_noise.{name}", (*lead, size), f"{[*lead, size]}")
+            _shape(value, f"alpha_noise.{name}", (*lead, size), f"shape [T, {word}]" if lead else f"shape [{word}]")
             _float64(value, f"alpha_noise.{name}", x)
             finite(value, f"alpha_noise.{name}")
+        for name in ("beta", "gamma"):
+            value = getattr(alpha_noise, name)
+            if (value < 0).any():
+                raise ValueError(f"alpha_noise.{name} must not be negative, got {float(value.min())}")
+        _in_unit_interval(alpha_noise.choice, "alpha_noise.choice")
 
-    for name, field, shape in zip(NIWPrior._fields, prior, ((G, D), (G,), (G,), (G, D, D)), strict=True):
+    for name, field, words in zip(NIWPrior._fields, prior, ("G, D", "G", "G", "G, D, D"), strict=True):
         _tensor(field, f"prior.{name}")
-        _shape(field, f"prior.{name}", shape, f"{list(shape)}")
+        shape = tuple({"G": G, "D": D}[letter] for letter in words.split(", "))
+        _shape(field, f"prior.{name}", shape, f"shape [{words}]")
         _float64(field, f"prior.{name}", x)
         finite(field, f"prior.{name}")
     if (prior.kappa0 <= 0).any():
@@ -173,14 +201,29 @@ def finite(value: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite values, the first at {first}")
 
 
+def _integer(value: int, name: str, least: int, most: int | None = None) -> None:
+    if not isinstance(value, Integral) or value < least or (most is not None and value > most):
+        limits = f">= {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
+
+
+def _in_unit_interval(value: Tensor, name: str) -> None:
+    bad = ~((value >= 0) & (value < 1))
+    if bad.any():
+        first = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"{name} must be in [0, 1), got {float(value[first])} at {first}")
+
+
 def _tensor(value: Tensor, name: str) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.requires_grad:
+        raise ValueError(f"{name} must not require gradients, which no engine computes: pass {name}.detach()")
 
 
 def _shape(value: Tensor, name: str, shape: tuple[int, ...], words: str) -> None:
     if tuple(value.shape) != shape:
-        raise ValueError(f"{name} must have shape {words} = {list(shape)}, got {list(value.shape)}")
+        raise ValueError(f"{name} must have {words} = {list(shape)}, got {list(value.shape)}")
 
 
 def _like(value: Tensor, name: str, x: Tensor) -> None:

@@ -13,8 +13,8 @@ from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsSt
 
 
 def _squared_distance(x: Tensor, location: Tensor, precision_chol: Tensor) -> Tensor:
-    """[N, M] of |W_m (x_n - location_m)|^2: subtract first, then whiten."""
-    columns = [((x - loc) @ w.T).square().sum(-1) for loc, w in zip(location, precision_chol, strict=True)]
+    """[N, M] of |W_m (x_n - location_m)|^2: subtract first, then whiten. What lies above W's diagonal is not read."""
+    columns = [((x - loc) @ w.tril().T).square().sum(-1) for loc, w in zip(location, precision_chol, strict=True)]
     return torch.stack(columns, dim=1) if columns else x.new_empty(len(x), 0)
 
 
@@ -118,9 +118,9 @@ def component_statistics(
     x = x.double()
     segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
     G, D = len(segments), x.shape[1]
-    counts = torch.zeros(G, n_components, dtype=torch.int64)
-    means = torch.zeros(G, n_components, D, dtype=torch.float64)
-    scatters = torch.zeros(G, n_components, D, D, dtype=torch.float64)
+    counts = torch.zeros(G, n_components, dtype=torch.int64, device=x.device)
+    means = torch.zeros(G, n_components, D, dtype=torch.float64, device=x.device)
+    scatters = torch.zeros(G, n_components, D, D, dtype=torch.float64, device=x.device)
     for g, (a, b) in enumerate(segments):
         for k in range(n_components):
             members = x[a:b][labels[a:b] == k]
@@ -142,6 +142,7 @@ def gibbs_sweep(
     group_offsets: Tensor | None = None,
     block_size: int = 1,
     shared_new: bool = False,
+    alpha_shape: int = 1,
 ) -> GibbsState:
     """Visit the points of each group in the given order; draw each label from its conditional given all the others."""
     x = x.double()
@@ -164,7 +165,8 @@ def gibbs_sweep(
             )
             if alpha_noise is not None:
                 n_components = int(labels[a:b].max()) + 1
-                alpha[g] = _resample_alpha(alpha[g], n_components, _noise_of_group(alpha_noise, t, g, a, b))
+                noise = _noise_of_group(alpha_noise, t, g, a, b, alpha_shape)
+                alpha[g] = _resample_alpha(alpha[g], n_components, noise, alpha_shape)
         labels_after.append(labels.clone())
         alpha_after.append(alpha.clone())
     if not stacked:
@@ -229,24 +231,25 @@ def _niw_predictive(x: Tensor, members: Tensor, prior: NIWPrior) -> float:
     return float(student_t_log_density(x[None], m_n[None], precision_chol[None], df[None])[0, 0])
 
 
-def _resample_alpha(alpha: Tensor, n_components: int, noise: AlphaNoise) -> Tensor:
-    """Escobar & West (1995) under alpha ~ Gamma(1, 1).
+def _resample_alpha(alpha: Tensor, n_components: int, noise: AlphaNoise, alpha_shape: int) -> Tensor:
+    """Escobar & West (1995) under alpha ~ Gamma(a, 1).
 
     eta ~ Beta(alpha + 1, n), as a product of n variables Beta(alpha + 1 + j, 1) = U^(1 / (alpha + 1 + j));
-    alpha | eta ~ Gamma(shape, rate 1 - log eta), with shape K + 1 at odds K : n (1 - log eta), else K, as a sum of
-    `shape` exponentials.
+    alpha | eta ~ Gamma(shape, rate 1 - log eta), with shape a + K at odds a + K - 1 : n (1 - log eta), else a + K - 1, as
+    a sum of `shape` exponentials.
     """
     n = noise.beta.shape[0]
     minus_log_eta = (noise.beta.double() / (alpha + 1 + torch.arange(n))).sum()
     rate = 1 + minus_log_eta
-    probability = n_components / (n_components + n * rate)
-    shape = n_components + int(noise.choice.double() < probability)
+    smaller = alpha_shape + n_components - 1
+    probability = smaller / (smaller + n * rate)
+    shape = smaller + int(noise.choice.double() < probability)
     return noise.gamma[:shape].double().sum() / rate
 
 
-def _noise_of_group(noise: AlphaNoise, t: int, g: int, a: int, b: int) -> AlphaNoise:
+def _noise_of_group(noise: AlphaNoise, t: int, g: int, a: int, b: int, alpha_shape: int) -> AlphaNoise:
     beta, gamma, choice = (field if field.ndim == 2 else field[None] for field in noise)
-    return AlphaNoise(beta[t, a:b], gamma[t, a + g : b + g + 1], choice[t, g])
+    return AlphaNoise(beta[t, a:b], gamma[t, a + alpha_shape * g : b + alpha_shape * (g + 1)], choice[t, g])
 
 
 def _segments(offsets: Tensor) -> list[tuple[int, int]]:

@@ -28,12 +28,12 @@ class GibbsState(NamedTuple):
 
 
 class AlphaNoise(NamedTuple):
-    """The random numbers that resample alpha once a sweep (Escobar & West 1995), under alpha ~ Gamma(1, 1)."""
+    """The random numbers that resample alpha once a sweep (Escobar & West 1995), under alpha ~ Gamma(a, 1), a an integer."""
 
     beta: Tensor
     """[N] or [T, N] standard exponentials, one a point, for eta ~ Beta(alpha + 1, n_g)."""
     gamma: Tensor
-    """[N + G] or [T, N + G] standard exponentials, n_g + 1 a group (from group_offsets[g] + g), for the Gamma draw."""
+    """[N + a G] or [T, N + a G] standard exponentials, n_g + a a group (from group_offsets[g] + a g), for the Gamma draw."""
     choice: Tensor
     """[G] or [T, G] uniforms, for the choice between the two shapes."""
 

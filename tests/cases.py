@@ -28,13 +28,20 @@ def covariances(rng: np.random.Generator, M: int, D: int, condition: float) -> n
 
 
 def mixture_case(
-    N: int, M: int, D: int, dtype: torch.dtype = torch.float64, condition: float = 10.0, shift: float = 0.0, seed: int = 0
+    N: int,
+    M: int,
+    D: int,
+    dtype: torch.dtype = torch.float64,
+    condition: float = 10.0,
+    shift: float = 0.0,
+    seed: int = 0,
+    spread: float = 1.0,
 ) -> MixtureCase:
-    """Points from a mixture of M components a few standard deviations apart, all moved by `shift`."""
+    """Points from a mixture of M components a few standard deviations apart (times `spread`), all moved by `shift`."""
     rng = np.random.default_rng([seed, N, M, D])
     covariance = covariances(rng, M, D, condition)
     chol = np.linalg.cholesky(covariance)
-    location = rng.normal(size=(M, D)) + shift
+    location = spread * rng.normal(size=(M, D)) + shift
     component = rng.integers(M, size=N)
     x = location[component] + np.einsum("nij,nj->ni", chol[component], rng.normal(size=(N, D)))
     log_weight = np.log(rng.dirichlet(np.ones(M)))
@@ -47,10 +54,38 @@ def mixture_case(
 def ragged(total: int, n_groups: int, seed: int = 0, empty: bool = False) -> Tensor:
     """Offsets of groups of random sizes that add up to total; one of size 1 where possible, one empty if asked for."""
     rng = np.random.default_rng([seed, total, n_groups])
-    cuts = np.sort(rng.choice(np.arange(1, total), size=n_groups - 1, replace=False)) if n_groups > 1 else np.array([], int)
+    cuts = (
+        np.sort(rng.choice(np.arange(1, total), size=n_groups - 1, replace=False))
+        if n_groups > 1
+        else np.array([], int)
+    )
     edges = np.concatenate([[0], cuts, [total]])
     if n_groups > 1 and total > 2:
         edges[1] = 1
     if empty and n_groups > 2:
         edges[2] = edges[1]
     return torch.from_numpy(np.sort(edges).astype(np.int64))
+
+
+def arguments(case: MixtureCase, family: str) -> dict[str, Tensor]:
+    """Of the component densities of that family, "gaussian" or "student_t", by name."""
+    if family == "gaussian":
+        return {"x": case.x, "mean": case.location, "precision_chol": case.precision_chol}
+    return {"x": case.x, "location": case.location, "precision_chol": case.precision_chol, "df": case.df}
+
+
+def mixture_arguments(case: MixtureCase, family: str) -> dict[str, Tensor | None]:
+    """Of `mixture_log_density`, by name."""
+    return {
+        "x": case.x,
+        "log_weight": case.log_weight,
+        "location": case.location,
+        "precision_chol": case.precision_chol,
+        "df": case.df if family == "student_t" else None,
+    }
+
+
+def squared_distance(case: MixtureCase) -> Tensor:
+    """[N, M] float64: squared distance of each point to each component in units of its covariance."""
+    difference = case.x.double()[:, None] - case.location.double()
+    return torch.einsum("mij,nmj->nmi", case.precision_chol.double().tril(), difference).square().sum(-1)

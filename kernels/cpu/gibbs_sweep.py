@@ -39,6 +39,7 @@ def gibbs_sweep(
     group_offsets: Tensor | None = None,
     block_size: int = 1,
     shared_new: bool = False,
+    alpha_shape: int = 1,
 ) -> GibbsState:
     points = x.contiguous().numpy()
     edges = [0, len(x)] if group_offsets is None else group_offsets.tolist()
@@ -55,13 +56,14 @@ def gibbs_sweep(
     mu0, kappa0, nu0, S0 = (field.contiguous().numpy() for field in prior)
     tasks = []
     for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        parts = (noise[0][:, a:b], noise[1][:, a + g : b + g + 1], noise[2][:, g]) if resample else (
+        parts = (noise[0][:, a:b], noise[1][:, a + alpha_shape * g : b + alpha_shape * (g + 1)], noise[2][:, g]) if resample else (
             noise[0], noise[1], noise[2].reshape(-1)
         )  # fmt: skip
         tasks.append(
             (
                 points[a:b], state.labels[a:b].numpy(), float(state.alpha[g]), orders[:, a:b], all_uniforms[:, a:b], *parts,
-                resample, mu0[g], kappa0[g], nu0[g], S0[g], block_size, shared_new, labels[:, a:b], alpha[:, g],
+                resample, mu0[g], kappa0[g], nu0[g], S0[g], block_size, shared_new, alpha_shape, labels[:, a:b],
+                alpha[:, g],
             )
         )  # fmt: skip
     for g, ok in enumerate(threads.run(_sweep_group, tasks)):
@@ -88,6 +90,7 @@ def _sweep_group(
     S0: np.ndarray,
     block_size: int,
     shared_new: bool,
+    alpha_shape: int,
     labels_out: np.ndarray,
     alpha_out: np.ndarray,
 ) -> bool:
@@ -124,7 +127,9 @@ def _sweep_group(
     for c in range(n + 1):
         kappa, nu = kappa0 + c, nu0 + c
         predictive[c] = (
-            math.lgamma(0.5 * (nu + 1)) - math.lgamma(0.5 * (nu + 1 - D)) - 0.5 * D * math.log(math.pi * (kappa + 1) / kappa)
+            math.lgamma(0.5 * (nu + 1))
+            - math.lgamma(0.5 * (nu + 1 - D))
+            - 0.5 * D * math.log(math.pi * (kappa + 1) / kappa)
         )
 
     tile, work = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype)
@@ -162,9 +167,7 @@ def _sweep_group(
                     for i in range(b):
                         block_q[i] = q[k, lane + i]
                     if removed > 0:
-                        log_det_k += _remove_block(
-                            y[k], lane, b, block, labels, k, kappa, block_y, block_q
-                        )
+                        log_det_k += _remove_block(y[k], lane, b, block, labels, k, kappa, block_y, block_q)
                     c = count[k] - removed
                     kappa = kappa0 + c
                     constant = math.log(c) + predictive[c] - 0.5 * log_det_k
@@ -203,7 +206,17 @@ def _sweep_group(
                         if count[k] > 0:
                             kappa = kappa0 + count[k]
                             log_det[k] += _move(
-                                x[block[i]], lane + i, -(kappa + 1) / kappa, -1 / kappa, W[k], mean[k], y[k], q[k], v, z, t
+                                x[block[i]],
+                                lane + i,
+                                -(kappa + 1) / kappa,
+                                -1 / kappa,
+                                W[k],
+                                mean[k],
+                                y[k],
+                                q[k],
+                                v,
+                                z,
+                                t,
                             )
                 for i in range(b):
                     k = drawn[i]
@@ -215,14 +228,26 @@ def _sweep_group(
                         count[k] += 1
                         changed[k] = True
                         log_det[k] += _move(
-                            x[block[i]], lane + i, kappa / (kappa + 1), 1 / (kappa + 1), W[k], mean[k], y[k], q[k], v, z, t
+                            x[block[i]],
+                            lane + i,
+                            kappa / (kappa + 1),
+                            1 / (kappa + 1),
+                            W[k],
+                            mean[k],
+                            y[k],
+                            q[k],
+                            v,
+                            z,
+                            t,
                         )
                         labels[block[i]] = k
 
         n_components = _compact_components(labels, n_slots, count, changed, log_det, mean, W)
         labels_out[sweep] = labels
         if resample:
-            alpha = _resample_alpha(alpha, n_components, beta_noise[sweep], gamma_noise[sweep], choice_noise[sweep])
+            alpha = _resample_alpha(
+                alpha, alpha_shape + n_components - 1, beta_noise[sweep], gamma_noise[sweep], choice_noise[sweep]
+            )
         alpha_out[sweep] = alpha
     return True
 
@@ -481,13 +506,13 @@ def _compact_components(
 
 
 @njit(nogil=True, cache=True)
-def _resample_alpha(alpha: float, n_components: int, beta: np.ndarray, gamma: np.ndarray, choice: float) -> float:
-    """Escobar & West (1995) from exponentials and one uniform, as in `kernels.reference`."""
+def _resample_alpha(alpha: float, smaller: int, beta: np.ndarray, gamma: np.ndarray, choice: float) -> float:
+    """Escobar & West (1995) from exponentials and one uniform, as in `kernels.reference`; smaller = a + K - 1."""
     n = len(beta)
     rate = 1.0
     for j in range(n):
         rate += beta[j] / (alpha + 1 + j)
-    shape = n_components + (choice < n_components / (n_components + n * rate))
+    shape = smaller + (choice < smaller / (smaller + n * rate))
     total = 0.0
     for j in range(shape):
         total += gamma[j]

@@ -58,7 +58,10 @@ def component_constants(D: int, precision_chol: Tensor, df: Tensor | None) -> tu
     else:
         half_df = 0.5 * df.double()
         log_constant = (
-            log_det + torch.lgamma(half_df + 0.5 * D) - torch.lgamma(half_df) - 0.5 * D * torch.log(2 * math.pi * half_df)
+            log_det
+            + torch.lgamma(half_df + 0.5 * D)
+            - torch.lgamma(half_df)
+            - 0.5 * D * torch.log(2 * math.pi * half_df)
         )
     return log_constant.numpy(), half_df.numpy()
 

@@ -19,5 +19,5 @@ def run(function: Callable[..., object], tasks: Iterable[tuple]) -> list:
 def split(n: int, multiple: int) -> list[tuple[int, int]]:
     """Ranges that cover 0..n, a few for each thread so that a slow core does less, cut at multiples of `multiple`."""
     n_pieces = 1 if torch.get_num_threads() == 1 else 4 * torch.get_num_threads()
-    step = -(-n // (n_pieces * multiple)) * multiple
+    step = max(1, -(-n // (n_pieces * multiple))) * multiple
     return [(start, min(start + step, n)) for start in range(0, n, step)]

@@ -55,9 +55,7 @@ def multiply_rows(
         scalar = context.get_value_type(dtype)
         vector = ir.VectorType(scalar, width)
         n_vectors = TILE_BYTES // 64
-        matrix, tile, out = (
-            context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 4)
-        )
+        matrix, tile, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 4))
         row, n, column = args[1], args[2], args[5]
         stride = {id(a): cgutils.unpack_tuple(builder, a.shape)[1] for a in (matrix, tile, out)}
 
@@ -68,9 +66,7 @@ def multiply_rows(
             return builder.gep(array.data, [builder.add(builder.mul(i, stride[id(array)]), j)])
 
         def vector_address(array: Any, i: Any, v: int) -> Any:
-            return builder.bitcast(
-                address(array, i, builder.add(column, constant(v * width))), vector.as_pointer()
-            )
+            return builder.bitcast(address(array, i, builder.add(column, constant(v * width))), vector.as_pointer())
 
         fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{width}f{dtype.bitwidth}"

@@ -1,0 +1,353 @@
+"""Gaussian mixtures fitted by EM, as a scikit-learn estimator; the algorithm is in `classfit.em_steps`."""
+
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+import kernels
+from classfit.em_steps import Fit, Mixtures, expectation_maximisation, initial_labels
+from classfit.groups import index_of, one_group, sort_by_group
+from classfit.prior import group_variances
+
+__all__ = ["GaussianMixture"]
+
+# Numbers held at a time, in points and about eight D x D matrices a component: half a gigabyte.
+_BATCH = 2**26
+
+
+class _Start(NamedTuple):
+    """One run of EM to be done."""
+
+    group: int
+    n_components: int
+    seed: list[int]
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """Mixtures of Gaussians with full covariances, fitted by EM to many groups in one call.
+
+        p(x) = sum_k weight_k N(x | mean_k, covariance_k),        the mean of log p over the points of a group maximised
+
+    Each group is centred and scaled to unit variance of every feature (a constant feature keeps its unit), fitted and
+    brought back, so results do not depend on where the data lie or on their units. The random start of a group depends
+    on `random_state` and on the group's name only, not on which other groups there are.
+
+    A component that loses all its points keeps its place with weight 0, and a ConvergenceWarning names its group. With
+    reg_covar = 0 the likelihood never falls from one step to the next; the regularisation lets it fall slightly.
+    Float32 data are summed in float32; a run that meets a covariance too near singular for that is done in float64.
+
+    Args:
+        n_components: components of every group; or several numbers, then each group keeps the one with the lowest BIC
+            (those above its number of points are not tried).
+        tol: a group stops when a step changes its mean log-likelihood by less than this, in nats.
+        reg_covar: added to the variances of every component, in units of the feature's variance in the group.
+        max_iter: largest number of EM steps.
+        n_init: starts of each group (for each number of components), of which the one with the best likelihood is kept.
+        init_params: "k-means++" or "random", see `classfit.em_steps.initial_labels`.
+        random_state: int, numpy RandomState or None.
+        verbose: 1 shows a progress bar.
+
+    Attributes (float64; M components, those of the first group first):
+        groups_: [G] names of the groups, sorted; [0] if fitted without groups.
+        component_offsets_: [G + 1] int64; group g has the components component_offsets_[g]:component_offsets_[g + 1].
+        weights_ [M], means_ [M, D], covariances_ [M, D, D]: as in scikit-learn.
+        precisions_cholesky_: [M, D, D] upper triangular P with P P' the precision, as in scikit-learn: the transpose of
+            what the kernels call precision_chol.
+        lower_bound_: [G] mean log-likelihood of the points of each group, in nats.
+        n_iter_: [G] int64, EM steps of the run that was kept.
+        converged_: [G] bool.
+        n_features_in_: D.
+    """
+
+    def __init__(
+        self,
+        n_components: int | Sequence[int] = 1,
+        *,
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "k-means++",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None, groups: Any = None) -> Self:
+        """Fit a mixture to each group.
+
+        Args:
+            X: [N, D] float32 or float64 (other numbers become float64).
+            y: ignored.
+            groups: [N] names, or None for one group.
+
+        Raises:
+            ValueError: a parameter out of range; X not finite; a group with fewer points than components; a covariance
+                that is singular to working precision.
+        """
+        candidates = self._check_parameters()
+        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        order, group_offsets, names = one_group(len(X)) if groups is None else sort_by_group(groups)
+        if len(order) != len(X):
+            raise ValueError(f"groups must have one name a row, {len(X)}, got {len(order)}")
+        centres, variances = group_variances(torch.from_numpy(X[order]), group_offsets, names)
+        frames = list(zip(centres.numpy(), variances.sqrt().numpy(), strict=True))
+        edges = pairwise(group_offsets.tolist())
+        points = [(X[order[a:b]] - centre) / scale for (a, b), (centre, scale) in zip(edges, frames, strict=True)]
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        starts = []
+        for g, (x, name) in enumerate(zip(points, names, strict=True)):
+            possible = [K for K in candidates if len(x) >= K]
+            if not possible:
+                raise ValueError(
+                    f"n_components must be at most the number of points, got {self.n_components} for group {name} "
+                    f"with n_samples = {len(x)}"
+                )
+            entropy = [seed, zlib.crc32(str(name).encode())]
+            starts += [_Start(g, K, [*entropy, K, i]) for K in possible for i in range(self.n_init)]
+        fits = self._best_fits(points, starts, names, _torch_dtype(X))
+
+        self.groups_, self._with_groups = names, groups is not None
+        self._frames, self._mixtures = frames, [fit.mixture for fit in fits]
+        in_units = [_in_units(fit.mixture, *frame) for fit, frame in zip(fits, frames, strict=True)]
+        self.weights_, self.means_, self.covariances_, precision_chol = map(np.concatenate, zip(*in_units, strict=True))
+        self.precisions_cholesky_ = precision_chol.swapaxes(1, 2)
+        self.component_offsets_ = np.cumsum([0] + [len(fit.mixture.weights) for fit in fits])
+        log_likelihood = [
+            fit.log_likelihood - np.log(scale).sum() for fit, (_, scale) in zip(fits, frames, strict=True)
+        ]
+        self.lower_bound_ = np.array(log_likelihood)
+        self.n_iter_ = np.array([fit.n_iter for fit in fits])
+        self.converged_ = np.array([fit.converged for fit in fits])
+        self._warn(~self.converged_, f"EM did not converge in max_iter = {self.max_iter} steps; raise max_iter or tol")
+        lost = [bool((fit.mixture.weights == 0).any()) for fit in fits]
+        self._warn(lost, "Components have lost all their points and have weight 0; lower n_components or raise n_init")
+        return self
+
+    def score_samples(self, X: Any, groups: Any = None) -> np.ndarray:
+        """[N] float64 log-density of each row under the mixture of its own group, in nats.
+
+        Args:
+            X: [N, D].
+            groups: [N] names seen in fit; needed if, and only if, fit was given groups.
+        """
+        X, rows_of_groups = self._check_X(X, groups)
+        log_density = np.empty(len(X))
+        for g, rows in rows_of_groups:
+            log_density[rows] = self._log_density(X[rows], g)
+        return log_density
+
+    def class_log_density(self, X: Any) -> np.ndarray:
+        """[N, G] float64 log-density of every row of X [N, D] under the mixture of every group, in nats."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return np.stack([self._log_density(X, g) for g in range(len(self._mixtures))], axis=1)
+
+    def score(self, X: Any, y: Any = None, groups: Any = None) -> float:
+        """Mean of `score_samples`, in nats; y is ignored."""
+        return float(self.score_samples(X, groups).mean())
+
+    def predict_proba(self, X: Any, groups: Any = None) -> np.ndarray:
+        """[N, K] float64 probability of each component of the row's own group; 0 where a group has fewer than K.
+
+        Args: as `score_samples`.
+        """
+        X, rows_of_groups = self._check_X(X, groups)
+        probability = np.zeros((len(X), int(np.diff(self.component_offsets_).max())))
+        for g, rows in rows_of_groups:
+            z, log_weight, mean, precision_chol = self._arguments(X[rows], g)
+            joint = log_weight + kernels.gaussian_log_density(z, mean, precision_chol)
+            probability[rows, : len(mean)] = joint.double().softmax(1).numpy()
+        return probability
+
+    def predict(self, X: Any, groups: Any = None) -> np.ndarray:
+        """[N] int64 most probable component within the row's own group. Args: as `score_samples`."""
+        return self.predict_proba(X, groups).argmax(1)
+
+    def bic(self, X: Any, groups: Any = None) -> float | np.ndarray:
+        """Bayesian information criterion -2 log p(X) + (number of parameters) log N; lower is better.
+
+        Args: as `score_samples`.
+
+        Returns:
+            A float; if fitted with groups [G] float64, nan for a group without points in X.
+        """
+        log_density = self.score_samples(X, groups)
+        bic = np.full(len(self.groups_), np.nan)
+        for g, rows in self._rows_of_groups(len(log_density), groups):
+            mean = log_density[rows].mean()
+            bic[g] = _bic(mean, len(rows), int(np.diff(self.component_offsets_)[g]), self.n_features_in_)
+        return bic if self._with_groups else float(bic[0])
+
+    def sample(self, n_samples: int = 1, group: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draw points from the mixture of a group.
+
+        Args:
+            n_samples: number of points, at least 1.
+            group: its name; needed if, and only if, fit was given groups.
+
+        Returns:
+            [n_samples, D] float64 points, [n_samples] int64 components; the same each time if random_state is an int.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        [(g, _)] = self._rows_of_groups(1, None if group is None else [group])
+        rng = check_random_state(self.random_state)
+        weights, means, _, precision_chol = (field.numpy() for field in self._mixtures[g])
+        components = rng.choice(len(weights), size=n_samples, p=weights)
+        noise = rng.standard_normal((n_samples, self.n_features_in_))
+        for k in np.unique(components):
+            rows = components == k
+            noise[rows] = means[k] + np.linalg.solve(precision_chol[k], noise[rows].T).T
+        centre, scale = self._frames[g]
+        return centre + scale * noise, components
+
+    def _check_parameters(self) -> list[int]:
+        """The numbers of components to try."""
+        given: Any = self.n_components
+        candidates = list(given) if isinstance(given, (Sequence, np.ndarray)) else [given]
+        if not candidates or not all(isinstance(K, Integral) and int(K) >= 1 for K in candidates):
+            raise ValueError(f"n_components must be an int >= 1 or several of them, got {self.n_components!r}")
+        for name in ("max_iter", "n_init"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        for name in ("tol", "reg_covar"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
+                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+        if self.init_params not in ("k-means++", "random"):
+            raise ValueError(f"init_params must be 'k-means++' or 'random', got {self.init_params!r}")
+        return candidates
+
+    def _best_fits(
+        self, points: list[np.ndarray], starts: list[_Start], names: np.ndarray, dtype: torch.dtype
+    ) -> list[Fit]:
+        """The fit of each group with the lowest BIC: with the best likelihood, where K is the same."""
+        best: dict[int, tuple[float, Fit]] = {}
+        with Progress(disable=not self.verbose) as progress:
+            task = progress.add_task("EM", total=len(starts))
+            for batch in _batches(starts, points):
+                fits = self._run(batch, points, dtype, lambda n: progress.advance(task, n))
+                singular = [i for i, fit in enumerate(fits) if fit.singular]
+                if singular and dtype == torch.float32:
+                    again = self._run([batch[i] for i in singular], points, torch.float64, lambda n: None)
+                    for i, fit in zip(singular, again, strict=True):
+                        fits[i] = fit
+                for start, fit in zip(batch, fits, strict=True):
+                    if fit.singular:
+                        raise ValueError(
+                            f"a covariance of group {names[start.group]} is not positive definite to working "
+                            f"precision; raise reg_covar (it is {self.reg_covar}) or lower n_components"
+                        )
+                    N, D = points[start.group].shape
+                    bic = _bic(fit.log_likelihood, N, start.n_components, D)
+                    if start.group not in best or bic < best[start.group][0]:
+                        best[start.group] = bic, fit
+        return [best[g][1] for g in range(len(points))]
+
+    def _run(
+        self, starts: list[_Start], points: list[np.ndarray], dtype: torch.dtype, on_stop: Callable[[int], None]
+    ) -> list[Fit]:
+        """EM from each start."""
+        x = [points[start.group] for start in starts]
+        labels = [
+            initial_labels(points[start.group], start.n_components, self.init_params, start.seed) for start in starts
+        ]
+        return expectation_maximisation(
+            torch.from_numpy(np.concatenate(x)).to(dtype),
+            torch.from_numpy(np.concatenate(labels)),
+            torch.from_numpy(np.cumsum([0] + [len(group) for group in x])),
+            torch.from_numpy(np.cumsum([0] + [start.n_components for start in starts])),
+            tol=self.tol,
+            max_iter=self.max_iter,
+            reg_covar=self.reg_covar,
+            on_stop=on_stop,
+        )
+
+    def _check_X(self, X: Any, groups: Any) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return X, self._rows_of_groups(len(X), groups)
+
+    def _rows_of_groups(self, n: int, groups: Any) -> list[tuple[int, np.ndarray]]:
+        """The index of each group that occurs, with its rows."""
+        if (groups is not None) != self._with_groups:
+            given, expected = ("none", "names seen in fit") if groups is None else ("some", "None")
+            raise ValueError(f"groups must be {expected}, as fit was called, got {given}")
+        index = np.zeros(n, np.int64) if groups is None else index_of(groups, self.groups_)
+        if len(index) != n:
+            raise ValueError(f"groups must have one name a row, {n}, got {len(index)}")
+        return [(int(g), np.flatnonzero(index == g)) for g in np.unique(index)]
+
+    def _arguments(self, X: np.ndarray, g: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centred and scaled points, and the log weights, means and factors of group g, in the dtype of X."""
+        centre, scale = self._frames[g]
+        weights, means, _, precision_chol = self._mixtures[g]
+        dtype = _torch_dtype(X)
+        z = torch.from_numpy((X - centre) / scale)
+        return z.to(dtype), weights.log().to(dtype), means.to(dtype), precision_chol.to(dtype)
+
+    def _log_density(self, X: np.ndarray, g: int) -> np.ndarray:
+        """[N] under group g."""
+        log_density = kernels.mixture_log_density(*self._arguments(X, g)).double().numpy()
+        return log_density - np.log(self._frames[g][1]).sum()
+
+    def _warn(self, groups: Sequence[bool] | np.ndarray, message: str) -> None:
+        names = [name for name, concerned in zip(self.groups_, groups, strict=True) if concerned]
+        if names:
+            warnings.warn(f"{message} (groups {_brief(names)})", ConvergenceWarning, stacklevel=3)
+
+
+def _in_units(mixture: Mixtures, centre: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The parameters of a mixture of (x - centre) / scale as those of a mixture of x."""
+    weights, means, covariances, precision_chol = (field.numpy() for field in mixture)
+    return weights, centre + scale * means, covariances * scale * scale[:, None], precision_chol / scale
+
+
+def _bic(mean_log_density: float, N: int, K: int, D: int) -> float:
+    n_parameters = K * (1 + D + D * (D + 1) / 2) - 1
+    return float(-2 * N * mean_log_density + n_parameters * np.log(N))
+
+
+def _batches(starts: list[_Start], points: list[np.ndarray]) -> Iterator[list[_Start]]:
+    """The starts, in batches that fit in memory."""
+    batch: list[_Start] = []
+    size = 0
+    for start in starts:
+        n, D = points[start.group].shape
+        cost = n * D + 8 * start.n_components * D * D
+        if batch and size + cost > _BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(start)
+        size += cost
+    yield batch
+
+
+def _torch_dtype(X: np.ndarray) -> torch.dtype:
+    return torch.float32 if X.dtype == np.float32 else torch.float64
+
+
+def _brief(names: list[Any]) -> str:
+    return ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")

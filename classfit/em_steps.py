@@ -1,0 +1,245 @@
+"""Full-covariance Gaussian mixtures by expectation maximisation, for many groups at once.
+
+Pure functions, in the order in which they are used: initial_labels, initial_mixtures, e_step, m_step, and the loop
+expectation_maximisation. The estimator is in `classfit.em`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.cluster import kmeans_plusplus
+from sklearn.metrics import pairwise_distances_argmin
+from torch import Tensor
+
+import kernels
+
+__all__ = ["Fit", "Mixtures", "e_step", "expectation_maximisation", "initial_labels", "initial_mixtures", "m_step"]
+
+
+class Mixtures(NamedTuple):
+    """One Gaussian mixture a group, the components of all groups in a row; float64."""
+
+    weights: Tensor
+    """[M], summing to 1 in each group; 0 for a component that has lost its points."""
+    means: Tensor
+    """[M, D]."""
+    covariances: Tensor
+    """[M, D, D]."""
+    precision_chol: Tensor
+    """[M, D, D] inverse of the lower Cholesky factor of the covariance."""
+
+
+class Fit(NamedTuple):
+    """The end of EM in one group."""
+
+    mixture: Mixtures
+    log_likelihood: float
+    """Mean over the points under just this mixture, in nats."""
+    n_iter: int
+    """EM steps done."""
+    converged: bool
+    """The last step changed log_likelihood by less than tol."""
+    singular: bool
+    """The next step would have needed a covariance that is not positive definite to working precision."""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For linear algebra on many small matrices: threads that wait for each other after each of them gain nothing on
+    free cores, and take a hundred times as long when another process uses one. Results do not depend on their number.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def initial_labels(x: np.ndarray, n_components: int, init_params: str, seed: list[int]) -> np.ndarray:
+    """A start for one group: [N] int64, the component of each point.
+
+    "k-means++": the nearest of n_components points drawn by k-means++ (Arthur & Vassilvitskii 2007).
+    "random": a random split into components of equal size.
+
+    Args:
+        x: [N, D] points, N >= n_components.
+        n_components: K.
+        init_params: one of the two above.
+        seed: entropy of the random draws.
+    """
+    sequence = np.random.SeedSequence(seed)
+    if init_params == "random":
+        return np.random.default_rng(sequence).permutation(np.arange(len(x)) % n_components)
+    if n_components == 1:
+        return np.zeros(len(x), np.int64)
+    centres, _ = kmeans_plusplus(x, n_components, random_state=int(sequence.generate_state(1)[0]))
+    return pairwise_distances_argmin(x, centres).astype(np.int64)
+
+
+def initial_mixtures(
+    x: Tensor, labels: Tensor, group_offsets: Tensor, component_offsets: Tensor, reg_covar: float
+) -> tuple[Mixtures, Tensor]:
+    """Mixtures from hard assignments: weights and means of the components, the pooled covariance within them.
+
+    One covariance for all components of a group, so that none starts as a spike on its few points.
+
+    Returns:
+        The mixtures, and [M] bool, True where the covariance is not positive definite to working precision.
+    """
+    sizes, n_components = group_offsets.diff(), component_offsets.diff()
+    K = int(n_components.max())
+    moments = kernels.component_statistics(x, labels, K, group_offsets=group_offsets)
+    pooled = moments.scatters.sum(1) / sizes[:, None, None]
+    pooled.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
+    precision_chol, singular = _precision_chol(pooled, x.dtype)
+    present = torch.arange(K) < n_components[:, None]
+    weights = (moments.counts / sizes[:, None].double())[present]
+    group = torch.repeat_interleave(n_components)
+    return Mixtures(weights, moments.means[present], pooled[group], precision_chol[group]), singular[group]
+
+
+def e_step(x: Tensor, mixtures: Mixtures, group_offsets: Tensor, component_offsets: Tensor) -> kernels.EMStatistics:
+    """Moments of the responsibilities, and the log-likelihood of each group (see `kernels.em_statistics`)."""
+    return kernels.em_statistics(
+        x,
+        mixtures.weights.log().to(x.dtype),
+        mixtures.means.to(x.dtype),
+        mixtures.precision_chol.to(x.dtype),
+        group_offsets=group_offsets,
+        component_offsets=component_offsets,
+    )
+
+
+@_one_thread()
+def m_step(
+    statistics: kernels.EMStatistics,
+    mixtures: Mixtures,
+    component_offsets: Tensor,
+    reg_covar: float,
+    dtype: torch.dtype,
+) -> tuple[Mixtures, Tensor]:
+    """The mixtures that maximise the expected log-likelihood, in float64:
+
+        weight_m = n_m / sum over the group of n,    mean_m = sum_n r_nm x_n / n_m,    n_m = sum_n r_nm
+        covariance_m = sum_n r_nm (x_n - mean_m)(x_n - mean_m)' / n_m + reg_covar I
+
+    A component with n_m below 10 machine epsilons of dtype has lost its points: its weight becomes 0, for good, and its
+    mean and covariance stay as they were.
+
+    Args:
+        statistics: from the E-step under `mixtures`.
+        mixtures: as given to the E-step.
+        component_offsets: [G + 1] int64.
+        reg_covar: in units of the points, squared.
+        dtype: of the points.
+
+    Returns:
+        The mixtures, and [M] bool, True where the covariance is not positive definite to working precision.
+    """
+    counts = statistics.counts.double()
+    lost = counts <= 10 * torch.finfo(dtype).eps
+    divisor = torch.where(lost, 1.0, counts)
+    # The sums are about the means that the kernel saw, which were rounded to its dtype.
+    means = mixtures.means.to(dtype) + statistics.sums / divisor[:, None]
+    covariances = statistics.scatters / divisor[:, None, None]
+    covariances.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
+    if lost.any():
+        counts = torch.where(lost, 0.0, counts)
+        means = torch.where(lost[:, None], mixtures.means, means)
+        covariances = torch.where(lost[:, None, None], mixtures.covariances, covariances)
+    weights = counts / _per_row(_group_sums(counts, component_offsets), component_offsets)
+    precision_chol, singular = _precision_chol(covariances, dtype)
+    return Mixtures(weights, means, covariances, precision_chol), singular
+
+
+def expectation_maximisation(
+    x: Tensor,
+    labels: Tensor,
+    group_offsets: Tensor,
+    component_offsets: Tensor,
+    *,
+    tol: float,
+    max_iter: int,
+    reg_covar: float,
+    on_stop: Callable[[int], None] = lambda n_stopped: None,
+) -> list[Fit]:
+    """EM from hard assignments until the mean log-likelihood of a group changes by less than tol, or max_iter steps.
+
+    A group that stops is dropped from the steps that follow.
+
+    Args:
+        x: [N, D] points sorted by group, float32 or float64, centred and scaled.
+        labels: [N] int64, component of each point within its group.
+        group_offsets, component_offsets: [G + 1] int64; no group is empty.
+        tol: in nats.
+        max_iter: at least 1.
+        reg_covar: see `m_step`.
+        on_stop: called with the number of groups that have just stopped.
+
+    Returns:
+        The Fit of each group.
+    """
+    fits: dict[int, Fit] = {}
+    mixtures, bad = initial_mixtures(x, labels, group_offsets, component_offsets, reg_covar)
+    improved = mixtures
+    groups = torch.arange(len(group_offsets) - 1)
+    bound = torch.full((len(groups),), -torch.inf, dtype=torch.float64)
+    converged = torch.zeros(len(groups), dtype=torch.bool)
+    singular = stop = _group_sums(bad.double(), component_offsets) > 0
+    for step in count():
+        if stop.any():
+            on_stop(int(stop.sum()))
+            for i in stop.nonzero().flatten().tolist():
+                a, b = component_offsets[i : i + 2].tolist()
+                mixture = Mixtures(*(field[a:b].clone() for field in mixtures))
+                n_iter = max(step - 1, 0)
+                fits[int(groups[i])] = Fit(mixture, float(bound[i]), n_iter, bool(converged[i]), bool(singular[i]))
+            if stop.all():
+                break
+            points, components = _per_row(~stop, group_offsets), _per_row(~stop, component_offsets)
+            x, improved = x[points], Mixtures(*(field[components] for field in improved))
+            group_offsets, component_offsets = _select(~stop, group_offsets), _select(~stop, component_offsets)
+            groups, bound = groups[~stop], bound[~stop]
+        mixtures = improved
+        statistics = e_step(x, mixtures, group_offsets, component_offsets)
+        previous, bound = bound, statistics.log_likelihood.double() / group_offsets.diff()
+        improved, bad = m_step(statistics, mixtures, component_offsets, reg_covar, x.dtype)
+        converged = (bound - previous).abs() < tol
+        singular = (_group_sums(bad.double(), component_offsets) > 0) & ~converged & (step < max_iter)
+        stop = converged | singular | (step == max_iter)
+    return [fits[g] for g in range(len(fits))]
+
+
+@_one_thread()
+def _precision_chol(covariances: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[M, D, D] W with W'W the inverse, and [M] bool, True where rounding errors of dtype would decide what it is.
+
+    The squared diagonal of the Cholesky factor is the variance of each feature given those before it. Moments summed in
+    dtype leave it an error of some epsilons of the feature's variance; less than 10^3 of them is refused.
+    """
+    factor, info = torch.linalg.cholesky_ex(covariances)
+    conditional = factor.diagonal(dim1=-2, dim2=-1).square()
+    variance = covariances.diagonal(dim1=-2, dim2=-1)
+    singular = (info != 0) | ~(conditional > 1e3 * torch.finfo(dtype).eps * variance).all(-1)
+    identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype).expand_as(covariances)
+    return torch.linalg.solve_triangular(factor, identity, upper=False), singular
+
+
+def _per_row(values: Tensor, offsets: Tensor) -> Tensor:
+    """The value of its group for each row."""
+    return torch.repeat_interleave(values, offsets.diff())
+
+
+def _select(keep: Tensor, offsets: Tensor) -> Tensor:
+    """Offsets of the groups that are kept."""
+    return torch.cat([offsets[:1], offsets.diff()[keep].cumsum(0)])
+
+
+def _group_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    group = torch.repeat_interleave(offsets.diff())
+    return torch.zeros(len(offsets) - 1, dtype=values.dtype).index_add_(0, group, values)

@@ -1,0 +1,218 @@
+"""The command `paper-repro`: list, run, draw, check."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from paper_repro.computations import draw as draw_figure
+from paper_repro.figures import FIGURES
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.steps import BusyError, State, Step, Workspace
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Reproduce the figures of 'Neural Representations Reveal Distinct Modes of Class Fitting in Residual "
+    "Convolutional Networks' (AAAI 2023).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Figures = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIGURE]...", help="Figures to do; all if none is named.")
+]
+ProfileName = Annotated[str, typer.Option("--profile", help="Dataset and network: see `paper-repro list`.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="How densities are fitted: see `paper-repro list`.")]
+Seed = Annotated[int, typer.Option(help="One seed for all that is random.")]
+Official = Annotated[
+    bool, typer.Option("--official", help="Where the published code differs from the paper, do as the code.")
+]
+RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
+
+COLOURS = {
+    State.DONE: "green",
+    State.MISSING: "dim",
+    State.UNFINISHED: "yellow",
+    State.STALE: "yellow",
+    State.DAMAGED: "red",
+}
+
+
+@app.command("list")
+def list_(
+    profile: ProfileName = "digits",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """List figures, profiles and protocols, and what has been done."""
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
+    figures = _table("figure", "content", "state")
+    for name, step in pipeline.figures.items():
+        figures.add_row(name, FIGURES[name], _coloured(workspace.state(step)))
+    console.print(f"Figures under profile [b]{profile}[/], protocol [b]{protocol}[/], seed {seed}, in {workspace.root}")
+    console.print(figures)
+    for kind, known in (("profile", PROFILES), ("protocol", PROTOCOLS)):
+        table = _table(kind, "content")
+        for name, value in known.items():
+            table.add_row(name, value.description)
+        console.print(table)
+
+
+@app.command()
+def run(
+    figures: Figures = None,
+    profile: ProfileName = "digits",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
+    from paper_repro.report import write_report
+
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
+    targets = [pipeline.figures[name] for name in _known(figures)]
+    if not figures:
+        targets.append(pipeline.classes)
+    with _locked(workspace):
+        computed = workspace.run(targets)
+        path = write_report(workspace, pipeline)
+    if not computed:
+        console.print("Everything was up to date.")
+    console.print("Report:")
+    _print_path(path)
+
+
+@app.command()
+def draw(
+    figures: Figures = None,
+    profile: ProfileName = "digits",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Draw figures and the report again from stored numbers: no network, no data, no fitting."""
+    from paper_repro.report import write_report
+
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
+    names = _known(figures)
+    with _locked(workspace):
+        drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
+        missing = [name for name in names if name not in drawn]
+        path = write_report(workspace, pipeline)
+    console.print(f"Drew {', '.join(drawn) or 'nothing'}.")
+    if missing:
+        errors.print(
+            f"[red]No whole numbers are stored for {', '.join(missing)}: use `paper-repro run {' '.join(missing)}`[/]"
+        )
+    console.print("Report:")
+    _print_path(path)
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    figures: Figures = None,
+    profile: ProfileName = "digits",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Check that figures are there, whole, and made with these settings; the exit status is 1 if one is not."""
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
+    table = _table("figure", "state", "computed", "why")
+    states = []
+    for name in _known(figures):
+        step = pipeline.figures[name]
+        state = workspace.state(step)
+        record = workspace.provenance(step) or {}
+        states.append(state)
+        table.add_row(name, _coloured(state), str(record.get("started", "")), _why(workspace, step, state))
+    console.print(table)
+    if any(state != State.DONE for state in states):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("\nStopped. Run the same command again to go on from here.")
+        raise SystemExit(130) from None
+
+
+def _open(profile: str, protocol: str, seed: int, official: bool, runs_dir: Path) -> tuple[Workspace, Pipeline]:
+    for name, known, option in ((profile, PROFILES, "--profile"), (protocol, PROTOCOLS, "--protocol")):
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(known)}", param_hint=option)
+    if seed < 0:
+        raise typer.BadParameter(f"must not be negative, got {seed}", param_hint="--seed")
+    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official)
+    return Workspace(runs_dir / profile, console), pipeline
+
+
+def _known(figures: list[str] | None) -> list[str]:
+    for name in figures or []:
+        if name not in FIGURES:
+            raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(FIGURES)}", param_hint="FIGURE")
+    return list(dict.fromkeys(figures)) if figures else list(FIGURES)
+
+
+def _redraw(workspace: Workspace, step: Step, name: str) -> bool:
+    """Draw from stored numbers, if they are there and whole."""
+    if workspace.provenance(step) is None or "numbers.npz" in workspace.damaged_files(step):
+        return False
+    draw_figure(workspace.folder(step), name)
+    workspace.record(step)
+    return True
+
+
+def _why(workspace: Workspace, step: Step, state: State) -> str:
+    if state == State.DAMAGED:
+        return f"damaged or missing: {', '.join(workspace.damaged_files(step)) or 'provenance.json'}"
+    if state == State.STALE:
+        behind = [
+            f"{step_in.name} is {found}" for step_in in step.inputs if (found := workspace.state(step_in)) != State.DONE
+        ]
+        return "; ".join(behind) or "settings or inputs have changed since"
+    return ""
+
+
+@contextmanager
+def _locked(workspace: Workspace) -> Iterator[None]:
+    try:
+        with workspace.lock():
+            yield
+    except BusyError as error:
+        errors.print(f"[red]Busy:[/] {error}")
+        raise typer.Exit(1) from None
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _coloured(state: State) -> str:
+    return f"[{COLOURS[state]}]{state}[/]"
+
+
+def _print_path(path: Path) -> None:
+    # Not through rich: it would break a long path into lines.
+    typer.echo(str(path.resolve()))

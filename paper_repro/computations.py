@@ -1,0 +1,324 @@
+"""What each step computes. A step reads its settings and the folders of its inputs, and writes into its own."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paper_repro.figures import module as figure_module
+from paper_repro.steps import Work
+from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays, write_csv, write_json, write_tensors
+
+__all__ = [
+    "classes",
+    "dataset",
+    "derived_seed",
+    "draw",
+    "estimate_network",
+    "estimate_posterior",
+    "estimate_relative_entropy",
+    "figure",
+    "network",
+    "posterior",
+    "relative_entropy",
+    "representations",
+]
+
+
+def derived_seed(seed: int, *names: object) -> int:
+    """A seed of its own for each use, from the one seed of a run: 0..2^31 - 1."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
+
+
+def draw(folder: Path, name: str) -> None:
+    """Write the table and the pictures of a figure from its stored numbers."""
+    from paper_repro.figures import style
+
+    module, stored = figure_module(name), read_arrays(folder / "numbers.npz")
+    write_csv(folder / f"{name}.csv", module.table(stored))
+    style.save(module.draw(stored), folder, name)
+
+
+def dataset(work: Work) -> None:
+    from paper_repro import datasets
+
+    settings = work.settings
+    data = datasets.load(
+        settings["name"],
+        test_fraction=settings["test_fraction"],
+        seed=derived_seed(settings["seed"], "split"),
+    )
+    tensors = ("train_images", "train_labels", "test_images", "test_labels")
+    write_tensors(work.folder / "data.safetensors", {name: getattr(data, name) for name in tensors})
+    counts = {"n_train": len(data.train_labels), "n_test": len(data.test_labels)}
+    about = {"class_names": data.class_names, "image_shape": list(data.train_images.shape[1:]), **counts}
+    write_json(work.folder / "dataset.json", {"name": settings["name"], **about, "mean": data.mean, "std": data.std})
+
+
+def _build_network(work: Work, settings: Any) -> Any:
+    from paper_repro.networks import residual_network
+
+    about = read_json(work.inputs["dataset"] / "dataset.json")
+    return residual_network(
+        tuple(settings["blocks"]),
+        width=settings["width"],
+        n_classes=len(about["class_names"]),
+        in_channels=about["image_shape"][0],
+        seed=derived_seed(settings["seed"], "weights"),
+    )
+
+
+def _load_network(work: Work) -> Any:
+    folder = work.inputs["network"]
+    network = _build_network(work, read_json(folder / "network.json")["settings"])
+    network.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
+    return network
+
+
+def _training(work: Work) -> Any:
+    from paper_repro.training import TrainingSettings
+
+    names = ("epochs", "batch_size", "peak_learning_rate", "crop_padding")
+    return TrainingSettings(**{name: work.settings[name] for name in names})
+
+
+def network(work: Work) -> None:
+    from paper_repro.networks import accuracy
+    from paper_repro.training import train
+
+    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    about = read_json(work.inputs["dataset"] / "dataset.json")
+    network = _build_network(work, work.settings)
+    settings = _training(work)
+    history = train(
+        network,
+        data["train_images"],
+        data["train_labels"],
+        settings,
+        black=-about["mean"] / about["std"],
+        seed=derived_seed(work.settings["seed"], "training"),
+        checkpoint=work.folder / "checkpoint.safetensors",
+        console=work.console,
+    )
+    write_tensors(work.folder / "weights.safetensors", network.state_dict())
+    write_csv(
+        work.folder / "history.csv", [{"epoch": i, **epoch._asdict()} for i, epoch in enumerate(history, start=1)]
+    )
+    summary = {
+        "settings": dict(work.settings),
+        "training": settings._asdict(),
+        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "test_accuracy": accuracy(network, data["test_images"], data["test_labels"]),
+        "train_accuracy": accuracy(network, data["train_images"], data["train_labels"]),
+    }
+    write_json(work.folder / "network.json", summary)
+    work.console.print(
+        f"test accuracy {summary['test_accuracy']:.1%}, training accuracy {summary['train_accuracy']:.1%}"
+    )
+
+
+def estimate_network(work: Work) -> float:
+    from paper_repro.training import estimate_seconds
+
+    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    network = _build_network(work, work.settings)
+    return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work))
+
+
+def representations(work: Work) -> None:
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from classfit import extract_representations
+
+    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    loader = DataLoader(TensorDataset(data["train_images"]), batch_size=512)
+    dimensions = work.settings["dimensions"]
+    found = extract_representations(_load_network(work), loader, list(dimensions), n_components=dimensions)
+    for layer, representation in found.items():
+        write_arrays(work.folder / f"{layer}.npz", representation._asdict())
+
+
+def posterior(work: Work) -> None:
+    x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
+    model = _mixture(work, checkpoint=work.folder / "checkpoint.npz", verbose=int(work.console.is_terminal))
+    model.fit(x, groups=labels)
+    model.posterior_.save(work.folder / "posterior.npz")
+    write_arrays(work.folder / "trace.npz", model.trace_._asdict())
+    write_arrays(work.folder / "density.npz", {"log_density": model.posterior_.log_density(x, groups=labels)})
+
+
+def estimate_posterior(work: Work) -> float:
+    x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
+
+    def seconds(n_sweeps: int) -> float:
+        model = _mixture(work, n_sweeps=n_sweeps, n_discard=0, thin=1)
+        return _seconds(lambda: model.fit(x, groups=labels))
+
+    return _extrapolated(seconds, 1, 6, work.settings["n_sweeps"])
+
+
+def relative_entropy(work: Work) -> None:
+    settings = work.settings
+    estimate = _load_posterior(work, settings["stage"]).relative_entropy(
+        n_draws=settings["n_draws"],
+        random_state=derived_seed(settings["seed"], "relative entropy", settings["stage"]),
+        verbose=int(work.console.is_terminal),
+    )
+    write_arrays(work.folder / "relative_entropy.npz", estimate._asdict())
+
+
+def estimate_relative_entropy(work: Work) -> float:
+    posterior, n_draws = _load_posterior(work, work.settings["stage"]), work.settings["n_draws"]
+
+    def seconds(n: int) -> float:
+        return _seconds(lambda: posterior.relative_entropy(n_draws=n, random_state=0))
+
+    return _extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
+
+
+def classes(work: Work) -> None:
+    """All numbers of each class at each stage, and the traces of the chains, for the report's table."""
+    from classfit import density_groups
+    from paper_repro.figures.class_density import class_statistics
+
+    labels, class_names = _labels_and_names(work)
+    rows: list[dict[str, Any]] = []
+    traces: dict[str, np.ndarray] = {}
+    for stage in work.settings["stages"]:
+        mean, std = class_statistics(_log_density(work, stage), labels, len(class_names))
+        high = density_groups(mean).high
+        components = _mean_components(_load_posterior(work, stage))
+        entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
+        for g, name in enumerate(class_names):
+            rows.append(
+                {
+                    "stage": stage,
+                    "class": name,
+                    "n_points": int((labels == g).sum()),
+                    "mean_log_density_nats": float(mean[g]),
+                    "std_log_density_nats": float(std[g]),
+                    "mean_components": float(components[g]),
+                    "relative_entropy_nats": float(entropy["value"][g]),
+                    "relative_entropy_standard_error_nats": float(entropy["standard_error"][g]),
+                    "density_group": "high" if high[g] else "low",
+                }
+            )
+        trace = read_arrays(_of_stage(work, "posterior", stage) / "trace.npz")
+        traces |= {f"{name}_{stage}": values for name, values in trace.items()}
+    write_csv(work.folder / "classes.csv", rows)
+    write_arrays(work.folder / "traces.npz", traces)
+
+
+def figure(work: Work) -> None:
+    name = work.settings["figure"]
+    arguments = {
+        "figure_1": _density_arguments,
+        "figure_2": _figure_2_arguments,
+        "figure_a5": _figure_a5_arguments,
+        "figure_a6": _figure_a6_arguments,
+        "figure_a7": _density_arguments,
+    }[name](work)
+    words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
+    write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)
+    draw(work.folder, name)
+
+
+def _density_arguments(work: Work) -> dict[str, Any]:
+    labels, class_names = _labels_and_names(work)
+    stages = work.settings["stages"]
+    return {
+        "log_density": {stage: _log_density(work, stage) for stage in stages},
+        "labels": labels,
+        "class_names": class_names,
+        "dimensions": {stage: _values(work, stage).shape[1] for stage in stages},
+    }
+
+
+def _figure_2_arguments(work: Work) -> dict[str, Any]:
+    (stage,) = work.settings["stages"]
+    labels, class_names = _labels_and_names(work)
+    entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
+    return {
+        "log_density": _log_density(work, stage),
+        "representations": _values(work, stage),
+        "labels": labels,
+        "relative_entropy": entropy["value"],
+        "standard_error": entropy["standard_error"],
+        "class_names": class_names,
+    }
+
+
+def _figure_a5_arguments(work: Work) -> dict[str, Any]:
+    about = read_json(work.inputs["dataset"] / "dataset.json")
+    read = {f"layer{stage}": _values(work, stage).shape[1] for stage in work.settings["stages"]}
+    return {"network": _load_network(work), "image_shape": tuple(about["image_shape"]), "read": read}
+
+
+def _figure_a6_arguments(work: Work) -> dict[str, Any]:
+    found = {stage: _representation(work, stage) for stage in work.settings["stages"]}
+    return {
+        "singular_values": {stage: arrays["singular_values"] for stage, arrays in found.items()},
+        "dimensions": {stage: len(arrays["components"]) for stage, arrays in found.items()},
+    }
+
+
+def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
+    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
+
+
+def _representation(work: Work, stage: int) -> dict[str, np.ndarray]:
+    return read_arrays(work.inputs["representations"] / f"layer{stage}.npz")
+
+
+def _values(work: Work, stage: int) -> np.ndarray:
+    return _representation(work, stage)["values"]
+
+
+def _mixture(work: Work, **changes: Any) -> Any:
+    from classfit import DPGaussianMixture
+
+    names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
+    settings = {name: work.settings[name] for name in names}
+    random_state = derived_seed(work.settings["seed"], "posterior", work.settings["stage"])
+    return DPGaussianMixture(**{**settings, "random_state": random_state, **changes})
+
+
+def _of_stage(work: Work, kind: str, stage: int) -> Path:
+    """Folder of the input that is the `kind` of that stage."""
+    (folder,) = (path for name, path in work.inputs.items() if name.endswith(f"/{kind}_stage_{stage}"))
+    return folder
+
+
+def _load_posterior(work: Work, stage: int) -> Any:
+    from classfit import Posterior
+
+    return Posterior.load(_of_stage(work, "posterior", stage) / "posterior.npz")
+
+
+def _log_density(work: Work, stage: int) -> np.ndarray:
+    return read_arrays(_of_stage(work, "posterior", stage) / "density.npz")["log_density"]
+
+
+def _mean_components(posterior: Any) -> np.ndarray:
+    """[G] number of components, averaged over the kept sweeps."""
+    edges = posterior.group_offsets.tolist()
+    return np.array([(posterior.labels[:, a:b].max(1) + 1).mean() for a, b in pairwise(edges)])
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int) -> float:
+    """Seconds for `all_` from the timings of `few` and `more`, on a straight line."""
+    seconds(few)  # what is compiled or loaded on the first call is not what is measured
+    first = seconds(few)
+    return first + max(seconds(more) - first, 0) / (more - few) * (all_ - few)

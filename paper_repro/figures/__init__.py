@@ -1,0 +1,30 @@
+"""The paper's figures, one file each.
+
+A figure's module has
+    compute(...)     numbers from numbers: a dict of arrays, which is stored
+    table(stored)    the same as rows of a CSV
+    draw(stored)     a matplotlib Figure from what was stored, and from nothing else
+    caption(stored)  what is shown
+    look_for(stored) what a reader should look for, and what the paper says
+    finding(stored)  what these numbers say
+`stored` is what `compute` returned, plus "subtitle": one line that says what was run.
+"""
+
+import importlib
+from types import ModuleType
+
+__all__ = ["FIGURES", "module"]
+
+FIGURES = {
+    "figure_1": "Class-conditional log-density of each class, stages 3 and 4",
+    "figure_2": "Intra-class distance and relative entropy against log-density, stage 4",
+    "figure_a5": "The network and where representations are read",
+    "figure_a6": "Variance kept against number of singular vectors",
+    "figure_a7": "Class-conditional log-density of each class, all stages",
+}
+"""In the order of the paper: name of the module, and title."""
+
+
+def module(name: str) -> ModuleType:
+    """The module of a figure; imported late, because it brings in matplotlib."""
+    return importlib.import_module(f"paper_repro.figures.{name}")

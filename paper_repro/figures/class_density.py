@@ -1,0 +1,129 @@
+"""What figures 1 and A.7 share: mean and spread of class-conditional log-density, class by class, in sorted order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from paper_repro.figures import style
+from paper_repro.figures.style import Stored
+
+__all__ = ["class_statistics", "compute", "describe_gap", "legend", "panel", "table"]
+
+
+def class_statistics(log_density: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [G], in nats, over the points of each class of log_density [N]."""
+    by_class = [log_density[labels == g] for g in range(n_classes)]
+    return np.array([part.mean() for part in by_class]), np.array([part.std() for part in by_class])
+
+
+def compute(
+    log_density: Mapping[int, np.ndarray],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    dimensions: Mapping[int, int],
+) -> dict[str, np.ndarray]:
+    """Statistics of each class at each stage, and the split of classes at the last stage.
+
+    Args:
+        log_density: by stage, [N] in nats: each training point under the predictive density of its own class.
+        labels: [N] class of each point, 0..G - 1.
+        class_names: G names.
+        dimensions: by stage, D of the space of the densities.
+
+    Returns:
+        stages [S], dimensions [S], class_names [G], mean and std [S, G]; high [G] bool, threshold and gap of the last
+        stage: classes above the middle of the largest gap between sorted means are high-density ones.
+    """
+    from classfit import density_groups
+
+    stages = sorted(log_density)
+    statistics = [class_statistics(log_density[stage], labels, len(class_names)) for stage in stages]
+    groups = density_groups(statistics[-1][0])
+    return {
+        "stages": np.array(stages),
+        "dimensions": np.array([dimensions[stage] for stage in stages]),
+        "class_names": np.array(class_names),
+        "mean": np.stack([mean for mean, _ in statistics]),
+        "std": np.stack([std for _, std in statistics]),
+        "high": groups.high,
+        "threshold": np.array(groups.threshold),
+        "gap": np.array(groups.gap),
+    }
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a stage and class."""
+    return [
+        {
+            "stage": int(stage),
+            "class": str(name),
+            "mean_log_density_nats": float(stored["mean"][s, g]),
+            "std_log_density_nats": float(stored["std"][s, g]),
+            "high_density_at_last_stage": bool(stored["high"][g]),
+        }
+        for s, stage in enumerate(stored["stages"])
+        for g, name in enumerate(stored["class_names"])
+    ]
+
+
+def panel(axes: Axes, stored: Stored, s: int) -> None:
+    """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side."""
+    mean, std = stored["mean"][s], stored["std"][s]
+    order = np.argsort(mean, kind="stable")
+    ranks = np.arange(len(order))
+    bar = min(5.0, 130 / len(order))
+    for high, colour in ((False, style.LOW), (True, style.HIGH)):
+        chosen = stored["high"][order] == high
+        x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
+        axes.vlines(x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar, capstyle="butt")
+        axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
+    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
+    style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
+    axes.set_xlabel("class, sorted by mean")
+    if s == len(stored["stages"]) - 1:
+        axes.axhline(float(stored["threshold"]), color=style.INK, linewidth=1, linestyle=style.DASHES)
+
+
+def legend(figure: Figure, stored: Stored) -> None:
+    """The key, in one line under the panels."""
+    n_high, last = int(stored["high"].sum()), stored["stages"][-1]
+    n_low = len(stored["high"]) - n_high
+    low: dict[str, Any] = {
+        "color": style.LOW,
+        "marker": style.MARKERS[False],
+        "label": f"low-density at stage {last} ({n_low})",
+    }
+    high: dict[str, Any] = {
+        "color": style.HIGH,
+        "marker": style.MARKERS[True],
+        "label": f"high-density at stage {last} ({n_high})",
+    }
+    marks = [
+        Line2D([], [], linestyle="none", markersize=5, **low),
+        Line2D([], [], linestyle="none", markersize=5, **high),
+        Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
+        Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the largest gap"),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+
+
+def describe_gap(stored: Stored) -> str:
+    """The split at the last stage in words."""
+    high, std = stored["high"], stored["std"][-1]
+    gaps = np.sort(np.diff(np.sort(stored["mean"][-1])))
+    names = ", ".join(str(name) for name in stored["class_names"][high])
+    text = (
+        f"At stage {stored['stages'][-1]} the largest gap between sorted class means is {float(stored['gap']):.1f} "
+        f"nats; the median gap is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
+    )
+    text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
+    if high.any() and not high.all():
+        text += (
+            f" The mean standard deviation within a class is {std[high].mean():.1f} nats above the gap "
+            f"and {std[~high].mean():.1f} below it."
+        )
+    return text

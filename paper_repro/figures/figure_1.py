@@ -1,0 +1,43 @@
+"""Figure 1: class-conditional log-density of each class at stages 3 and 4."""
+
+from matplotlib.figure import Figure
+
+from paper_repro.figures import FIGURES, style
+from paper_repro.figures.class_density import compute, describe_gap, legend, panel, table
+from paper_repro.figures.style import Stored, styled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    figure = style.canvas(f"Figure 1 · {FIGURES['figure_1']}", stored, width=9.2, height=3.7)
+    panels = figure.subplots(1, len(stored["stages"]))
+    for s, axes in enumerate(panels):
+        panel(axes, stored, s)
+    panels[0].set_ylabel("log-density of own training points (nats)")
+    legend(figure, stored)
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    stages = " and ".join(str(stage) for stage in stored["stages"])
+    return (
+        "Mean (mark) and standard deviation (bar) of the log-density of each class's own training points at stages "
+        f"{stages}, under the class's posterior predictive density. Classes are sorted by mean in each panel. The "
+        "dashed line at the last stage lies in the middle of the largest gap between sorted means and splits "
+        "classes into low-density ones (blue circles) and high-density ones (orange diamonds); both panels show "
+        f"that same split. {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "A jump in the sorted means, with bars above it about an order of magnitude shorter than below it: the "
+        "paper's two modes of class fitting. A largest gap always exists, so the dashed line alone is no evidence; "
+        "a smooth rise with bars of similar length is no sign of two modes."
+    )
+
+
+def finding(stored: Stored) -> str:
+    return describe_gap(stored)

@@ -1,0 +1,46 @@
+"""Figure A.7: class-conditional log-density of each class at all four stages."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from paper_repro.figures import FIGURES, style
+from paper_repro.figures.class_density import compute, describe_gap, legend, panel, table
+from paper_repro.figures.style import Stored, styled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    figure = style.canvas(f"Figure A.7 · {FIGURES['figure_a7']}", stored, width=9.2, height=6.6)
+    panels = figure.subplots(2, 2)
+    for s, axes in enumerate(panels.flat):
+        panel(axes, stored, s)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("log-density of own training points (nats)")
+    figure.align_ylabels(panels[:, 0])
+    legend(figure, stored)
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    return (
+        "As figure 1, for all four stages. Classes are sorted by mean in each panel, and coloured in all of them by "
+        "the split at stage 4. Vertical axes differ: log-densities in different spaces cannot be compared in level. "
+        f"{stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "In the paper the two groups appear at stages 3 and 4 only. It uses D = 16 at stages 1 and 2 but D = 64 at "
+        "stages 3 and 4, so depth and dimension change together."
+    )
+
+
+def finding(stored: Stored) -> str:
+    largest = [f"{np.diff(np.sort(mean)).max():.1f}" for mean in stored["mean"]]
+    stages = ", ".join(str(stage) for stage in stored["stages"])
+    return (
+        f"Largest gap between sorted class means at stages {stages}: {', '.join(largest)} nats. {describe_gap(stored)}"
+    )

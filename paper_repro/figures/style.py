@@ -1,0 +1,121 @@
+"""How figures look: one palette, one heading, and how they are saved."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paper_repro.storage import write_bytes
+
+__all__ = ["Stored", "canvas", "class_axis", "name_points", "save", "signed", "styled"]
+
+Stored = Mapping[str, np.ndarray]
+
+# Okabe & Ito (2008): told apart with every common kind of colour blindness; the two groups differ in shape as well.
+INK, MUTED, GRID, PAPER = "#1b1f27", "#646b78", "#e2e5ea", "#fefefe"
+LOW, HIGH, LINE = "#0072b2", "#d55e00", "#009e73"
+MARKERS = {False: "o", True: "D"}
+DASHES: Any = (0, (5, 4))
+
+MANY_CLASSES = 25
+"""From this many classes on, single classes are not named."""
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "paper_repro",
+}
+
+HEAD_INCHES, DPI = 0.62, 100
+
+
+def styled(draw: Callable[[Stored], Figure]) -> Callable[[Stored], Figure]:
+    """A `draw` function that runs in this style, whatever the caller has set in matplotlib."""
+
+    def in_style(stored: Stored) -> Figure:
+        with mpl.rc_context(mpl.rcParamsDefault | _RC):
+            return draw(stored)
+
+    in_style.__doc__ = draw.__doc__
+    return in_style
+
+
+def canvas(title: str, stored: Stored, *, width: float, height: float) -> Figure:
+    """An empty figure of this size in inches under a title and the line that says what was run."""
+    figure = Figure(figsize=(width, height + HEAD_INCHES), dpi=DPI)
+    total = height + HEAD_INCHES
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / total), w_pad=0.08, h_pad=0.06)
+    figure.text(0.08 / width, 1 - 0.14 / total, title, fontsize=12, fontweight="bold", va="top")
+    figure.text(0.08 / width, 1 - 0.40 / total, str(stored["subtitle"]), fontsize=8.5, color=MUTED, va="top")
+    return figure
+
+
+def class_axis(axes: Axes, names: list[str]) -> None:
+    """Classes side by side in the order given, named if there are few of them."""
+    axes.set_xlim(-0.7, len(names) - 0.3)
+    if len(names) < MANY_CLASSES:
+        longest = max(len(name) for name in names)
+        axes.set_xticks(
+            range(len(names)), names, rotation=0 if longest <= 3 else 60, ha="center" if longest <= 3 else "right"
+        )
+    axes.tick_params(axis="x", length=0)
+
+
+def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Write each name beside its point, on the side that is furthest from other points and names (if there are few)."""
+    if len(names) >= MANY_CLASSES:
+        return
+    scale = DPI / 72
+    where = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
+    where *= np.array([axes.bbox.width, axes.bbox.height]) / scale
+    sides = np.array([(8, 7), (-8, 7), (8, -7), (-8, -7), (10.6, 0), (-10.6, 0)])
+    written: list[np.ndarray] = []
+    for g, name in enumerate(names):
+        others = [*np.delete(where, g, axis=0), *written]
+        # Room beyond two widths of a mark counts no more: then the first side will do.
+        room = [min([20.0, *(float(np.hypot(*(where[g] + side - other))) for other in others)]) for side in sides]
+        side = sides[int(np.argmax(room))]
+        written.append(where[g] + side)
+        axes.annotate(name, (x[g], y[g]), side, textcoords="offset points", fontsize=8, ha="center", va="center")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, and a true minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write the picture as SVG (transparent) and PNG (white); the same figure gives the same bytes."""
+    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    for kind in ("svg", "png"):
+        buffer = io.BytesIO()
+        with mpl.rc_context(_RC):
+            figure.savefig(
+                buffer, format=kind, dpi=200, transparent=kind == "svg", facecolor="white", metadata=metadata[kind]
+            )
+        write_bytes(folder / f"{name}.{kind}", buffer.getvalue())

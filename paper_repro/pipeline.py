@@ -1,0 +1,114 @@
+"""All steps from images to figures, for one profile, protocol and seed.
+
+    dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
+
+Steps whose results depend on the protocol lie in a folder of its name.
+"""
+
+from typing import Any
+
+from paper_repro import computations as compute
+from paper_repro.figures import FIGURES
+from paper_repro.profiles import Profile, Protocol
+from paper_repro.steps import Step
+
+__all__ = ["STAGES", "Pipeline"]
+
+STAGES = (1, 2, 3, 4)
+
+
+class Pipeline:
+    """The steps, by what they make."""
+
+    def __init__(self, profile: Profile, protocol: Protocol, *, seed: int = 0, official: bool = False) -> None:
+        self.profile, self.protocol, self.seed, self.official = profile, protocol, seed, official
+        self.folder = f"{protocol.name}-official" if official else protocol.name
+        self.dataset = Step(
+            "dataset",
+            {"name": profile.dataset, "test_fraction": profile.test_fraction, "seed": seed},
+            compute.dataset,
+        )
+        self.network = Step(
+            "network",
+            {
+                "blocks": list(profile.blocks),
+                "width": profile.width,
+                "epochs": profile.epochs,
+                "batch_size": profile.batch_size,
+                "peak_learning_rate": profile.peak_learning_rate,
+                "crop_padding": profile.crop_padding,
+                "seed": seed,
+            },
+            compute.network,
+            (self.dataset,),
+            compute.estimate_network,
+        )
+        self.representations = Step(
+            "representations",
+            {"dimensions": {f"layer{k}": d for k, d in zip(STAGES, profile.dimensions, strict=True)}},
+            compute.representations,
+            (self.dataset, self.network),
+        )
+        self.posteriors = {stage: self._posterior(stage) for stage in STAGES}
+        self.entropies = {
+            stage: Step(
+                f"{self.folder}/relative_entropy_stage_{stage}",
+                {"stage": stage, "n_draws": protocol.entropy_draws, "seed": seed},
+                compute.relative_entropy,
+                (posterior,),
+                compute.estimate_relative_entropy,
+            )
+            for stage, posterior in self.posteriors.items()
+        }
+        self.classes = Step(
+            f"{self.folder}/classes",
+            {"stages": list(STAGES)},
+            compute.classes,
+            (self.dataset, *self.posteriors.values(), *self.entropies.values()),
+        )
+        self.figures = {name: self._figure(name) for name in FIGURES}
+
+    @property
+    def subtitle(self) -> str:
+        """The line under every figure's title."""
+        official = " as coded (--official)" if self.official else ""
+        return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
+
+    @property
+    def steps(self) -> list[Step]:
+        """All of them, each after its inputs."""
+        shared = [self.dataset, self.network, self.representations]
+        return [*shared, *self.posteriors.values(), *self.entropies.values(), self.classes, *self.figures.values()]
+
+    def _posterior(self, stage: int) -> Step:
+        protocol = self.protocol
+        settings = {
+            "stage": stage,
+            "n_sweeps": protocol.n_sweeps,
+            "n_discard": protocol.n_discard,
+            "thin": protocol.thin,
+            "block_size": protocol.block_size,
+            "n_init_components": protocol.n_init_components,
+            "official": self.official,
+            "seed": self.seed,
+        }
+        name = f"{self.folder}/posterior_stage_{stage}"
+        return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
+
+    def _figure(self, name: str) -> Step:
+        inputs = {
+            "figure_1": (self.dataset, self.representations, self.posteriors[3], self.posteriors[4]),
+            "figure_2": (self.dataset, self.representations, self.posteriors[4], self.entropies[4]),
+            "figure_a5": (self.dataset, self.network, self.representations),
+            "figure_a6": (self.representations,),
+            "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
+        }[name]
+        settings: dict[str, Any] = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
+        settings |= {
+            "figure_1": {"stages": [3, 4]},
+            "figure_2": {"stages": [4]},
+            "figure_a5": {"stages": list(STAGES)},
+            "figure_a6": {"stages": list(STAGES)},
+            "figure_a7": {"stages": list(STAGES)},
+        }[name]
+        return Step(f"{self.folder}/{name}", settings, compute.figure, inputs)

@@ -1,0 +1,141 @@
+"""report.html: one self-contained page from what the steps have stored; no network, no data."""
+
+import csv
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paper_repro.figures import FIGURES, style
+from paper_repro.figures import module as figure_module
+from paper_repro.pipeline import STAGES, Pipeline
+from paper_repro.steps import State, Step, Workspace
+from paper_repro.storage import read_arrays, read_json, write_bytes
+
+__all__ = ["write_report"]
+
+
+def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
+    """Write the report on all that is stored for this pipeline; returns its path.
+
+    What is stored but was made with other settings is shown and marked; what is not stored is left out and said to be.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    page = environment.get_template("report.html").render(
+        profile=pipeline.profile,
+        protocol=pipeline.protocol,
+        official=pipeline.official,
+        seed=pipeline.seed,
+        dataset=_stored_json(workspace, pipeline.dataset, "dataset.json"),
+        network=_stored_json(workspace, pipeline.network, "network.json"),
+        channels=[pipeline.profile.width * 2**s for s in range(len(STAGES))],
+        figures=[_figure(workspace, step, name) for name, step in pipeline.figures.items()],
+        stages=_stages(workspace, pipeline),
+        steps=_steps(workspace, pipeline),
+        software=_software(workspace, pipeline),
+        folder=workspace.root / pipeline.folder,
+        written=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
+    )
+    path = workspace.root / pipeline.folder / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, page.encode())
+    return path
+
+
+def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
+    state = workspace.state(step, with_inputs=False)
+    about: dict[str, Any] = {"name": name, "title": FIGURES[name], "state": state, "label": _label(name)}
+    if state not in (State.DONE, State.STALE):
+        return about
+    folder, module = workspace.folder(step), figure_module(name)
+    stored = read_arrays(folder / "numbers.npz")
+    return about | {
+        "svg": inline_svg((folder / f"{name}.svg").read_text(encoding="utf-8"), name),
+        "caption": module.caption(stored),
+        "look_for": module.look_for(stored),
+        "finding": module.finding(stored),
+    }
+
+
+def inline_svg(svg: str, name: str) -> str:
+    """The <svg> element alone, with ids of its own and the colours of the page, so that it follows light and dark."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for variable, colour in _page_colours().items():
+        svg = re.sub(re.escape(colour), f"var(--{variable})", svg, flags=re.IGNORECASE)
+    # The page sets the width; the height follows from the view box.
+    return re.sub(r'<svg height="[^"]*"|(<svg[^>]*?) height="[^"]*"', r"\g<1>" if r"\1" else "<svg", svg, count=1)
+
+
+def _page_colours() -> dict[str, str]:
+    names = ("ink", "muted", "grid", "card", "low", "high")
+    return dict(zip(names, (style.INK, style.MUTED, style.GRID, style.PAPER, style.LOW, style.HIGH), strict=True))
+
+
+def _label(name: str) -> str:
+    number = name.removeprefix("figure_")
+    return f"Figure {number[0].upper()}.{number[1:]}" if number[0] == "a" else f"Figure {number}"
+
+
+def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The table of classes, stage by stage, with the traces of their chains."""
+    folder = workspace.folder(pipeline.classes)
+    if workspace.state(pipeline.classes, with_inputs=False) not in (State.DONE, State.STALE):
+        return []
+    with (folder / "classes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    traces = read_arrays(folder / "traces.npz")
+    kept_from = pipeline.protocol.n_discard / pipeline.protocol.n_sweeps
+    stages = []
+    for stage, dimension in zip(STAGES, pipeline.profile.dimensions, strict=True):
+        of_stage: list[dict[str, Any]] = [row for row in rows if row["stage"] == str(stage)]
+        for g, row in enumerate(of_stage):
+            for name in ("n_components", "log_joint"):
+                row[f"{name}_trace"] = sparkline(traces[f"{name}_{stage}"][:, g], kept_from)
+        stages.append({"number": stage, "dimension": dimension, "rows": of_stage})
+    return stages
+
+
+def sparkline(values: np.ndarray, kept_from: float, width: int = 110, height: int = 22) -> str:
+    """A line through the values [n_sweeps] as SVG, over a shade under the sweeps that are kept."""
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), width)).round().astype(int))
+    low, high = float(values.min()), float(values.max())
+    x = chosen / max(len(values) - 1, 1) * (width - 2) + 1
+    y = height - 2 - (values[chosen] - low) / ((high - low) or 1) * (height - 4)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    start = kept_from * width
+    label = f"from {values[0]:.4g} to {values[-1]:.4g}"
+    shade = f'<rect x="{start:.1f}" y="0" width="{width - start:.1f}" height="{height}"/>'
+    line = f'<polyline points="{points}"/>'
+    return f'<svg class="spark" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{shade}{line}</svg>'
+
+
+def _steps(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Time and memory of each step that is stored."""
+    found = []
+    for step in pipeline.steps:
+        record = workspace.provenance(step)
+        if record:
+            found.append({"state": State.DONE if record["fingerprint"] == step.fingerprint else State.STALE, **record})
+    return found
+
+
+def _software(workspace: Workspace, pipeline: Pipeline) -> dict[str, Any] | None:
+    """Versions and machine of the newest stored step."""
+    records = [record for step in pipeline.steps if (record := workspace.provenance(step))]
+    return max(records, key=lambda record: record["started"], default=None)
+
+
+def _stored_json(workspace: Workspace, step: Step, name: str) -> Any:
+    try:
+        return read_json(workspace.folder(step) / name)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,259 @@
+"""Steps that are computed once: each has settings, inputs (other steps) and a folder with what it made.
+
+A step may read nothing but its settings and the folders of its inputs. Its *fingerprint* is a hash of its settings and
+of the fingerprints of its inputs, so a changed setting makes exactly the steps that depend on it stale. When a step is
+finished, `provenance.json` is written last, with the hash of every file; without it, or if a hash differs, the step is
+not finished. While a step runs, `started.json` names the fingerprint, and files called `checkpoint*` may hold its
+progress: a killed step goes on from them.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from paper_repro.machine import peak_memory_bytes, reset_peak_memory, software
+from paper_repro.storage import read_json, sha256, write_json
+
+__all__ = ["BusyError", "State", "Step", "Work", "Workspace"]
+
+PROVENANCE, STARTED = "provenance.json", "started.json"
+WORTH_SAYING_SECONDS = 60.0
+
+
+class State(StrEnum):
+    DONE = "done"
+    MISSING = "missing"
+    UNFINISHED = "unfinished"
+    STALE = "stale"
+    DAMAGED = "damaged"
+
+
+class BusyError(RuntimeError):
+    """Another process works in the same folder."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the function of a step gets."""
+
+    folder: Path
+    """Where it writes its files."""
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    """Folder of each input, by the name of the step."""
+    console: Console
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    """Also its folder within the workspace; may contain a slash."""
+    settings: Mapping[str, Any]
+    """JSON values; all that the result depends on, apart from the inputs."""
+    compute: Callable[[Work], None]
+    inputs: tuple["Step", ...] = ()
+    estimate: Callable[[Work], float] | None = None
+    """Wall seconds that `compute` would take, from timing a small part of it."""
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        described = [self.name, self.settings, [step.fingerprint for step in self.inputs]]
+        fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        object.__setattr__(self, "fingerprint", fingerprint)
+
+    @property
+    def seed(self) -> int | None:
+        """Its own, or that of its inputs."""
+        return self.settings.get("seed", next((step.seed for step in self.inputs), None))
+
+
+class Workspace:
+    """The folder that holds the folders of all steps of one profile."""
+
+    def __init__(self, root: Path, console: Console | None = None) -> None:
+        self.root = root
+        self.console = console or Console(quiet=True)
+
+    def folder(self, step: Step) -> Path:
+        return self.root / step.name
+
+    def provenance(self, step: Step) -> dict[str, Any] | None:
+        """What is recorded of a finished step; None if there is no readable record."""
+        try:
+            record = read_json(self.folder(step) / PROVENANCE)
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) and {"fingerprint", "files", "inputs"} <= record.keys() else None
+
+    def state(self, step: Step, *, with_inputs: bool = True) -> State:
+        """Whether the step's files are all there, whole, and made with these settings from these inputs.
+
+        with_inputs=False leaves the files of the inputs out of it (their settings still count), for a folder of figures
+        that is kept without the data and the network it was computed from.
+        """
+        folder = self.folder(step)
+        record = self.provenance(step)
+        if record is None:
+            if (folder / PROVENANCE).exists():
+                return State.DAMAGED
+            return State.UNFINISHED if (folder / STARTED).exists() else State.MISSING
+        if self.damaged_files(step):
+            return State.DAMAGED
+        if record["fingerprint"] != step.fingerprint:
+            return State.STALE
+        if with_inputs:
+            for step_in in step.inputs:
+                if self.state(step_in) != State.DONE or record["inputs"].get(step_in.name) != self._digest(step_in):
+                    return State.STALE
+        return State.DONE
+
+    def damaged_files(self, step: Step) -> list[str]:
+        """Files of a finished step that are gone or differ from what was written."""
+        folder, record = self.folder(step), self.provenance(step)
+        files = record["files"] if record else {}
+        return [name for name, digest in files.items() if not _matches(folder / name, digest)]
+
+    def run(self, targets: Iterable[Step]) -> list[Step]:
+        """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed."""
+        computed: list[Step] = []
+        finished: set[str] = set()
+        for step in targets:
+            self._ensure(step, finished, computed)
+        return computed
+
+    def record(self, step: Step, /, **changes: Any) -> None:
+        """Write the provenance of a finished step anew, with the hashes of its files as they are now."""
+        folder = self.folder(step)
+        previous = self.provenance(step) or {}
+        files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if _is_result(path)}
+        write_json(folder / PROVENANCE, {**previous, **changes, "files": files})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the workspace for this process; the system lets go of it when the process ends, however it does.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise BusyError(f"{holder} is working in {self.root}; wait for it, or use another --runs-dir") from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} (since {datetime.now().astimezone():%d %b %H:%M:%S})")
+            file.flush()
+            yield
+
+    def _ensure(self, step: Step, finished: set[str], computed: list[Step]) -> None:
+        if step.name in finished:
+            return
+        for step_in in step.inputs:
+            self._ensure(step_in, finished, computed)
+        if not self._is_up_to_date(step):
+            self._compute(step)
+            computed.append(step)
+        finished.add(step.name)
+
+    def _is_up_to_date(self, step: Step) -> bool:
+        """As `state`, knowing that the inputs are finished; says why if not."""
+        state = self.state(step, with_inputs=False)
+        if state == State.DONE:
+            record = self.provenance(step) or {}
+            if record["inputs"] == self._input_digests(step):
+                return True
+            state = State.STALE
+        if state == State.DAMAGED:
+            names = ", ".join(self.damaged_files(step)) or PROVENANCE
+            self.console.print(f"[yellow]{step.name}: {names} is damaged or missing; computing it again[/]")
+        elif state == State.STALE:
+            self.console.print(f"{step.name}: settings or inputs have changed; computing it again")
+        return False
+
+    def _compute(self, step: Step) -> None:
+        folder = self.folder(step)
+        claim = {"fingerprint": step.fingerprint, "inputs": self._input_digests(step)}
+        # Progress made by other versions is not gone on from: they may take other steps from the same state.
+        self._prepare(folder, {**claim, "versions": software()["versions"]})
+        continued = any(folder.glob("checkpoint*"))
+        inputs = {step_in.name: self.folder(step_in) for step_in in step.inputs}
+        work = Work(folder, step.settings, inputs, self.console)
+        if continued:
+            self.console.print(f"{step.name}: continuing where it was stopped")
+        elif step.estimate and (seconds := step.estimate(work)) > WORTH_SAYING_SECONDS:
+            self.console.print(f"{step.name}: will take about {seconds / 60:.0f} min (from a timed part of it)")
+        started_at, start = datetime.now(UTC), time.perf_counter()
+        reset_peak_memory()
+        step.compute(work)
+        seconds, memory = time.perf_counter() - start, peak_memory_bytes()
+        self.record(
+            step,
+            step=step.name,
+            settings=step.settings,
+            seed=step.seed,
+            **claim,
+            started=started_at.isoformat(timespec="seconds"),
+            continued_after_interruption=continued,
+            wall_seconds=round(seconds, 3),
+            peak_memory_bytes=memory,
+            **software(),
+        )
+        for path in folder.iterdir():
+            if path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
+                path.unlink()
+        self.console.print(f"[green]✓[/] {step.name}  [dim]{seconds:.1f} s, {memory / 1e6:,.0f} MB[/]")
+
+    def _prepare(self, folder: Path, claim: dict[str, Any]) -> None:
+        """Make the folder ready: empty, unless it holds the progress of the same step."""
+        started = folder / STARTED
+        if not (folder / PROVENANCE).exists() and _read_or_none(started) == claim:
+            return
+        # First the claim: with it gone, whatever else is still there cannot be taken for progress.
+        started.unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_json(started, claim)
+
+    def _digest(self, step: Step) -> str:
+        """One hash for all files of a finished step."""
+        record = self.provenance(step) or {"files": None}
+        return hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
+
+    def _input_digests(self, step: Step) -> dict[str, str]:
+        return {step_in.name: self._digest(step_in) for step_in in step.inputs}
+
+
+def _is_result(path: Path) -> bool:
+    return not (path.name.startswith(("checkpoint", PROVENANCE, STARTED)) or _is_temporary(path))
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _matches(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _read_or_none(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,87 @@
+"""Files of a run: every one is written to a temporary name in its own folder and then moved into place, so that a
+process killed at any moment leaves either the old file or the new one."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "read_arrays",
+    "read_json",
+    "read_tensors",
+    "sha256",
+    "write_arrays",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_tensors",
+]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    # Here and below: what is heavy is imported when it is needed, so that `paper-repro list` is quick.
+    from classfit.storage import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a row under a header of the keys of the first; floats in full precision."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An npz file of numbers and strings; the same arrays give the same bytes."""
+    from classfit.storage import write_npz
+
+    write_npz(path, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], notes: Any = None) -> None:
+    """A safetensors file; `notes` (any JSON value) travels in its header, so both change in one move."""
+    from safetensors.torch import save
+
+    header = None if notes is None else {"notes": json.dumps(notes)}
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], Any]:
+    """The tensors and the notes of a file of `write_tensors`."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+        header = stored.metadata() or {}
+    return tensors, json.loads(header["notes"]) if "notes" in header else None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,474 @@
+"""Dirichlet-process mixtures: the estimator, its chains and the posterior predictive."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.special import logsumexp
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE, PUBLISHED_NATS
+
+import kernels
+from classfit import ConstantFeatureWarning, DPGaussianMixture, Posterior
+from classfit.diagnostics import log_joint
+from classfit.gibbs import Schedule, advance, start
+from classfit.prior import group_variances, niw_posterior, niw_prior, predictive, standardise, standardised
+
+QUICK = {"n_sweeps": 24, "n_discard": 8, "thin": 4, "random_state": 0}
+
+
+def three_groups(D: int = 3, dtype=np.float64, seed: int = 0):
+    """Points of three groups in random order: names, and 60 + 25 + 1 points."""
+    rng = np.random.default_rng(seed)
+    names = np.array(["fox"] * 60 + ["ant"] * 25 + ["elk"])
+    X = rng.normal(size=(len(names), D)) + 4 * rng.integers(0, 2, size=(len(names), 1))
+    order = rng.permutation(len(names))
+    return X[order].astype(dtype), names[order]
+
+
+@parametrize_with_checks([DPGaussianMixture(n_sweeps=8, n_discard=4, thin=2)])
+def test_scikit_learn_contract(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        check(estimator)
+
+
+# --- Prior and predictive -----------------------------------------------------------------------------------------------
+
+
+def test_prior_and_posterior_equations():
+    X, _ = three_groups()
+    x, offsets = torch.from_numpy(X), torch.tensor([0, len(X)])
+    mean, variance = group_variances(x, offsets)
+    prior = niw_prior(mean, variance, 6)
+    D, n = 3, 20
+    assert np.allclose(prior.S0[0], np.diag(X.var(0)) / 6 ** (2 / D), rtol=PEER_RELATIVE)
+    assert (float(prior.kappa0), float(prior.nu0)) == (0.01, D + 2)
+    members = x[:n]
+    posterior = niw_posterior(prior, 0, kernels.component_statistics(members, torch.zeros(n, dtype=torch.int64), 1))
+    # The predictive as the ratio of marginal likelihoods of n + 1 and n points, each a product of scipy's predictives.
+    location, precision_chol, df = predictive(posterior)
+    W = precision_chol[0].numpy()
+    expected = stats.multivariate_t(location[0], np.linalg.inv(W.T @ W), df=float(df)).logpdf(X[n:])
+    from test_gibbs import scipy_log_marginal
+
+    ratio = [scipy_log_marginal(X[[*range(n), i]], prior) - scipy_log_marginal(X[:n], prior) for i in range(n, n + 5)]
+    assert np.allclose(expected[:5], ratio, rtol=1e-9, atol=1e-9)
+
+
+def test_log_joint_is_the_partition_probability_times_the_marginal_likelihoods():
+    from test_gibbs import scipy_log_marginal
+
+    X, _ = three_groups()
+    X = X[:12]
+    labels = torch.tensor([0, 0, 1, 2, 1, 0, 0, 1, 3, 3, 1, 0])
+    offsets = torch.tensor([0, 12])
+    prior = niw_prior(*group_variances(torch.from_numpy(X), offsets), 6)
+    alpha = 0.8
+    sizes = np.bincount(labels)
+    partition = 4 * math.log(alpha) + sum(math.lgamma(n) for n in sizes) + math.lgamma(alpha) - math.lgamma(alpha + 12)
+    expected = partition + sum(scipy_log_marginal(X[labels.numpy() == k], prior) for k in range(4))
+    got = log_joint(labels, torch.tensor([alpha], dtype=torch.float64), torch.from_numpy(X), offsets, prior)
+    assert float(got) == pytest.approx(expected, rel=PEER_RELATIVE)
+
+
+def test_density_is_the_mean_over_kept_sweeps_of_the_dp_predictive():
+    """Equation 3, from the labels, with scipy's Student-t only."""
+    X, names = three_groups()
+    model = DPGaussianMixture(**QUICK).fit(X, groups=names)
+    posterior = model.posterior_
+    g = list(posterior.groups).index("fox")
+    a, b = posterior.group_offsets[g : g + 2].tolist()
+    x, n = posterior.x[a:b].numpy(), b - a
+    D = x.shape[1]
+    mu0, kappa0, nu0, S0 = (field[g].numpy() for field in posterior.prior)
+    points = X[:7]
+    per_sweep = []
+    for s in range(len(posterior.labels)):
+        labels, alpha = posterior.labels[s, a:b], posterior.alpha[s, g]
+        terms = []
+        for k in range(-1, labels.max() + 1):  # -1: no members, the prior
+            members = x[labels == k]
+            count = len(members)
+            xbar = members.mean(0) if count else mu0
+            kappa, nu = kappa0 + count, nu0 + count
+            m = (kappa0 * mu0 + count * xbar) / kappa
+            S = S0 + (members - xbar).T @ (members - xbar) + kappa0 * count / kappa * np.outer(xbar - mu0, xbar - mu0)
+            df = nu - D + 1
+            weight = (count if count else alpha) / (n + alpha)
+            terms.append(np.log(weight) + stats.multivariate_t.logpdf(points, m, S * (kappa + 1) / (kappa * df), df=df))
+        per_sweep.append(logsumexp(terms, axis=0))
+    expected = logsumexp(per_sweep, axis=0) - np.log(len(per_sweep))
+    assert np.allclose(model.class_log_density(points)[:, g], expected, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
+    assert np.allclose(model.score_samples(points, ["fox"] * 7), expected, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
+    assert len(posterior.labels) == 4, "sweeps 12, 16, 20 and 24 are kept"
+
+
+def test_density_integrates_to_one_and_samples_follow_it():
+    rng = np.random.default_rng(1)
+    X = np.concatenate([rng.normal(-3, 0.5, 80), rng.normal(2, 1, 120)])[:, None]
+    model = DPGaussianMixture(n_sweeps=60, n_discard=20, random_state=3).fit(X)
+    grid = np.linspace(-60, 60, 60_001)
+    density = np.exp(model.score_samples(grid[:, None]))
+    total = np.trapezoid(density, grid)
+    assert total == pytest.approx(1, abs=2e-3)  # a Student-t of 4 degrees of freedom has 1e-4 of its mass outside
+    draws = model.posterior_.sample(20_000, random_state=5)[:, 0]
+    cumulative = np.interp(np.sort(draws), grid, np.cumsum(density) * (grid[1] - grid[0]))
+    assert stats.kstest(cumulative, "uniform").pvalue > 1e-3
+    assert model.sample(3).shape == (3, 1)
+
+
+def test_samples_in_several_dimensions_have_the_covariance_of_the_predictive():
+    rng = np.random.default_rng(8)
+    A = np.array([[2.0, 0, 0], [1.5, 0.5, 0], [-1, 0.3, 0.2]])
+    x = torch.from_numpy(rng.normal(size=(4000, 3)) @ A.T)
+    offsets = torch.tensor([0, len(x)])
+    mean, variance = group_variances(x, offsets)
+    one_component = Posterior(
+        x, offsets, np.array([0]), np.zeros((1, len(x)), np.int32), np.full((1, 1), 1e-200), niw_prior(mean, variance, 1), variance
+    )  # fmt: skip
+    draws = one_component.sample(40_000, random_state=2)
+    whitened = np.linalg.solve(np.linalg.cholesky(np.cov(x.T)), (draws - x.mean(0).numpy()).T)
+    assert np.allclose(np.cov(whitened), np.eye(3), atol=0.05)  # a transposed factor is off by more than 1
+    assert np.allclose(whitened.mean(1), 0, atol=0.03)
+
+
+# --- Divergences --------------------------------------------------------------------------------------------------------
+
+
+def gaussian_posterior(n: int = 4000, D: int = 2) -> Posterior:
+    """Two groups, one component each with many points, so that each predictive is nearly Gaussian, and no weight on the prior."""
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.normal(size=(n, D)) * [1, 3], rng.normal(size=(n, D)) * [2, 1] + 1])
+    offsets = torch.tensor([0, n, 2 * n])
+    mean, variance = group_variances(torch.from_numpy(x), offsets)
+    prior = niw_prior(mean, variance, 1)
+    labels = np.zeros((1, 2 * n), np.int32)
+    return Posterior(torch.from_numpy(x), offsets, np.array([0, 1]), labels, np.full((1, 2), 1e-200), prior, variance)
+
+
+def test_kl_divergence_of_gaussians_is_the_closed_form():
+    posterior = gaussian_posterior()
+    kl = posterior.kl_divergence(n_draws=40_000, random_state=0)
+    x = posterior.x.numpy().reshape(2, -1, 2)
+    mean, cov = x.mean(1), np.array([np.cov(group.T) for group in x])
+    for g, h in ((0, 1), (1, 0)):
+        inverse = np.linalg.inv(cov[h])
+        d = mean[h] - mean[g]
+        log_det = np.linalg.slogdet(cov[h])[1] - np.linalg.slogdet(cov[g])[1]
+        expected = 0.5 * (np.trace(inverse @ cov[g]) + d @ inverse @ d - 2 + log_det)
+        # The predictive is a Student-t of 4,000 degrees of freedom: 1e-3 relative.
+        assert abs(kl.value[g, h] - expected) < MONTE_CARLO_SIGMAS * kl.standard_error[g, h] + 2e-3 * expected
+        assert 0 < kl.standard_error[g, h] < 0.1 * kl.value[g, h]
+    assert (np.diag(kl.value) == 0).all()
+
+
+def test_relative_entropy_is_zero_for_a_diagonal_gaussian_and_half_log_det_for_a_correlated_one():
+    posterior = gaussian_posterior()
+    entropy = posterior.relative_entropy(n_draws=20_000, random_state=0)
+    assert np.all(np.abs(entropy.value) < MONTE_CARLO_SIGMAS * entropy.standard_error + 2e-3)
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(4000, 2)) @ np.array([[1.0, 0.9], [0, 0.4]])
+    offsets = torch.tensor([0, len(x)])
+    mean, variance = group_variances(torch.from_numpy(x), offsets)
+    labels = np.zeros((1, len(x)), np.int32)
+    correlated = Posterior(
+        torch.from_numpy(x),
+        offsets,
+        np.array([0]),
+        labels,
+        np.full((1, 1), 1e-200),
+        niw_prior(mean, variance, 1),
+        variance,
+    )
+    correlation = np.corrcoef(x.T)[0, 1]
+    got = correlated.relative_entropy(n_draws=40_000, random_state=1)
+    expected = -0.5 * np.log(1 - correlation**2)
+    assert abs(got.value[0] - expected) < MONTE_CARLO_SIGMAS * got.standard_error[0] + 2e-3
+
+
+def test_standard_errors_are_the_spread_of_repeated_estimates():
+    posterior = gaussian_posterior(n=300)
+    repeats = [posterior.kl_divergence(n_draws=400, random_state=seed) for seed in range(40)]
+    spread = np.std([r.value[0, 1] for r in repeats], ddof=1)
+    stated = np.mean([r.standard_error[0, 1] for r in repeats])
+    assert 0.6 < spread / stated < 1.6
+
+
+# --- Chains -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_stopped_after_any_sweep_goes_on_to_the_same_bits():
+    X, names = three_groups(dtype=np.float32)
+    order = np.argsort(names, kind="stable")
+    x = torch.from_numpy(X[order])
+    offsets = torch.tensor([0, 25, 26, 86])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        prior = niw_prior(*group_variances(x, offsets), 6)
+    z, standard = standardise(x, prior, offsets), standardised(prior)
+    schedule = Schedule(6, 4, 12, 4, 2, False, seed=9)
+    streams = [11, 12, 13]
+    whole = advance(start(schedule, offsets, streams), 12, z, offsets, streams, standard, schedule)
+    for stop in range(1, 12):
+        chain = advance(start(schedule, offsets, streams), stop, z, offsets, streams, standard, schedule)
+        chain = advance(chain, 12 - stop, z, offsets, streams, standard, schedule)
+        for name, expected, got in zip(whole._fields, whole, chain, strict=True):
+            assert np.array_equal(expected, got), name
+    assert list(whole.trace_sweep) == [2, 4, 6, 8, 10, 12]
+    assert len(whole.kept_labels) == 4
+
+
+def test_a_fit_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(tmp_path):
+    X, names = three_groups(D=8)
+    X, names = np.tile(X, (12, 1)) + np.random.default_rng(0).normal(size=(12 * len(X), 8)) / 10, np.tile(names, 12)
+    settings = {"n_sweeps": 600, "n_discard": 500, "random_state": 2}
+    checkpoint = tmp_path / "chain.npz"
+    np.savez(tmp_path / "data.npz", X=X, names=names)
+    script = (
+        "import numpy as np, classfit.dpgmm as d; d.SECONDS_BETWEEN_CHECKPOINTS = 0; d.SWEEPS_A_CALL = 3\n"
+        f"z = np.load({str(tmp_path / 'data.npz')!r})\n"
+        f"d.DPGaussianMixture(**{settings!r}, checkpoint={str(checkpoint)!r}).fit(z['X'], groups=z['names'])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with np.load(checkpoint) as stored:
+        reached = int(stored["sweep"])
+    assert 0 < reached < 600, "the fit was to be killed half-way"
+    resumed = DPGaussianMixture(**settings, checkpoint=checkpoint).fit(X, groups=names)
+    undisturbed = DPGaussianMixture(**settings).fit(X, groups=names)
+    assert np.array_equal(resumed.posterior_.labels, undisturbed.posterior_.labels)
+    assert np.array_equal(resumed.posterior_.alpha, undisturbed.posterior_.alpha)
+    for a, b in zip(resumed.trace_, undisturbed.trace_, strict=True):
+        assert np.array_equal(a, b)
+    with pytest.raises(ValueError, match="belongs to other data or other settings"):
+        DPGaussianMixture(**settings | {"random_state": 3}, checkpoint=checkpoint).fit(X, groups=names)
+    checkpoint.write_bytes(b"not a chain")
+    with pytest.raises(ValueError, match="damaged or something else"):
+        DPGaussianMixture(**settings, checkpoint=checkpoint).fit(X, groups=names)
+
+
+def test_a_group_is_fitted_alike_alone_and_among_others_and_in_any_row_order():
+    X, names = three_groups()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        together = DPGaussianMixture(**QUICK).fit(X, groups=names)
+    fox = names == "fox"
+    alone = DPGaussianMixture(**QUICK).fit(X[fox], groups=names[fox])
+    assert np.array_equal(together.score_samples(X[fox], names[fox]), alone.score_samples(X[fox], names[fox]))
+    assert list(together.groups_) == ["ant", "elk", "fox"]
+
+
+def test_seeds_matter_and_repeat():
+    X, _ = three_groups()
+    fits = [DPGaussianMixture(**QUICK | {"random_state": seed}).fit(X).score_samples(X) for seed in (0, 0, 1)]
+    assert np.array_equal(fits[0], fits[1])
+    assert not np.array_equal(fits[0], fits[2])
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_units_and_origin_do_not_matter(scale):
+    X, _ = three_groups()
+    plain = DPGaussianMixture(**QUICK).fit(X)
+    moved = DPGaussianMixture(**QUICK).fit(X * scale + 3 * scale)
+    expected = plain.score_samples(X) - X.shape[1] * np.log(scale)
+    assert np.allclose(moved.score_samples(X * scale + 3 * scale), expected, rtol=1e-9, atol=1e-7)
+
+
+def test_odd_data_give_finite_densities():
+    X, _ = three_groups(D=4)
+    constant = np.column_stack([X, np.full(len(X), 7.0)])
+    with pytest.warns(ConstantFeatureWarning, match="1 features are constant .* feature 4 of group 0"):
+        fitted = DPGaussianMixture(**QUICK).fit(constant)
+    assert np.isfinite(fitted.score_samples(constant)).all()
+    repeated = DPGaussianMixture(**QUICK).fit(np.repeat(X[:5], 8, axis=0))
+    assert np.isfinite(repeated.score_samples(X)).all()
+    few = DPGaussianMixture(**QUICK).fit(np.random.default_rng(0).normal(size=(5, 20)))
+    assert np.isfinite(few.score_samples(np.zeros((1, 20)))).all()
+    with pytest.warns(ConstantFeatureWarning):
+        single = DPGaussianMixture(**QUICK).fit(X[:1])
+    assert np.isfinite(single.score_samples(X)).all()
+
+
+def test_float32_data_agree_with_float64():
+    X, names = three_groups(D=6, dtype=np.float32)
+    fox = names == "fox"
+    fits = [
+        DPGaussianMixture(**QUICK).fit(X[fox].astype(dtype)).score_samples(X[fox]) for dtype in (np.float32, np.float64)
+    ]
+    assert np.abs(fits[0] - fits[1]).max() < 1e-4
+
+
+def test_predict_names_the_component_of_well_separated_points():
+    rng = np.random.default_rng(2)
+    truth = np.repeat([0, 1, 2], 30)
+    X = rng.normal(size=(90, 2)) + 40 * truth[:, None]
+    model = DPGaussianMixture(**QUICK | {"n_sweeps": 60, "n_discard": 40}).fit(X)
+    labels = model.predict(X)
+    assert len(np.unique(labels)) == 3
+    assert all(len(np.unique(labels[truth == k])) == 1 for k in range(3))
+    probability = model.posterior_.component_probabilities(X)
+    assert np.allclose(probability.sum(1), 1)
+
+
+# --- Storage and bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_saved_posterior_is_the_same_when_loaded(tmp_path, official):
+    X, names = three_groups(dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        posterior = DPGaussianMixture(**QUICK, official=official).fit(X, groups=names).posterior_
+    posterior.save(tmp_path / "posterior.npz")
+    loaded = Posterior.load(tmp_path / "posterior.npz")
+    assert np.array_equal(loaded.log_density(X, names), posterior.log_density(X, names))
+    assert np.array_equal(loaded.sample(5, "fox", 0), posterior.sample(5, "fox", 0))
+    assert list(loaded.groups) == list(posterior.groups)
+    assert [path.name for path in tmp_path.iterdir()] == ["posterior.npz"]
+    (tmp_path / "other.npz").write_bytes((tmp_path / "posterior.npz").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"other\.npz is not a saved posterior"):
+        Posterior.load(tmp_path / "other.npz")
+    with pytest.raises(FileNotFoundError):
+        Posterior.load(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_init_components": 0}, "n_init_components must be an integer of at least 1, got 0"),
+        ({"block_size": 33}, "block_size must be an integer from 1 to 32, got 33"),
+        ({"n_sweeps": 10, "n_discard": 9}, "10 - 9 < 4"),
+        ({"thin": 1.5}, "thin must be an integer of at least 1, got 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DPGaussianMixture(**settings).fit(three_groups()[0])
+
+
+def test_bad_data_are_refused():
+    X, names = three_groups()
+    with pytest.raises(ValueError, match="85 names for 86 rows"):
+        DPGaussianMixture(**QUICK).fit(X, groups=names[:-1])
+    with pytest.raises(ValueError, match="all numbers or all strings, got int, str"):
+        DPGaussianMixture(**QUICK).fit(X, groups=np.array([*names[:-1], 3], dtype=object))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        model = DPGaussianMixture(**QUICK).fit(X, groups=names)
+    with pytest.raises(ValueError, match="fitted with 3 groups"):
+        model.score_samples(X)
+    with pytest.raises(ValueError, match="'cow', which was not among the fitted groups"):
+        model.score_samples(X[:1], ["cow"])
+    with pytest.raises(ValueError, match=r"X must have shape \[n, 3\], got \[86, 2\]"):
+        model.posterior_.log_density(X[:, :2])
+
+
+# --- The published implementation ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "G"), [("official_d16.npz", 3), ("official_d64.npz", 2)])
+def test_official_mode_reproduces_the_published_arrays(golden, name, G):
+    stored = golden(name)
+    sizes = [len(stored[f"x{g}"]) for g in range(G)]
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)]))
+    x = torch.from_numpy(np.concatenate([stored[f"x{g}"] for g in range(G)]))
+    mean, variance = group_variances(x, offsets)
+    prior = niw_prior(mean, variance, 6)
+    posterior = Posterior(
+        x,
+        offsets,
+        np.arange(G),
+        np.concatenate([stored[f"labels{g}"] for g in range(G)])[None].astype(np.int32),
+        np.array([[float(stored[f"alpha{g}"]) for g in range(G)]]),
+        prior,
+        variance,
+        official=True,
+    )
+    own = posterior.log_density(x, np.repeat(np.arange(G), sizes))
+    every = posterior.log_density(x)
+    entropy = posterior.relative_entropy(random_state=0)
+    kl = posterior.kl_divergence(random_state=0)
+    for g, (a, b) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+        # Prior: float32 sums over N points.
+        assert np.allclose(stored[f"prior_mean{g}"], prior.mu0[g], atol=1e-5)
+        assert np.allclose(stored[f"prior_scale{g}"], prior.S0[g], rtol=1e-5, atol=1e-7)
+        # Posterior: the published factors drifted over the chain by some 1e-5 of their size, ours are recomputed.
+        labels = torch.from_numpy(stored[f"labels{g}"])
+        exact = niw_posterior(prior, g, kernels.component_statistics(x[a:b], labels, int(labels.max()) + 1))
+        S_n = stored[f"post_scale_chol{g}"].astype(np.float64)
+        S_n = S_n @ S_n.transpose(0, 2, 1)
+        assert np.array_equal(np.bincount(labels), stored[f"count{g}"])
+        assert np.allclose(stored[f"post_mean{g}"], exact.m_n, atol=2e-4)
+        size = exact.S_n.abs().amax((1, 2), keepdim=True).numpy()
+        assert (np.abs(S_n - exact.S_n.numpy()) / size).max() < 5e-5
+        # From the published parameters: the equations, to float32, which far out (|log p| of 500) is less in nats.
+        theirs = predictive(
+            type(exact)(
+                exact.kappa_n, exact.nu_n, torch.from_numpy(stored[f"post_mean{g}"]).double(), torch.from_numpy(S_n)
+            )
+        )
+        count, alpha = stored[f"count{g}"], float(stored[f"alpha{g}"])
+        log_weight = torch.from_numpy(np.log((count + alpha) / (count + alpha).sum()))
+        h = (g + 1) % G
+        other = x[offsets[h] : offsets[h + 1]].double()
+        for computed, published in (
+            (kernels.student_t_log_density(x[a:b].double(), *theirs), stored[f"component_log_pdf{g}"]),
+            (kernels.mixture_log_density(x[a:b].double(), log_weight, *theirs), stored[f"mixture_log_density{g}"]),
+            (kernels.mixture_log_density(other, log_weight, *theirs), stored[f"mixture_log_density_other{g}"]),
+        ):
+            assert np.all(
+                np.abs(computed.numpy() - published) < PUBLISHED_NATS * np.maximum(1, np.abs(published) / 100)
+            )
+        # From the labels alone, the drift of the published factors shows, most of all far out.
+        assert np.abs(own[a:b] - stored[f"mixture_log_density{g}"]).max() < 3 * PUBLISHED_NATS
+        published = stored[f"mixture_log_density_other{g}"]
+        assert np.all(np.abs(every[offsets[h] : offsets[h + 1], g] - published) < 2e-4 * np.abs(published))
+        # One published estimate with 10^5 draws has the same standard error as ours.
+        error = np.sqrt(2) * entropy.standard_error[g]
+        assert abs(entropy.value[g] - stored[f"relative_entropy{g}"][0]) < MONTE_CARLO_SIGMAS * error
+        for h in range(G):
+            if h != g:
+                error = np.sqrt(2) * kl.standard_error[g, h]
+                assert abs(kl.value[g, h] - stored["kl_matrix"][0, g, h]) < MONTE_CARLO_SIGMAS * error
+
+
+def test_official_mode_runs_the_published_sampler_and_averages_logs():
+    X, _ = three_groups()
+    model = DPGaussianMixture(**QUICK, block_size=4, official=True).fit(X)
+    posterior = model.posterior_
+    single = [
+        Posterior(
+            posterior.x,
+            posterior.group_offsets,
+            posterior.groups,
+            posterior.labels[s : s + 1],
+            posterior.alpha[s : s + 1],
+            posterior.prior,
+            posterior.variance,
+            official=True,
+        ).log_density(X)[:, 0]
+        for s in range(len(posterior.labels))
+    ]
+    assert np.allclose(model.score_samples(X), np.mean(single, axis=0), rtol=PEER_RELATIVE)
+    assert not np.allclose(single[0], single[-1])
+    K = posterior.labels[-1].max() + 1
+    weight = posterior.mixture(0).log_weight.exp()[-K:]
+    count = np.bincount(posterior.labels[-1])
+    alpha = posterior.alpha[-1, 0]
+    assert np.allclose(weight, (count + alpha) / (count + alpha).sum(), rtol=PEER_RELATIVE)
+    assert float(start(Schedule(6, 4, 1, 0, 1, True, 0), torch.tensor([0, 5]), [1]).alpha[0]) > 1
