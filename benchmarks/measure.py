@@ -23,8 +23,8 @@ class Peer(NamedTuple):
     run: Callable[[], Any]
     tolerance: float | None
     """Largest absolute difference of its answer to ours; None if it answers another question (a yardstick)."""
-    work: float = 1.0
-    """What one call does, in the unit in which the work of ours is given."""
+    work: float | None = None
+    """What one call does, in the unit in which the work of ours is given; None: as much."""
     every: int = 1
     """It is timed in every so many rounds: more than 1 for a slow one."""
     must: float | None = None
@@ -114,10 +114,11 @@ def compare(
     own = benchmark.stats.stats.data
     result = Result(info, statistics.median(own), {})
     for peer in peers:
+        peer_work = work if peer.work is None else peer.work
         pairs = zip(times[peer.name], (own[i] for i in timed_in[peer.name]), strict=True)
-        ratio = statistics.median(theirs / mine for theirs, mine in pairs) * work / peer.work
+        ratio = statistics.median(theirs / mine for theirs, mine in pairs) * work / peer_work
         result.ratios[peer.name] = ratio
-        info["peers"][peer.name] = {**spread(times[peer.name]), "work": peer.work, "ratio": ratio}
+        info["peers"][peer.name] = {**spread(times[peer.name]), "work": peer_work, "ratio": ratio}
         result.measure(f"faster than {peer.name}", ratio, "x", peer.must, peer.aim)
     return result
 

@@ -1,5 +1,7 @@
 """What tells whether a chain is where it should be."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def log_joint(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, p
         [G] float64, in nats.
     """
     values = []
-    for g, (a, b) in enumerate(zip(group_offsets[:-1].tolist(), group_offsets[1:].tolist(), strict=True)):
+    for g, (a, b) in enumerate(pairwise(group_offsets.tolist())):
         n_components = int(labels[a:b].max()) + 1
         statistics = component_statistics(x[a:b], labels[a:b], n_components)
         likelihood = log_marginal_likelihood(prior, g, niw_posterior(prior, g, statistics))

@@ -47,17 +47,18 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     a mixture of its own; all are fitted in one call. The paper's protocol is `block_size=4` and the other defaults.
 
     Args:
-        n_init_components: K0, the number of components to which points are assigned at random at the start; also sets S0.
-        block_size: labels drawn together, given the rest. 1 is exact Gibbs sampling. More is the published approximation:
-            labels of a block are drawn as if they were independent, so the chain has no exactness guarantee.
+        n_init_components: K0: at the start points are assigned to this many components at random; it also sets S0.
+        block_size: labels drawn together, given the rest. 1 is exact Gibbs; more is the published approximation,
+            which draws the labels of a block as if they were independent and has no exactness guarantee.
         n_sweeps: sweeps in all.
         n_discard: sweeps discarded at first.
         thin: every `thin`-th of the remaining sweeps is kept.
-        official: do as the published code does, where that differs from the paper's equations: alpha starts at 1 + Exp(1)
-            and is resampled as if its prior were Gamma(2, 1); points of a block that choose a new component share one; the predictive is the mean over sweeps of
-            log-densities, with weights (n_k + alpha) / sum and no component for the prior.
-        random_state: seed. The same seed gives the same result on any number of threads, and to a group of the same name
-            and data whichever other groups are fitted with it.
+        official: do as the published code does where that differs from the paper's equations: alpha starts at
+            1 + Exp(1) and is resampled as if its prior were Gamma(2, 1); points of a block that choose a new component
+            share one; the predictive is the mean over sweeps of log-densities, with weights (n_k + alpha) / sum and no
+            component for the prior.
+        random_state: seed. The same seed gives the same result on any number of threads, and gives a group the same
+            result whichever other groups are fitted with it.
         checkpoint: path of a file that is written (atomically) as the fit goes on. A fit that was killed and is started
             again on the same data with the same settings goes on from it, to the same result.
         verbose: 1 shows a progress bar.
@@ -132,7 +133,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any, groups: Any = None) -> np.ndarray:
-        """[n] log posterior predictive density of each point under its own group, in nats (see `Posterior.log_density`)."""
+        """[n] log posterior predictive density of each point under its own group, in nats."""
         X = self._validated(X)
         if groups is None:
             if len(self.groups_) > 1:
@@ -218,8 +219,8 @@ def _load_chain(path: Path, identity: str) -> Chain:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         found = str(arrays.pop("identity"))
-        arrays["sweep"] = int(arrays["sweep"])  # type: ignore[assignment]
-        chain = Chain(**arrays)  # type: ignore[arg-type]
+        arrays["sweep"] = int(arrays["sweep"])
+        chain = Chain(**arrays)
     except Exception as error:
         raise ValueError(
             f"checkpoint {path} is damaged or something else ({error}); move it away to start anew"

@@ -6,6 +6,7 @@ and taken up again makes the same moves, and a group's chain does not depend on 
 """
 
 import zlib
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ _START, _SWEEP = 0, 1
 
 
 class Schedule(NamedTuple):
-    """How a chain is run; the paper's is 400 sweeps, 320 discarded, every 4th of the rest kept, 6 initial components."""
+    """How a chain is run. The paper: 6 initial components, 400 sweeps, 320 discarded, every 4th of the rest kept."""
 
     n_init_components: int
     block_size: int
@@ -126,7 +127,7 @@ def advance(
     )
     labels, alpha = states.labels.cpu().numpy(), states.alpha.cpu().numpy()
     sweeps = np.arange(chain.sweep + 1, chain.sweep + 1 + n_sweeps)
-    kept = np.array([schedule.kept(sweep) for sweep in sweeps], bool)
+    kept = np.array([schedule.kept(int(sweep)) for sweep in sweeps], np.bool_)
     traced = np.flatnonzero(sweeps % schedule.thin == 0)
     starts = group_offsets[:-1].numpy()
     joints = [log_joint(states.labels[t], states.alpha[t], x, group_offsets, prior).cpu().numpy() for t in traced]
@@ -155,13 +156,13 @@ def _random_numbers(
     uniforms = np.empty((n_sweeps, N))
     noise = AlphaNoise(np.empty((n_sweeps, N)), np.empty((n_sweeps, N + alpha_shape * G)), np.empty((n_sweeps, G)))  # type: ignore[arg-type]
     for t in range(n_sweeps):
-        for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for g, (a, b) in enumerate(pairwise(edges)):
             rng = generator(schedule.seed, streams[g], _SWEEP, first_sweep + t)
             order[t, a:b] = rng.permutation(b - a)
             uniforms[t, a:b] = rng.random(b - a)
-            noise.beta[t, a:b] = rng.standard_exponential(b - a)  # type: ignore[assignment]
+            noise.beta[t, a:b] = rng.standard_exponential(b - a)
             exponentials = rng.standard_exponential(b - a + alpha_shape)
-            noise.gamma[t, a + alpha_shape * g : b + alpha_shape * (g + 1)] = exponentials  # type: ignore[assignment]
-            noise.choice[t, g] = rng.random()  # type: ignore[assignment]
+            noise.gamma[t, a + alpha_shape * g : b + alpha_shape * (g + 1)] = exponentials
+            noise.choice[t, g] = rng.random()
     tensors = [torch.from_numpy(array).to(device) for array in (order, uniforms, *noise)]
     return tensors[0], tensors[1], AlphaNoise(*tensors[2:])

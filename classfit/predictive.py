@@ -42,10 +42,10 @@ class Mixture(NamedTuple):
 class Posterior:
     """Posterior predictive of Dirichlet-process Gaussian mixtures, one a group.
 
-        p(x | data) = 1/S sum_s [ sum_k n_sk / (n + alpha_s) t_sk(x) + alpha_s / (n + alpha_s) t_0(x) ]      (paper eq. 3)
+        p(x | data) = 1/S sum_s [ sum_k n_sk / (n + alpha_s) t_sk(x) + alpha_s / (n + alpha_s) t_0(x) ]    (paper eq. 3)
 
-    over the S kept sweeps, t_sk the Student-t predictive of component k at sweep s and t_0 the prior's. A component that
-    has the same members at several sweeps is evaluated once, with the sum of its weights.
+    over the S kept sweeps, t_sk the Student-t predictive of component k at sweep s and t_0 the prior's. A component
+    that has the same members at several sweeps is evaluated once, with the sum of its weights.
 
     With `official`, as in the published code: the mean over sweeps of the log-densities, with weights
     (n_sk + alpha_s) / sum and no prior component.
@@ -134,10 +134,11 @@ class Posterior:
         """
         points = self._points(X)
         if groups is None:
-            out = np.empty((len(points), len(self.groups)))
-            for g in track(range(len(self.groups)), "log-density", disable=not verbose):
-                out[:, g] = self._mixture_log_density(points, self.mixture(g))
-            return out
+            every = [
+                self._mixture_log_density(points, self.mixture(g))
+                for g in track(range(len(self.groups)), "log-density", disable=not verbose)
+            ]
+            return np.column_stack(every)
         own = index_of(groups, self.groups)
         if len(own) != len(points):
             raise ValueError(f"groups must hold one name a row of X, got {len(own)} names for {len(points)} rows")
@@ -192,7 +193,7 @@ class Posterior:
         return self._draw(self.mixture(g), n_samples, np.random.default_rng(random_state)).numpy()
 
     def relative_entropy(self, n_draws: int = 100_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
-        """KL divergence from the diagonal Gaussian q of the group's mean and variances to the predictive p (paper eq. 4).
+        """KL(p || q), p the predictive, q the diagonal Gaussian of the group's mean and variances (paper eq. 4).
 
             E_p[log p(x) - log q(x)], as a mean over draws from p
 

@@ -7,6 +7,7 @@ Everything here is float64: it is what the labels and the data mean, computed af
 
 import math
 import warnings
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
     """
     means, variances, constant = [], [], []
     edges = group_offsets.tolist()
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         points = x[a:b].double()
         means.append(points.mean(0))
         variances.append((points - means[-1]).square().mean(0))
@@ -98,10 +99,7 @@ def standardised(prior: NIWPrior) -> NIWPrior:
 def standardise(x: Tensor, prior: NIWPrior, group_offsets: Tensor) -> Tensor:
     """x of each group in the units of `standardised`: (x - mu0) / sqrt(diag S0), computed in float64, in x's dtype."""
     scale = prior.S0.diagonal(dim1=-2, dim2=-1).sqrt()
-    parts = [
-        (x[a:b].double() - prior.mu0[g]) / scale[g]
-        for g, (a, b) in enumerate(zip(group_offsets[:-1].tolist(), group_offsets[1:].tolist(), strict=True))
-    ]
+    parts = [(x[a:b].double() - prior.mu0[g]) / scale[g] for g, (a, b) in enumerate(pairwise(group_offsets.tolist()))]
     return torch.cat(parts).to(x.dtype)
 
 

@@ -8,7 +8,7 @@ Pure functions on tensors. Every operation checks its arguments, then runs on on
     "auto"       "triton" for tensors on a GPU, else "cpu"
 
 Shapes: N points, D features, M components, G groups. Points are sorted by group: group g holds the rows
-`group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are natural logs, in nats.
+`group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are logs, in nats.
 `precision_chol` is W, the inverse of the lower Cholesky factor of the covariance (Student-t: scale) matrix, so that
 W (x - mean) is white; only its lower triangle is read.
 """

@@ -1,10 +1,12 @@
 """Every operation in float64, written to be read: one equation a line, no fusion, no tricks.
 
-This file is the only truth the engines are tested against. It is itself tested against scipy, scikit-learn and enumeration.
+This file is the only truth the engines are tested against. It is itself tested against scipy, scikit-learn and
+enumeration.
 Each function has the name and the signature of the public operation in `kernels`, less `engine`.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -235,8 +237,8 @@ def _resample_alpha(alpha: Tensor, n_components: int, noise: AlphaNoise, alpha_s
     """Escobar & West (1995) under alpha ~ Gamma(a, 1).
 
     eta ~ Beta(alpha + 1, n), as a product of n variables Beta(alpha + 1 + j, 1) = U^(1 / (alpha + 1 + j));
-    alpha | eta ~ Gamma(shape, rate 1 - log eta), with shape a + K at odds a + K - 1 : n (1 - log eta), else a + K - 1, as
-    a sum of `shape` exponentials.
+    alpha | eta ~ Gamma(shape, rate 1 - log eta), with shape a + K at odds a + K - 1 : n (1 - log eta), else a + K - 1,
+    as a sum of `shape` exponentials.
     """
     n = noise.beta.shape[0]
     minus_log_eta = (noise.beta.double() / (alpha + 1 + torch.arange(n))).sum()
@@ -254,4 +256,4 @@ def _noise_of_group(noise: AlphaNoise, t: int, g: int, a: int, b: int, alpha_sha
 
 def _segments(offsets: Tensor) -> list[tuple[int, int]]:
     edges = offsets.tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -22,18 +22,18 @@ class GibbsState(NamedTuple):
     """All a chain needs to go on: everything else follows from the labels and the data."""
 
     labels: Tensor
-    """[N] int64 (or [T, N], after each of T sweeps): component of each point within its group, 0..K_g - 1, none empty."""
+    """[N] int64 (or [T, N], after each of T sweeps): component of each point in its group, 0..K_g - 1, none empty."""
     alpha: Tensor
     """[G] float64 (or [T, G]): concentration of each group's Dirichlet process."""
 
 
 class AlphaNoise(NamedTuple):
-    """The random numbers that resample alpha once a sweep (Escobar & West 1995), under alpha ~ Gamma(a, 1), a an integer."""
+    """The random numbers that resample alpha once a sweep (Escobar & West 1995), under alpha ~ Gamma(a, 1)."""
 
     beta: Tensor
     """[N] or [T, N] standard exponentials, one a point, for eta ~ Beta(alpha + 1, n_g)."""
     gamma: Tensor
-    """[N + a G] or [T, N + a G] standard exponentials, n_g + a a group (from group_offsets[g] + a g), for the Gamma draw."""
+    """[N + a G] or [T, N + a G] standard exponentials for the Gamma draw: n_g + a a group, from group_offsets[g] + a g."""
     choice: Tensor
     """[G] or [T, G] uniforms, for the choice between the two shapes."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.figures import module as figure_module
-from paper_repro.steps import Work
+from paper_repro.steps import WORTH_SAYING_SECONDS, Work
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays, write_csv, write_json, write_tensors
 
 __all__ = [
@@ -156,10 +156,11 @@ def estimate_posterior(work: Work) -> float:
     x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
 
     def seconds(n_sweeps: int) -> float:
-        model = _mixture(work, n_sweeps=n_sweeps, n_discard=0, thin=1)
+        model = _mixture(work, n_sweeps=n_sweeps, n_discard=0)
         return _seconds(lambda: model.fit(x, groups=labels))
 
-    return _extrapolated(seconds, 1, 6, work.settings["n_sweeps"])
+    thin = work.settings["thin"]
+    return _extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
 
 
 def relative_entropy(work: Work) -> None:
@@ -321,4 +322,6 @@ def _extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: in
     """Seconds for `all_` from the timings of `few` and `more`, on a straight line."""
     seconds(few)  # what is compiled or loaded on the first call is not what is measured
     first = seconds(few)
+    if first / few * all_ < WORTH_SAYING_SECONDS:
+        return first / few * all_
     return first + max(seconds(more) - first, 0) / (more - few) * (all_ - few)

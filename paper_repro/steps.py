@@ -26,10 +26,11 @@ from rich.console import Console
 from paper_repro.machine import peak_memory_bytes, reset_peak_memory, software
 from paper_repro.storage import read_json, sha256, write_json
 
-__all__ = ["BusyError", "State", "Step", "Work", "Workspace"]
+__all__ = ["WORTH_SAYING_SECONDS", "BusyError", "State", "Step", "Work", "Workspace"]
 
 PROVENANCE, STARTED = "provenance.json", "started.json"
 WORTH_SAYING_SECONDS = 60.0
+"""A step that would take longer is announced with an estimate."""
 
 
 class State(StrEnum):

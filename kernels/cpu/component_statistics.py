@@ -1,5 +1,7 @@
 """Moments of hard assignments in float64, one task a group."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numba import njit
@@ -22,10 +24,7 @@ def component_statistics(
     scatters = np.zeros((G, n_components, D, D))
     threads.run(
         _group,
-        [
-            (points[a:b], assigned[a:b], counts[g], means[g], scatters[g])
-            for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True))
-        ],
+        [(points[a:b], assigned[a:b], counts[g], means[g], scatters[g]) for g, (a, b) in enumerate(pairwise(edges))],
     )
     return ComponentStatistics(torch.from_numpy(counts), torch.from_numpy(means), torch.from_numpy(scatters))
 

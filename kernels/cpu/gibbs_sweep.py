@@ -12,6 +12,7 @@ q = |W (x - m)|^2 is all that a point needs of it. Three facts make a sweep chea
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,23 +49,17 @@ def gibbs_sweep(
     T, G = len(orders), len(edges) - 1
     labels = np.empty((T, len(x)), np.int64)
     alpha = np.empty((T, G))
-    if alpha_noise is None:
-        noise = (np.empty((T, 0)), np.empty((T, 0)), np.empty((T, 0)))
-    else:
-        noise = tuple(field.reshape(T, -1).contiguous().numpy() for field in alpha_noise)  # type: ignore[assignment]
     resample = alpha_noise is not None
+    noise = AlphaNoise(*(torch.empty(0),) * 3) if alpha_noise is None else alpha_noise
+    beta, gamma, choice = (field.reshape(T, -1).contiguous().numpy() for field in noise)
     mu0, kappa0, nu0, S0 = (field.contiguous().numpy() for field in prior)
     tasks = []
-    for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        parts = (noise[0][:, a:b], noise[1][:, a + alpha_shape * g : b + alpha_shape * (g + 1)], noise[2][:, g]) if resample else (
-            noise[0], noise[1], noise[2].reshape(-1)
-        )  # fmt: skip
+    for g, (a, b) in enumerate(pairwise(edges)):
+        c, d = a + alpha_shape * g, b + alpha_shape * (g + 1)
         tasks.append(
-            (
-                points[a:b], state.labels[a:b].numpy(), float(state.alpha[g]), orders[:, a:b], all_uniforms[:, a:b], *parts,
-                resample, mu0[g], kappa0[g], nu0[g], S0[g], block_size, shared_new, alpha_shape, labels[:, a:b],
-                alpha[:, g],
-            )
+            (points[a:b], state.labels[a:b].numpy(), float(state.alpha[g]), orders[:, a:b], all_uniforms[:, a:b],
+             beta[:, a:b], gamma[:, c:d], choice[:, g : g + 1], resample, mu0[g], kappa0[g], nu0[g], S0[g],
+             block_size, shared_new, alpha_shape, labels[:, a:b], alpha[:, g])
         )  # fmt: skip
     for g, ok in enumerate(threads.run(_sweep_group, tasks)):
         if not ok:
@@ -111,7 +106,6 @@ def _sweep_group(
     W = np.zeros((capacity, Dp, Dp), x.dtype)
     y = np.zeros((capacity, Dp, n_lanes), x.dtype)
     q = np.zeros((capacity, n_lanes), x.dtype)
-    log_weight = np.zeros(capacity + 1)
 
     prior_mean = mu0.astype(x.dtype)
     factor, inverse = np.empty((D, D)), np.zeros((D, D))
@@ -122,7 +116,8 @@ def _sweep_group(
     prior_W[:D, :D] = inverse
     prior_y, prior_q = np.zeros((Dp, n_lanes), x.dtype), np.zeros(n_lanes, x.dtype)
 
-    # log t(x) of a component of c points is predictive[c] - log_det / 2 - (nu0 + c + 1) / 2 log1p(q kappa / (kappa + 1)).
+    # log t(x) of a component of c points:
+    # predictive[c] - log_det / 2 - (nu0 + c + 1) / 2 log1p(q kappa / (kappa + 1)).
     predictive = np.empty(n + 1)
     for c in range(n + 1):
         kappa, nu = kappa0 + c, nu0 + c
@@ -246,7 +241,7 @@ def _sweep_group(
         labels_out[sweep] = labels
         if resample:
             alpha = _resample_alpha(
-                alpha, alpha_shape + n_components - 1, beta_noise[sweep], gamma_noise[sweep], choice_noise[sweep]
+                alpha, alpha_shape + n_components - 1, beta_noise[sweep], gamma_noise[sweep], choice_noise[sweep, 0]
             )
         alpha_out[sweep] = alpha
     return True
@@ -268,7 +263,7 @@ def _rebuild(
     factor: np.ndarray,
     inverse: np.ndarray,
 ) -> bool:
-    """Count, posterior mean m_n, factor W and log det of S_n of every component whose members changed, from the data."""
+    """Count, posterior mean m_n, W and log det S_n of every component whose members changed, from the data."""
     n, D = x.shape
     buffers = scatter_buffers(D)
     S = np.empty((D, D))
@@ -365,8 +360,8 @@ def _move(
 ) -> float:
     """Add a point to a component (c = kappa / (kappa + 1), s = 1 / (kappa + 1)) or remove it (c, s negative).
 
-    With d = x - mean: mean += s d, and S += c d d', whose log det grows by the value returned. The tile's whitened points
-    follow by y <- (I - g u u') (y - s u), u the point's own column, W by the factor of I + c v v', v = W d.
+    With d = x - mean: mean += s d, and S += c d d', whose log det grows by the value returned. The tile's whitened
+    points follow by y <- (I - g u u') (y - s u), u the point's own column, W by the factor of I + c v v', v = W d.
     """
     D, n_lanes = len(x), y.shape[1]
 

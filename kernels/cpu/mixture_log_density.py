@@ -1,10 +1,11 @@
-"""Fused mixture density: whiten a tile of points by one component after another, keep a running logsumexp for each point.
+"""Fused mixture density: whiten a tile of points by one component after another, with a running logsumexp a point.
 
 A panel of PANEL tiles (256 points in float32) shares each component's factor while that is in the first-level cache.
 Memory beyond inputs and outputs: one panel and one factor a thread, whatever N and M.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -31,8 +32,12 @@ def mixture_log_density(
     log_constant, half_df = component_constants(x.shape[1], precision_chol, df)
     log_constant += log_weight.double().numpy()
     arrays = (
-        x.contiguous().numpy(), log_constant, half_df, location.contiguous().numpy(), precision_chol.contiguous().numpy()
-    )  # fmt: skip
+        x.contiguous().numpy(),
+        log_constant,
+        half_df,
+        location.contiguous().numpy(),
+        precision_chol.contiguous().numpy(),
+    )
     N, panel = len(x), PANEL * lanes(arrays[0])
     offsets = np.array([0, len(location)]) if component_offsets is None else component_offsets.numpy()
     if group_offsets is None:
@@ -43,7 +48,7 @@ def mixture_log_density(
     out = np.empty((N, 1), arrays[0].dtype)
     edges = group_offsets.tolist()
     tasks = []
-    for g, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for g, (a, b) in enumerate(pairwise(edges)):
         tasks += [(*arrays, offsets[g : g + 2], a + c, a + d, out) for c, d in threads.split(b - a, panel)]
     threads.run(_panels, tasks)
     return torch.from_numpy(out[:, 0])

@@ -19,7 +19,7 @@ def add_scatter(a: np.ndarray, at: np.ndarray, n: int, work: np.ndarray, scatter
     for column in range(0, D, n_lanes):
         first_row = column // ROWS * ROWS
         for i in range(first_row, len(at), ROWS):
-            multiply_rows(at, i, n, a, work, column)
+            multiply_rows(at, i, n, a, work, column)  # type: ignore[call-arg]
         for i in range(column, D):
             for j in range(column, min(i + 1, column + n_lanes)):
                 scatter[i, j] += work[i, j]

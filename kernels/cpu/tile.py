@@ -5,10 +5,11 @@ A tile holds LANES points side by side, one feature a row, so that the processor
     out[i, :] = sum_{l < n} A[i, l] tile[l, :]        for ROWS rows i at a time, LANES points wide
 
 ROWS x LANES sums live in registers for the whole loop over l: 4 rows of 4 vectors of 64 bytes are 16 of the 32 AVX-512
-registers. Per step that is 4 vector loads and 4 broadcasts for 16 fused multiply-adds. Measured on one core of a Sapphire
-Rapids: 59 Gmul-add/s in float32 on the triangle alone, against 82 for the machine's matrix product, which would have to
-do twice as many; 64 lanes beat 32 by 1.5 in float32, and 8 rows spill. LLVM does not find this blocking in plain loops
-(14 Gmul-add/s), so the routine is written as vector instructions, which any processor's back end then splits or fuses.
+registers. Per step that is 4 vector loads and 4 broadcasts for 16 fused multiply-adds. Measured on one core with
+AVX-512: 59 Gmul-add/s in float32 on the triangle alone, against 82 for the machine's matrix product, which would have
+to do twice as many; 64 lanes beat 32 by a factor of 1.5 in float32, and 8 rows spill. LLVM does not find this blocking
+in plain loops (14 Gmul-add/s), so the routine is written as vector instructions, which any processor's back end then
+splits or fuses.
 """
 
 from collections.abc import Callable
@@ -111,7 +112,7 @@ def whiten(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray,
     for j in range(n_lanes):
         q[j] = 0
     for i in range(0, len(W), ROWS):
-        multiply_rows(W, i, i + ROWS, work, y, 0)
+        multiply_rows(W, i, i + ROWS, work, y, 0)  # type: ignore[call-arg]
         for r in range(i, i + ROWS):
             for j in range(n_lanes):
                 q[j] += y[r, j] * y[r, j]

@@ -28,8 +28,8 @@ def compute(network: "nn.Module", image_shape: tuple[int, ...], read: Mapping[st
 
     Returns:
         image_shape [3]; n_parameters; per part: names, texts (what it is), channels, sizes (height and width of its
-        output), blocks (residual blocks in it), parameters, kept (singular vectors kept of its output; 0 where it is not
-        read); and block: the convolutions of the first residual block, as text.
+        output), blocks (residual blocks in it), parameters, kept (singular vectors kept of its output; 0 where it is
+        not read); and block: the convolutions of the first residual block, as text.
     """
     import torch
     from torch import nn
