@@ -33,7 +33,7 @@ class AlphaNoise(NamedTuple):
     beta: Tensor
     """[N] or [T, N] standard exponentials, one a point, for eta ~ Beta(alpha + 1, n_g)."""
     gamma: Tensor
-    """[N + a G] or [T, N + a G] standard exponentials for the Gamma draw: n_g + a a group, from group_offsets[g] + a g."""
+    """[N + a G] or [T, N + a G] standard exponentials for the Gamma draw, n_g + a a group."""
     choice: Tensor
     """[G] or [T, G] uniforms, for the choice between the two shapes."""
 

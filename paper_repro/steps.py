@@ -96,7 +96,8 @@ class Workspace:
             record = read_json(self.folder(step) / PROVENANCE)
         except (OSError, ValueError):
             return None
-        return record if isinstance(record, dict) and {"fingerprint", "files", "inputs"} <= record.keys() else None
+        whole = isinstance(record, dict) and {"fingerprint", "files", "inputs"} <= record.keys()
+        return record if whole else None
 
     def state(self, step: Step, *, with_inputs: bool = True) -> State:
         """Whether the step's files are all there, whole, and made with these settings from these inputs.

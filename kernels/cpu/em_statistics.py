@@ -17,6 +17,8 @@ from kernels.cpu.moments import add_scatter
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
 from kernels.types import EMStatistics
 
+NEGLIGIBLE = 1e-17
+
 
 def em_statistics(
     x: Tensor,
@@ -67,49 +69,56 @@ def _group(
     for k in range(K):
         load_triangle(precision_chol[k], W[k])
 
-    responsibility = np.empty((K, n))
+    responsibility = np.empty((n, K))
     for first in range(0, n, n_lanes):
         last = min(n, first + n_lanes)
         load_tile(x, every_row, first, last, tile)
         for k in range(K):
             whiten(W[k], mean[k], tile, work, y, q)
             for i in range(first, last):
-                responsibility[k, i] = log_constant[k] - 0.5 * q[i - first]
+                responsibility[i, k] = log_constant[k] - 0.5 * q[i - first]
         for i in range(first, last):
-            log_likelihood[0] += _normalise(responsibility[:, i])
+            log_likelihood[0] += _normalise(responsibility[i])
 
     # rows [LANES, C]: points scaled by the square root of their responsibility; columns: the same, transposed.
     rows = np.zeros((n_lanes, (D + n_lanes - 1) // n_lanes * n_lanes), x.dtype)
     columns, product = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, rows.shape[1]), x.dtype)
-    new_mean, total, scatter = np.empty(D), np.empty(D), np.empty((D, D))
+    new_mean, root = np.empty(D, x.dtype), np.empty(1, x.dtype)
+    total, scatter, members = np.empty(D), np.empty((D, D)), np.empty(n, np.int64)
     for k in range(K):
         count = 0.0
-        total[:] = 0
         for i in range(n):
-            r = responsibility[k, i]
-            if r > 0:
-                count += r
-                for j in range(D):
-                    total[j] += r * (np.float64(x[i, j]) - mean[k, j])
+            count += responsibility[i, k]
         counts[k] = count
         if count == 0:
             continue
+        # Responsibilities below this add up to less than a rounding of the count, even in float64.
+        negligible = NEGLIGIBLE * count / n
+        n_members = 0
+        for i in range(n):
+            if responsibility[i, k] > negligible:
+                members[n_members] = i
+                n_members += 1
+        total[:] = 0
+        for i in members[:n_members]:
+            r = responsibility[i, k]
+            for j in range(D):
+                total[j] += r * (np.float64(x[i, j]) - mean[k, j])
         for j in range(D):
             sums[k, j] = total[j]
             new_mean[j] = mean[k, j] + total[j] / count
         scatter[:] = 0
-        filled = 0
-        for i in range(n):
-            r = responsibility[k, i]
-            if r > 0:
-                root = math.sqrt(r)
+        for first in range(0, n_members, n_lanes):
+            filled = min(n_lanes, n_members - first)
+            for p in range(filled):
+                i = members[first + p]
+                root[0] = math.sqrt(responsibility[i, k])
                 for j in range(D):
-                    rows[filled, j] = root * (x[i, j] - new_mean[j])
-                    columns[j, filled] = rows[filled, j]
-                filled += 1
-            if filled == n_lanes or (i == n - 1 and filled > 0):
-                add_scatter(rows, columns, filled, product, scatter)
-                filled = 0
+                    rows[p, j] = root[0] * (x[i, j] - new_mean[j])
+            for p in range(filled):
+                for j in range(D):
+                    columns[j, p] = rows[p, j]
+            add_scatter(rows, columns, filled, product, scatter)
         for i in range(D):
             for j in range(i + 1):
                 scatters[k, i, j] = scatter[i, j]

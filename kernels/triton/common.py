@@ -1,0 +1,262 @@
+"""What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the choice of target.
+
+Whitening is nearly all the work: y = W (x - mean) for a tile of points and one component after another. A program keeps
+its tile of points (the compiler puts it in shared memory) and streams components past it, so that a component is read
+from L2 once for each tile. W is lower triangular. From D = 64 on, the features are taken in two halves,
+
+    | y0 |   | W00   0  | | d0 |        y0, y1' = [W00; W10] d0     one product, HALF x DP
+    | y1 | = | W10  W11 | | d1 |        y1      = y1' + W11 d1      one product, HALF x HALF
+
+which is 3/4 of the multiply-adds of the full square. Quarters would save 1/8 more, but need 4 times as many products,
+each with its own wait for the tensor cores (measured in compiled code: 539 instructions a component instead of 399).
+
+float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. `dot` names the precision of all
+products. Triton's own "tf32x3" computes the same, but also repairs infinities, which finite input does not need: at
+D = 64 on sm_90 it takes 178 registers and 608 instructions a component, these kernels 117 and 399.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_FEATURES = 128
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+class Blocks(NamedTuple):
+    """One entry of an operation's table of block sizes."""
+
+    points: int
+    """Points in a tile."""
+    features: int
+    """Features in a factor's first block: all of them (padded), or half."""
+    warps: int
+    prefetch: bool
+    """Load the next component's factor, into registers, while this one is at work."""
+
+
+class Case(NamedTuple):
+    """A kernel with the block sizes of one entry of its table, for `kernels.aot` to compile."""
+
+    kernel: Any
+    signature: dict[str, str]
+    constexprs: dict[str, Any]
+    num_warps: int
+    num_stages: int
+    label: str
+    targets: tuple[str, ...] = TARGETS
+
+
+# ---------------------------------------------------------------- on the device
+
+
+@triton.jit
+def split_tf32(a):
+    """hi + lo = a exactly: hi is a rounded to the 11 bits of TF32, lo the rest, of 12 bits, of which TF32 drops one.
+
+    So lo hi + hi lo + hi hi misses lo lo and that bit: 2^-22 of each product at most, in place of float32's 2^-24.
+    """
+    bits = a.to(tl.int32, bitcast=True)
+    hi = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return hi, a - hi
+
+
+@triton.jit
+def dot(a, b, SPLIT: tl.constexpr):
+    """a @ b to the accuracy of their dtype; SPLIT: float32 on TF32 tensor cores."""
+    if SPLIT:
+        a_hi, a_lo = split_tf32(a)
+        b_hi, b_lo = split_tf32(b)
+        c = tl.dot(a_lo, b_hi, input_precision="tf32")
+        c = tl.dot(a_hi, b_lo, c, input_precision="tf32")
+        c = tl.dot(a_hi, b_hi, c, input_precision="tf32")
+    else:
+        c = tl.dot(a, b, input_precision="ieee", out_dtype=a.dtype)
+    return c
+
+
+@triton.jit
+def load_points(x_ptr, rows, end, D: tl.constexpr, BK: tl.constexpr):
+    """The points' first BK features and the next BK, two tiles [BN, BK]; zero outside the data."""
+    k = tl.arange(0, BK)
+    p_x = x_ptr + rows[:, None] * D + k[None, :]
+    m_row = (rows < end)[:, None]
+    left = tl.load(p_x, mask=m_row & (k < D)[None, :], other=0.0)
+    right = tl.load(p_x + BK, mask=m_row & (k + BK < D)[None, :], other=0.0)
+    return left, right
+
+
+@triton.jit
+def load_factor(factor_ptr, m, last, DP: tl.constexpr, BK: tl.constexpr):
+    """W' of component m in blocks [BK, DP] and [BK, BK], as `pack_factor` stores them; zero if m is not below last."""
+    SIZE: tl.constexpr = DP * BK + (DP - BK) * BK
+    k = tl.arange(0, BK)
+    j = tl.arange(0, DP)
+    p_w = factor_ptr + m * SIZE
+    left = tl.load(p_w + j[None, :] * BK + k[:, None], mask=m < last, other=0.0)
+    right = tl.load(p_w + DP * BK + k[None, :] * BK + k[:, None], mask=(m < last) & (BK < DP), other=0.0)
+    return left, right
+
+
+@triton.jit
+def squared_distance(
+    x_left, x_right, w_left, w_right, p_mean, D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
+):
+    """[BN] of |W (x - mean)|^2, for tiles of `load_points` and blocks of `load_factor`: subtract first, then whiten."""
+    BN: tl.constexpr = x_left.shape[0]
+    k = tl.arange(0, BK)
+    mean = tl.load(p_mean + k, mask=k < D, other=0.0)
+    y = dot(x_left - mean[None, :], w_left, SPLIT)
+    if BK < DP:
+        mean = tl.load(p_mean + BK + k, mask=k + BK < D, other=0.0)
+        z = dot(x_right - mean[None, :], w_right, SPLIT)
+        # The two halves of y's columns, without leaving the registers.
+        y0, y1 = tl.split(y.reshape(BN, 2, BK).permute(0, 2, 1))
+        y1 += z
+        squares = y0 * y0 + y1 * y1
+    else:
+        squares = y * y
+    return tl.sum(squares, 1)
+
+
+@triton.jit
+def log_density(q, p_constant, STUDENT_T: tl.constexpr):
+    """From squared distances and the component's three constants (`component_constants`)."""
+    constant = tl.load(p_constant)
+    if STUDENT_T:
+        power = tl.load(p_constant + 1)
+        z = q * tl.load(p_constant + 2)
+        # log(1 + z) loses z below the roundoff of 1, which (df + D) / 2 then magnifies; 2 atanh(z / (2 + z)) does not.
+        s = z / (2 + z)
+        s2 = s * s
+        series = 1 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * (1 / 9 + s2 * (1 / 11)))))
+        value = constant - power * tl.where(z < 0.1, 2 * s * series, tl.log(1 + z))
+    else:
+        value = constant - 0.5 * q
+    return value
+
+
+# ---------------------------------------------------------------- on the host
+
+INTERPRETED = not isinstance(split_tf32, triton.JITFunction)
+
+
+def target(x: Tensor) -> str:
+    """The entry of TARGETS that x's device runs.
+
+    Raises:
+        ValueError: a device that the kernels are not compiled for, or more features than they take.
+    """
+    if x.shape[1] > MAX_FEATURES:
+        raise ValueError(
+            f"engine 'triton' takes x with at most {MAX_FEATURES} features, got {x.shape[1]}; use engine='reference'"
+        )
+    if INTERPRETED:
+        if x.device.type != "cpu":
+            raise ValueError(f"TRITON_INTERPRET is set: engine 'triton' takes tensors on the CPU, x is on {x.device}")
+        return "sm_90"
+    if x.device.type != "cuda":
+        raise ValueError(
+            f"engine 'triton' needs tensors on a GPU, x is on {x.device} (Triton's interpreter takes tensors on the CPU: "
+            "set TRITON_INTERPRET=1 before Python starts)"
+        )
+    if torch.version.hip:
+        name = torch.cuda.get_device_properties(x.device).gcnArchName.split(":")[0]
+    else:
+        major, minor = torch.cuda.get_device_capability(x.device)
+        name = f"sm_{major}{minor}"
+        # Minor versions run the code of their major version, in no more registers, but 8.6 and 8.9 have less shared memory.
+        if name not in TARGETS and f"sm_{major}0" in TARGETS:
+            name = f"sm_{major}0"
+    if name not in TARGETS:
+        raise ValueError(f"engine 'triton' runs on {', '.join(TARGETS)}, x is on {x.device}, which is {name}")
+    return name
+
+
+Table = dict[tuple[torch.dtype, int] | tuple[torch.dtype, int, str], Blocks]
+"""Block sizes by dtype and padded D; an entry for one target comes before the entry for all."""
+
+
+def padded(D: int) -> int:
+    """Features that a kernel for D features holds: a power of two, 16 at least for the tensor cores."""
+    return max(16, triton.next_power_of_2(D))
+
+
+def look_up(table: Table, dtype: torch.dtype, DP: int, name: str) -> Blocks:
+    return table.get((dtype, DP, name)) or table[dtype, DP]
+
+
+def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> dict[str, Any]:
+    """The constants that every kernel takes. D is one of them: masks of a full tile vanish when it is compiled."""
+    return {
+        "D": D,
+        "DP": padded(D),
+        "BK": blocks.features,
+        "BN": blocks.points,
+        "PREFETCH": blocks.prefetch,
+        # AMD's matrix cores, and float64 ones everywhere, take their operands whole.
+        "SPLIT": dtype == torch.float32 and name.startswith("sm_"),
+    }
+
+
+def tile_cases(table: Table, kernel: Any, signature: dict[str, str], label: str, **constexprs: Any) -> list[Case]:
+    """A `Case` for every entry of the table and every target; in the signature, "*x" is a pointer to x's dtype."""
+    cases = []
+    for dtype, short in ((torch.float32, "fp32"), (torch.float64, "fp64")):
+        for DP in (16, 32, 64, 128):
+            for name in TARGETS:
+                blocks = look_up(table, dtype, DP, name)
+                cases.append(
+                    Case(
+                        kernel,
+                        {key: f"*{short}" if kind == "*x" else kind for key, kind in signature.items()},
+                        tile_constexprs(dtype, DP, blocks, name) | constexprs,
+                        blocks.warps,
+                        1,
+                        f"{label} {short} D={DP}",
+                        (name,),
+                    )
+                )
+    return cases
+
+
+def pack_factor(precision_chol: Tensor, DP: int, BK: int) -> Tensor:
+    """[M, DP BK + (DP - BK) BK]: the lower triangles in the blocks that products take, [W00; W10] then W11, zero-padded."""
+    M, D, _ = precision_chol.shape
+    W = precision_chol.tril()
+    packed = W.new_zeros(M, DP * BK + (DP - BK) * BK)
+    packed[:, : DP * BK].view(M, DP, BK)[:, :D, :D] = W[:, :, :BK]
+    if D > BK:
+        packed[:, DP * BK :].view(M, BK, BK)[:, : D - BK, : D - BK] = W[:, BK:, BK:]
+    return packed
+
+
+def component_constants(
+    precision_chol: Tensor, df: Tensor | None, log_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `log_density` needs beside the squared distance q, computed in float64.
+
+    Gaussian:   log_weight + log det W - D/2 log(2 pi)                                           - q / 2
+    Student-t:  log_weight + log det W + lgamma((df + D)/2) - lgamma(df/2) - D/2 log(df pi)      - (df + D)/2 log(1 + q / df)
+
+    Returns:
+        [M, 3] constant, (df + D)/2, 1/df; and [] the largest constant (0 if there is none or it is -inf), float64. A
+        kernel that works relative to it rounds numbers of the size of q, whatever the unit of the data.
+    """
+    D = precision_chol.shape[1]
+    constant = precision_chol.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+    if log_weight is not None:
+        constant = constant + log_weight.double()
+    if df is None:
+        constant = constant - 0.5 * D * math.log(2 * math.pi)
+        power, inverse_df = torch.full_like(constant, 0.5), torch.ones_like(constant)
+    else:
+        df = df.double()
+        constant = constant + torch.lgamma(0.5 * (df + D)) - torch.lgamma(0.5 * df) - 0.5 * D * torch.log(df * math.pi)
+        power, inverse_df = 0.5 * (df + D), 1 / df
+    largest = torch.cat([constant, constant.new_full((1,), -math.inf)]).max()
+    return torch.stack([constant, power, inverse_df], dim=1), torch.where(largest == -math.inf, 0.0, largest)

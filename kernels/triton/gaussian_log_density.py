@@ -1,0 +1,121 @@
+"""Log-density of every point under every Gaussian component, on the GPU; the kernel serves Student-t components too.
+
+One program: a tile of BN points against COMPONENTS components, one after another (`common.py` has the whitening). Each
+gives a column of log-densities, which is selected into a tile [BN, COMPONENTS] in registers, so that the store at the end
+writes 64 consecutive bytes a point. Memory: x once for every COMPONENTS components, a component once for every BN
+points, both from L2; the output [N, M] once.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton.common import (
+    Blocks,
+    Case,
+    Table,
+    component_constants,
+    load_factor,
+    load_points,
+    log_density,
+    look_up,
+    pack_factor,
+    padded,
+    squared_distance,
+    target,
+    tile_cases,
+    tile_constexprs,
+)
+
+COMPONENTS = 16
+
+BLOCKS: Table = {
+    (torch.float32, 16): Blocks(points=128, features=16, warps=8, prefetch=True),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=8, prefetch=True),
+    (torch.float32, 64): Blocks(points=128, features=32, warps=8, prefetch=True),
+    (torch.float32, 128): Blocks(points=64, features=64, warps=8, prefetch=False),
+    (torch.float32, 128, "sm_80"): Blocks(points=32, features=64, warps=8, prefetch=False),
+    (torch.float32, 128, "sm_90"): Blocks(points=128, features=64, warps=8, prefetch=False),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=4, prefetch=False),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=4, prefetch=False),
+    (torch.float64, 64): Blocks(points=32, features=32, warps=4, prefetch=False),
+    (torch.float64, 128): Blocks(points=32, features=64, warps=8, prefetch=False),
+}
+
+
+def gaussian_log_density(x: Tensor, mean: Tensor, precision_chol: Tensor) -> Tensor:
+    """See `kernels.gaussian_log_density`."""
+    return component_log_density(x, mean, precision_chol, None)
+
+
+def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, df: Tensor | None) -> Tensor:
+    """[N, M] log-densities under Gaussians (df None) or Student-t's."""
+    (N, D), M = x.shape, len(location)
+    name = target(x)
+    out = torch.empty(N, M, dtype=x.dtype, device=x.device)
+    if M == 0:
+        return out
+    blocks = look_up(BLOCKS, x.dtype, padded(D), name)
+    constants, _ = component_constants(precision_chol, df)
+    with torch.cuda.device_of(x):
+        _component_kernel[(triton.cdiv(N, blocks.points) * triton.cdiv(M, COMPONENTS),)](
+            x.contiguous(),
+            location.contiguous(),
+            pack_factor(precision_chol, padded(D), blocks.features),
+            constants.to(x.dtype),
+            out,
+            N,
+            M,
+            **tile_constexprs(x.dtype, D, blocks, name),
+            COMPONENTS=COMPONENTS,
+            STUDENT_T=df is not None,
+            num_warps=blocks.warps,
+            num_stages=1,
+        )
+    return out
+
+
+@triton.jit(do_not_specialize=["N", "M"])
+def _component_kernel(
+    x_ptr, location_ptr, factor_ptr, constants_ptr, out_ptr, N, M,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, PREFETCH: tl.constexpr, SPLIT: tl.constexpr,
+    COMPONENTS: tl.constexpr, STUDENT_T: tl.constexpr,
+):  # fmt: skip
+    # Neighbouring programs share their components, which then stay in L2.
+    n_tiles = tl.cdiv(N, BN)
+    pid = tl.program_id(0)
+    rows = (pid % n_tiles).to(tl.int64) * BN + tl.arange(0, BN)
+    first = (pid // n_tiles).to(tl.int64) * COMPONENTS
+    last = tl.minimum(first + COMPONENTS, M)
+    o_c = tl.arange(0, COMPONENTS)
+
+    x_left, x_right = load_points(x_ptr, rows, N, D, BK)
+    out = tl.zeros([BN, COMPONENTS], x_ptr.dtype.element_ty)
+    if PREFETCH:
+        next_left, next_right = load_factor(factor_ptr, first, last, DP, BK)
+    for m in range(first, last):
+        if PREFETCH:
+            w_left, w_right = next_left, next_right
+            next_left, next_right = load_factor(factor_ptr, m + 1, last, DP, BK)
+        else:
+            w_left, w_right = load_factor(factor_ptr, m, last, DP, BK)
+        q = squared_distance(x_left, x_right, w_left, w_right, location_ptr + m * D, D, DP, BK, SPLIT)
+        value = log_density(q, constants_ptr + m * 3, STUDENT_T)
+        out = tl.where((o_c == m - first)[None, :], value[:, None], out)
+    m_out = (rows < N)[:, None] & (first + o_c < M)[None, :]
+    tl.store(out_ptr + rows[:, None] * M + (first + o_c)[None, :], out, mask=m_out)
+
+
+def aot_cases() -> list[Case]:
+    signature = {
+        "x_ptr": "*x", "location_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x", "out_ptr": "*x",
+        "N": "i32", "M": "i32",
+    }  # fmt: skip
+    return [
+        case
+        for name, student_t in (("gaussian", False), ("student_t", True))
+        for case in tile_cases(
+            BLOCKS, _component_kernel, signature, f"{name} density", COMPONENTS=COMPONENTS, STUDENT_T=student_t
+        )
+    ]

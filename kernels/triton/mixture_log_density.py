@@ -1,0 +1,187 @@
+"""Log-density of every point under mixtures, on the GPU: component densities and their logsumexp in one kernel.
+
+One program: a tile of BN points against a run of components, one after another (`common.py` has the whitening), with a
+running maximum and a running sum of exponentials in registers, two numbers a point. Nothing of size N x M exists.
+
+Work is cut into programs by tile of points, by group of components, and, where that makes fewer than PROGRAMS of them,
+by SPLITS of the components of a group; the partial results [SPLITS, N, G] are then summed in a fixed order. The number
+of splits follows from the shapes alone, so results are the same on every GPU of a kind. Tiles vary fastest: programs that
+run at the same time read the same components, from L2.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton.common import (
+    Blocks,
+    Case,
+    Table,
+    component_constants,
+    load_factor,
+    load_points,
+    log_density,
+    look_up,
+    pack_factor,
+    padded,
+    squared_distance,
+    target,
+    tile_cases,
+    tile_constexprs,
+)
+
+PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of an H100: the last one is 1/8 at most
+LEAST_COMPONENTS = 8  # in a split, against the load of the tile
+
+BLOCKS: Table = {
+    (torch.float32, 16): Blocks(points=128, features=16, warps=8, prefetch=True),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=8, prefetch=True),
+    (torch.float32, 64): Blocks(points=128, features=32, warps=8, prefetch=True),
+    (torch.float32, 128): Blocks(points=64, features=64, warps=8, prefetch=False),
+    (torch.float32, 128, "sm_80"): Blocks(points=32, features=64, warps=8, prefetch=False),
+    (torch.float32, 128, "sm_90"): Blocks(points=128, features=64, warps=8, prefetch=False),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=4, prefetch=False),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=4, prefetch=False),
+    (torch.float64, 64): Blocks(points=32, features=32, warps=4, prefetch=False),
+    (torch.float64, 128): Blocks(points=32, features=64, warps=8, prefetch=False),
+}
+
+
+def mixture_log_density(
+    x: Tensor,
+    log_weight: Tensor,
+    location: Tensor,
+    precision_chol: Tensor,
+    df: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+    *,
+    group_offsets: Tensor | None = None,
+) -> Tensor:
+    """See `kernels.mixture_log_density`."""
+    constants, largest = component_constants(precision_chol, df, log_weight)
+    constants[:, 0] -= largest
+    relative = relative_log_density(x, constants, location, precision_chol, df is not None, component_offsets, group_offsets)
+    out = (relative + largest).to(x.dtype)
+    return out[:, 0] if component_offsets is None else out
+
+
+def relative_log_density(
+    x: Tensor,
+    constants: Tensor,
+    location: Tensor,
+    precision_chol: Tensor,
+    student_t: bool,
+    component_offsets: Tensor | None,
+    group_offsets: Tensor | None,
+) -> Tensor:
+    """[N, G] (without component_offsets [N, 1], with group_offsets [N]) log-densities under constants as given."""
+    (N, D), M = x.shape, len(location)
+    name = target(x)
+    blocks = look_up(BLOCKS, x.dtype, padded(D), name)
+    if component_offsets is None:
+        component_offsets = torch.tensor([0, M], device=x.device)
+    G = len(component_offsets) - 1
+    own = group_offsets is not None
+    if group_offsets is None:
+        group_offsets = torch.tensor([0, N], device=x.device)
+    tile_group, tile_first, tile_last = point_tiles(group_offsets, N, blocks.points)
+    n_tiles, n_columns = len(tile_group), 1 if own else G
+    splits = max(1, min(triton.cdiv(PROGRAMS, n_tiles * n_columns), M // (G * LEAST_COMPONENTS)))
+    out = torch.empty(splits, N, n_columns, dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        _mixture_kernel[(n_tiles * n_columns * splits,)](
+            x.contiguous(),
+            location.contiguous(),
+            pack_factor(precision_chol, padded(D), blocks.features),
+            constants.to(x.dtype),
+            component_offsets.contiguous(),
+            tile_group,
+            tile_first,
+            tile_last,
+            out,
+            N,
+            n_tiles,
+            n_columns,
+            splits,
+            **tile_constexprs(x.dtype, D, blocks, name),
+            OWN=own,
+            STUDENT_T=student_t,
+            num_warps=blocks.warps,
+            num_stages=1,
+        )
+    total = out[0] if splits == 1 else torch.logsumexp(out, dim=0)
+    return total[:, 0] if own else total
+
+
+def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tiles of at most BN points of one group each: group, first point and the end of the group's points, all int64.
+
+    There are N // BN + G, which is as many as there can be, so that the host need not wait for the offsets. Those left
+    over hold no point.
+    """
+    group_tiles = (group_offsets.diff() + BN - 1) // BN
+    ends = group_tiles.cumsum(0)
+    G = len(ends)
+    tile = torch.arange(N // BN + G, device=group_offsets.device)
+    group = torch.searchsorted(ends, tile, right=True).clamp(max=G - 1)
+    first = group_offsets[group] + (tile - (ends - group_tiles)[group]) * BN
+    return group, first, group_offsets[group + 1]
+
+
+@triton.jit(do_not_specialize=["N", "n_tiles", "n_columns", "splits"])
+def _mixture_kernel(
+    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr, tile_last_ptr,
+    out_ptr, N, n_tiles, n_columns, splits,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, PREFETCH: tl.constexpr, SPLIT: tl.constexpr,
+    OWN: tl.constexpr, STUDENT_T: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    tile = pid % n_tiles
+    column = (pid // n_tiles) % n_columns
+    split = (pid // n_tiles // n_columns).to(tl.int64)
+    rows = tl.load(tile_first_ptr + tile) + tl.arange(0, BN)
+    end = tl.load(tile_last_ptr + tile)
+    group = tl.load(tile_group_ptr + tile) if OWN else column.to(tl.int64)
+    first = tl.load(component_offsets_ptr + group)
+    last = tl.load(component_offsets_ptr + group + 1)
+    in_split = tl.cdiv(last - first, splits)
+    first += split * in_split
+    last = tl.minimum(first + in_split, last)
+
+    dtype = x_ptr.dtype.element_ty
+    x_left, x_right = load_points(x_ptr, rows, end, D, BK)
+    # sum of exp(value - maximum); a maximum that starts finite needs no case for values of -inf.
+    maximum = tl.full([BN], -3e38, dtype)
+    total = tl.zeros([BN], dtype)
+    if PREFETCH:
+        next_left, next_right = load_factor(factor_ptr, first, last, DP, BK)
+    for m in range(first, last):
+        if PREFETCH:
+            w_left, w_right = next_left, next_right
+            next_left, next_right = load_factor(factor_ptr, m + 1, last, DP, BK)
+        else:
+            w_left, w_right = load_factor(factor_ptr, m, last, DP, BK)
+        q = squared_distance(x_left, x_right, w_left, w_right, location_ptr + m * D, D, DP, BK, SPLIT)
+        value = log_density(q, constants_ptr + m * 3, STUDENT_T)
+        # One exponential: of the smaller of the two over the larger.
+        ratio = tl.exp(tl.minimum(value, maximum) - tl.maximum(value, maximum))
+        total = tl.where(value > maximum, total * ratio + 1, total + ratio)
+        maximum = tl.maximum(value, maximum)
+    p_out = out_ptr + (split * N + rows) * n_columns + column
+    tl.store(p_out, maximum + tl.log(total), mask=rows < end)
+
+
+def aot_cases() -> list[Case]:
+    signature = {
+        "x_ptr": "*x", "location_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x",
+        "component_offsets_ptr": "*i64", "tile_group_ptr": "*i64", "tile_first_ptr": "*i64", "tile_last_ptr": "*i64",
+        "out_ptr": "*x", "N": "i32", "n_tiles": "i32", "n_columns": "i32", "splits": "i32",
+    }  # fmt: skip
+    return [
+        case
+        for name, student_t in (("gaussian", False), ("student_t", True))
+        for case in tile_cases(
+            BLOCKS, _mixture_kernel, signature, f"{name} mixture", OWN=True, STUDENT_T=student_t
+        )
+    ]

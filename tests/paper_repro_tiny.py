@@ -1,0 +1,25 @@
+"""The smallest profile and protocol under which every step of the main job runs, in a second or two."""
+
+from dataclasses import replace
+
+from paper_repro.profiles import DIGITS, PAPER
+
+TINY_PROFILE = replace(
+    DIGITS, name="tiny", title="tiny (scaled down)", width=8, dimensions=(4, 4, 8, 8), epochs=6, batch_size=256
+)
+TINY_PROTOCOL = replace(PAPER, n_sweeps=16, n_discard=8, thin=2, entropy_draws=200)
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    import torch
+
+    from paper_repro.pipeline import Pipeline
+    from paper_repro.steps import Workspace
+
+    torch.set_num_threads(1)  # as in the tests
+    pipeline = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
+    workspace = Workspace(Path(sys.argv[1]))
+    with workspace.lock():
+        workspace.run([*pipeline.figures.values(), pipeline.classes])

@@ -1,0 +1,224 @@
+"""Steps are computed once, again when they must be, and never half."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from paper_repro import storage
+from paper_repro.steps import BusyError, State, Step, Work, Workspace
+
+
+@dataclass
+class Toy:
+    """first -> second -> third, and a lone one; each writes its setting and what its inputs wrote."""
+
+    settings: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("first", "second", "third", "lone"), 0))
+    computed: list[str] = field(default_factory=list)
+    fails: str = ""
+
+    def compute(self, work: Work) -> None:
+        name = work.folder.name
+        self.computed.append(name)
+        progress = work.folder / "checkpoint.json"
+        start = storage.read_json(progress) if progress.exists() else 0
+        if self.fails == name:
+            storage.write_json(progress, 7)
+            (work.folder / ".result.json.99.tmp").write_text("half")
+            raise RuntimeError("stopped here")
+        inputs = {key: storage.read_json(folder / "result.json") for key, folder in work.inputs.items()}
+        storage.write_json(work.folder / "result.json", [work.settings["value"], start, inputs])
+
+    def step(self, name: str, *inputs: Step) -> Step:
+        return Step(name, {"value": self.settings[name], "seed": 3}, self.compute, inputs)
+
+    def steps(self) -> dict[str, Step]:
+        first = self.step("first")
+        second = self.step("second", first)
+        return {"first": first, "second": second, "third": self.step("third", second), "lone": self.step("lone")}
+
+    def run(self, workspace: Workspace) -> list[str]:
+        self.computed.clear()
+        workspace.run(self.steps().values())
+        return list(self.computed)
+
+
+@pytest.fixture
+def toy():
+    return Toy()
+
+
+@pytest.fixture
+def said():
+    return io.StringIO()
+
+
+@pytest.fixture
+def workspace(tmp_path, said):
+    return Workspace(tmp_path / "runs", Console(file=said, width=200))
+
+
+def test_finished_steps_are_reused(toy, workspace):
+    assert toy.run(workspace) == ["first", "second", "third", "lone"]
+    assert toy.run(workspace) == []
+    assert {workspace.state(step) for step in toy.steps().values()} == {State.DONE}
+
+
+def test_a_changed_setting_redoes_exactly_what_depends_on_it(toy, workspace, said):
+    toy.run(workspace)
+    toy.settings["second"] = 5
+    states = {name: workspace.state(step) for name, step in toy.steps().items()}
+    assert states == {"first": "done", "second": "stale", "third": "stale", "lone": "done"}
+    assert toy.run(workspace) == ["second", "third"]
+    assert "second: settings or inputs have changed" in said.getvalue()
+    assert storage.read_json(workspace.root / "third/result.json")[2]["second"][0] == 5
+
+
+def test_an_input_that_came_out_otherwise_redoes_what_depends_on_it(toy, workspace):
+    toy.run(workspace)
+    step = toy.steps()["first"]
+    storage.write_json(workspace.folder(step) / "result.json", ["another result", 0, {}])
+    workspace.record(step)
+    assert workspace.state(step) == State.DONE
+    assert workspace.state(toy.steps()["second"]) == State.STALE
+    assert toy.run(workspace) == ["second", "third"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone", "record"])
+def test_damage_is_found_said_and_made_good(toy, workspace, said, damage):
+    toy.run(workspace)
+    folder = workspace.root / "second"
+    whole = (folder / "result.json").read_bytes()
+    if damage == "changed":
+        (folder / "result.json").write_bytes(whole[:-2] + b"9\n")
+    elif damage == "gone":
+        (folder / "result.json").unlink()
+    else:
+        (folder / "provenance.json").write_text('{"fingerprint": ')
+    assert workspace.state(toy.steps()["second"]) == State.DAMAGED
+    assert workspace.state(toy.steps()["third"]) == State.STALE
+    assert workspace.state(toy.steps()["third"], with_inputs=False) == State.DONE
+    # The result is the same again, so what depends on it is still good.
+    assert toy.run(workspace) == ["second"]
+    assert (folder / "result.json").read_bytes() == whole
+    assert ("provenance.json" if damage == "record" else "result.json") + " is damaged or missing" in said.getvalue()
+
+
+def test_a_stopped_step_goes_on_from_its_checkpoint(toy, workspace, said):
+    toy.fails = "second"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        toy.run(workspace)
+    assert workspace.state(toy.steps()["second"]) == State.UNFINISHED
+    assert workspace.state(toy.steps()["third"]) == State.MISSING
+    toy.fails = ""
+    assert toy.run(workspace) == ["second", "third", "lone"]
+    assert "second: continuing where it was stopped" in said.getvalue()
+    assert storage.read_json(workspace.root / "second/result.json")[1] == 7
+    assert workspace.provenance(toy.steps()["second"])["continued_after_interruption"]
+    assert sorted(path.name for path in (workspace.root / "second").iterdir()) == ["provenance.json", "result.json"]
+
+
+@pytest.mark.parametrize("change", ["setting", "version"])
+def test_progress_made_under_another_setting_or_version_is_dropped(toy, workspace, change):
+    toy.fails = "second"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        toy.run(workspace)
+    toy.fails = ""
+    if change == "setting":
+        toy.settings["second"] = 1
+    else:
+        started = workspace.root / "second/started.json"
+        claim = storage.read_json(started)
+        claim["versions"]["torch"] = "0.0"
+        storage.write_json(started, claim)
+    toy.run(workspace)
+    assert storage.read_json(workspace.root / "second/result.json")[1] == 0
+
+
+def test_provenance_says_what_was_done(toy, workspace):
+    toy.run(workspace)
+    record = json.loads((workspace.root / "second/provenance.json").read_text())
+    second = toy.steps()["second"]
+    assert record["step"] == "second"
+    assert record["settings"] == {"value": 0, "seed": 3}
+    assert record["seed"] == 3
+    assert record["fingerprint"] == second.fingerprint
+    assert record["inputs"].keys() == {"first"}
+    assert record["files"] == {"result.json": storage.sha256(workspace.root / "second/result.json")}
+    assert {"python", "torch", "numpy", "classfit"} <= record["versions"].keys()
+    assert record["wall_seconds"] >= 0
+    assert record["peak_memory_bytes"] > 1_000_000
+    assert {"commit", "machine", "started"} <= record.keys()
+
+
+def test_the_fingerprint_covers_name_settings_and_inputs(toy):
+    plain = toy.steps()
+    toy.settings["first"] = 1
+    changed = toy.steps()
+    assert plain["third"].fingerprint != changed["third"].fingerprint
+    assert plain["lone"].fingerprint == changed["lone"].fingerprint
+    assert len({step.fingerprint for step in plain.values()}) == len(plain)
+
+
+@pytest.mark.parametrize(("seconds", "is_said"), [(59.0, False), (150.0, True)])
+def test_long_steps_are_announced(toy, workspace, said, seconds, is_said):
+    workspace.run([Step("long", {"value": 0}, toy.compute, estimate=lambda work: seconds)])
+    assert ("long: will take about 2 min" in said.getvalue()) == is_said
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from paper_repro.steps import Workspace
+with Workspace(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_and_none_after_a_kill(workspace):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(workspace.root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=rf"process {holder.pid} .* is working in .*runs; wait for it"), workspace.lock():
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    with workspace.lock():
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "numbers.json"
+    storage.write_json(path, [1])
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        storage.write_json(path, [2])
+    assert storage.read_json(path) == [1]
+    assert [found.name for found in tmp_path.iterdir()] == ["numbers.json"]
+
+
+def test_arrays_come_back_and_nothing_is_pickled(tmp_path):
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "names": np.array(["a", "Jamroż"]), "flag": np.array(True)}
+    storage.write_arrays(tmp_path / "a.npz", arrays)
+    storage.write_arrays(tmp_path / "b.npz", arrays)
+    found = storage.read_arrays(tmp_path / "a.npz")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with pytest.raises(ValueError, match="numbers or strings, got dtype object"):
+        storage.write_arrays(tmp_path / "c.npz", {"bad": np.array([None])})
