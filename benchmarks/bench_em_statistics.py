@@ -26,7 +26,7 @@ SHAPES = {"classes": G, "points a class": N_CLASS, "components": K, "features": 
 
 @DTYPES
 def test_em(benchmark: Any, dtype: torch.dtype) -> None:
-    """A given number of iterations from the same start: ours on all classes at once, scikit-learn on one after another."""
+    """A given number of iterations from the same start: ours on all classes at once, scikit-learn class by class."""
     case = classes(G, N_CLASS, K, D, SEPARATION, dtype)
     component_offsets = torch.arange(G + 1) * K
     start, _ = initial_mixtures(case.x, case.labels, case.group_offsets, component_offsets, 1e-6)
@@ -37,10 +37,14 @@ def test_em(benchmark: Any, dtype: torch.dtype) -> None:
         own = slice(first, first + K)
         mixtures.append(
             GaussianMixture(
-                K, tol=0, max_iter=ITERATIONS, weights_init=start.weights[own].numpy(), means_init=start.means[own].numpy(),
+                K,
+                tol=0,
+                max_iter=ITERATIONS,
+                weights_init=start.weights[own].numpy(),
+                means_init=start.means[own].numpy(),
                 precisions_init=precisions[own],
             )
-        )  # fmt: skip
+        )
 
     def ours() -> np.ndarray:
         fits = expectation_maximisation(

@@ -1,4 +1,4 @@
-"""Fused mixture density: 20,000 points, 20 components, and 50,000 points, 2,000 components, where memory is the question."""
+"""Fused mixture density: 20,000 points, 20 components; and 50,000 points, 2,000 components, a question of memory."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +21,7 @@ from tests import tolerances
 N, M, D = 20_000, 20, 64
 LARGE_N, LARGE_M = 50_000, 2_000
 CHUNK = 200
-"""Points at a time in the GEMM form, the fastest of 200, 1,000 and 4,000: its M x D numbers a point stay in the cache."""
+"""Points at a time in the GEMM form, the fastest of 200, 1,000 and 4,000: M x D numbers a point stay in the cache."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -151,8 +151,10 @@ def density_flops(n_points: int, n_components: int) -> float:
 
 
 def gemm_form(case: MixtureInputs) -> Tensor:
-    """One dense matrix product for all components of some points, then norms and logsumexp: the best of four plain forms
-    (with `baddbmm`, with a loop over components, with squares and sums)."""
+    """One dense matrix product for all components of some points, then norms and logsumexp.
+
+    The fastest of four plain forms: `baddbmm`, a loop over components, and squares with sums are slower.
+    """
     n_components = len(case.location)
     factors = case.precision_chol.reshape(n_components * D, D).T.contiguous()
     shift = -(case.precision_chol @ case.location[:, :, None]).reshape(n_components * D)

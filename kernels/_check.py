@@ -164,7 +164,7 @@ def gibbs(
     if alpha_noise is not None:
         lead = tuple(order.shape[:-1])
         for name, value, size, word in zip(
-            AlphaNoise._fields, alpha_noise, (N, N + alpha_shape * G, G), ("N", "N + G", "G"), strict=True
+            AlphaNoise._fields, alpha_noise, (N, N + alpha_shape * G, G), ("N", "N + alpha_shape G", "G"), strict=True
         ):
             _tensor(value, f"alpha_noise.{name}")
             _shape(value, f"alpha_noise.{name}", (*lead, size), f"shape [T, {word}]" if lead else f"shape [{word}]")

@@ -241,7 +241,7 @@ def _resample_alpha(alpha: Tensor, n_components: int, noise: AlphaNoise, alpha_s
     as a sum of `shape` exponentials.
     """
     n = noise.beta.shape[0]
-    minus_log_eta = (noise.beta.double() / (alpha + 1 + torch.arange(n))).sum()
+    minus_log_eta = (noise.beta.double() / (alpha + 1 + torch.arange(n, device=alpha.device))).sum()
     rate = 1 + minus_log_eta
     smaller = alpha_shape + n_components - 1
     probability = smaller / (smaller + n * rate)

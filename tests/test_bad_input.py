@@ -206,6 +206,8 @@ BAD = [
     (gibbs, {"block_size": 0}, "block_size must be an integer from 1 to 32, got 0"),
     (gibbs, {"block_size": 33}, "block_size must be an integer from 1 to 32, got 33"),
     (gibbs, {"block_size": 2.5}, "block_size must be an integer from 1 to 32, got 2.5"),
+    (gibbs, {"alpha_shape": 0}, "alpha_shape must be an integer >= 1, got 0"),
+    (gibbs, {"alpha_shape": 2}, "alpha_noise.gamma must have shape [N + alpha_shape G] = [11], got [9]"),
     *[
         (gibbs, {"state": STATE._replace(labels=bad)}, words)
         for bad, words in [
@@ -269,7 +271,7 @@ BAD = [
         for bad, words in [
             ({"beta": None}, "alpha_noise.beta must be a torch.Tensor, got NoneType"),
             ({"beta": NOISE.beta[:6]}, "alpha_noise.beta must have shape [N] = [7], got [6]"),
-            ({"gamma": NOISE.gamma[:7]}, "alpha_noise.gamma must have shape [N + G] = [9], got [7]"),
+            ({"gamma": NOISE.gamma[:7]}, "alpha_noise.gamma must have shape [N + alpha_shape G] = [9], got [7]"),
             ({"gamma": NOISE.gamma.float()}, "alpha_noise.gamma must be float64, got torch.float32"),
             ({"choice": changed(NOISE.choice, 1, NAN)}, "alpha_noise.choice must be finite, got 1 non-finite values"),
             ({"choice": changed(NOISE.choice, 1, 1.0)}, "alpha_noise.choice must be in [0, 1), got 1.0 at (1,)"),

@@ -131,9 +131,9 @@ def test_a_weight_of_zero_takes_a_component_out(dtype, engine):
         engine,
     )
     for field, value in zip(actual[:3], without[:3], strict=True):
-        assert torch.equal(field[kept], value)
+        assert_within(field[kept], value, moments(dtype, 63, float(value.abs().max())))
         assert not field[2].any()
-    assert torch.equal(actual.log_likelihood, without.log_likelihood)
+    assert_within(actual.log_likelihood, without.log_likelihood, moments(dtype, 63, 10.0))
 
 
 @pytest.mark.parametrize("engine", ["cpu", "reference"])

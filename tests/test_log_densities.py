@@ -156,7 +156,8 @@ def test_a_weight_of_zero_takes_a_component_out(family, engine):
         df=case.df[kept],
     )
     actual = mixture_densities(case._replace(log_weight=log_weight), family, engine)
-    assert torch.equal(actual, mixture_densities(without, family, engine))
+    tolerance = mixture_tolerance(case, family, 10.0)
+    assert_within(actual, mixture_densities(without, family, engine), tolerance)
     nothing = mixture_densities(case._replace(log_weight=torch.full_like(log_weight, -torch.inf)), family, engine)
     assert (nothing == -torch.inf).all()
 

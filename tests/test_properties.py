@@ -200,8 +200,9 @@ def test_duplicated_points(engine, problem):
     for family in FAMILIES:
         for densities in (component_densities, mixture_densities):
             after, before = densities(twice, family, engine), densities(case, family, engine)
-            assert torch.equal(after[::2], after[1::2])
-            assert torch.equal(after[::2], before)
+            bound = tolerance(case, before) if before.ndim == 2 else tolerance(case, before[:, None]).amax(1)
+            for copy in (after[::2], after[1::2]):
+                assert_within(copy, before, bound)
     offsets = {"group_offsets": 2 * problem.group_offsets, "component_offsets": problem.component_offsets}
     after, before = statistics(twice, engine, **offsets), statistics(case, engine, **problem.offsets)
     assert_same_statistics(twice, after, type(before)(*(2 * field for field in before)))
@@ -249,8 +250,8 @@ def test_responsibilities_sum_to_one(engine, problem):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_densities_integrate_to_one(family, engine, M, seed):
     # The double exponential rule: with x = sinh(pi/2 sinh t), even a Cauchy falls off doubly exponentially in t.
-    step = 0.02
-    t = step * torch.arange(-225, 226, dtype=torch.float64)
+    step = 0.01
+    t = step * torch.arange(-450, 451, dtype=torch.float64)
     x = (0.5 * math.pi * t.sinh()).sinh()
     weight = step * (0.5 * math.pi * t.sinh()).cosh() * 0.5 * math.pi * t.cosh()
     case = mixture_case(1, M, 1, seed=seed)

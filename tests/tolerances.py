@@ -61,7 +61,7 @@ PEER_RELATIVE = 1e-9
 """Relative difference to scipy and scikit-learn in float64: both sides are good to 1e-12 or so at these sizes."""
 
 QUADRATURE = 1e-9
-"""Error of an integral by the double exponential rule at step 0.02, of densities no narrower than 0.3 of a unit."""
+"""Error of an integral by the double exponential rule at step 0.01, of densities no narrower than 0.3 of a unit."""
 
 PUBLISHED_NATS = 1e-3
 """The published code's log-densities are float32; its component parameters drift besides (see the tests)."""

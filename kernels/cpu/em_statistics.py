@@ -128,9 +128,12 @@ def _group(
 @njit(nogil=True, cache=True)
 def _normalise(values: np.ndarray) -> float:
     """Replace log joint densities by responsibilities; return their logsumexp (-inf: all zero)."""
-    largest = values.max() if len(values) > 0 else -math.inf
+    largest = -math.inf
+    for k in range(len(values)):
+        largest = max(largest, values[k])
     if largest == -math.inf:
-        values[:] = 0
+        for k in range(len(values)):
+            values[k] = 0
         return -math.inf
     total = 0.0
     for k in range(len(values)):

@@ -6,7 +6,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
-from kernels.cpu.mixture_log_density import component_constants, log_density
+from kernels.cpu.mixture_log_density import component_constants, log_densities
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
 
 
@@ -37,11 +37,12 @@ def _tiles(
     Dp, n_lanes = padded(D), lanes(x)
     rows = np.arange(start, stop)
     tile, work, y = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.empty((Dp, n_lanes), x.dtype)
-    W, q = np.zeros((Dp, Dp), x.dtype), np.empty(n_lanes, x.dtype)
+    W, q, values = np.zeros((Dp, Dp), x.dtype), np.empty(n_lanes, x.dtype), np.empty(n_lanes)
     for first in range(start, stop, n_lanes):
         load_tile(x, rows, first - start, stop - start, tile)
         for m in range(len(location)):
             load_triangle(precision_chol[m], W)
             whiten(W, location[m], tile, work, y, q)
+            log_densities(q, log_constant[m], half_df[m], 0.5 * D, values)
             for j in range(min(n_lanes, stop - first)):
-                out[first + j, m] = log_density(q[j], log_constant[m], half_df[m], 0.5 * D)
+                out[first + j, m] = values[j]

@@ -96,9 +96,11 @@ def load_factor(factor_ptr, m, last, DP: tl.constexpr, BK: tl.constexpr):
     SIZE: tl.constexpr = DP * BK + (DP - BK) * BK
     k = tl.arange(0, BK)
     j = tl.arange(0, DP)
-    p_w = factor_ptr + m * SIZE
-    left = tl.load(p_w + j[None, :] * BK + k[:, None], mask=m < last, other=0.0)
-    right = tl.load(p_w + DP * BK + k[None, :] * BK + k[:, None], mask=(m < last) & (BK < DP), other=0.0)
+    p_w = factor_ptr + m * SIZE + k[:, None]
+    # Masked by output feature, not by k, along which threads load 4 numbers at a time.
+    n_out = tl.where(m < last, DP, 0)
+    left = tl.load(p_w + j[None, :] * BK, mask=(j < n_out)[None, :], other=0.0)
+    right = tl.load(p_w + DP * BK + k[None, :] * BK, mask=(k + BK < n_out)[None, :], other=0.0)
     return left, right
 
 
@@ -203,6 +205,11 @@ def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> di
     }
 
 
+def launch_options(warps: int) -> dict[str, Any]:
+    """Loads are prefetched by hand or not at all: more stages cost shared memory and registers, and gained nothing."""
+    return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+
+
 def tile_cases(table: Table, kernel: Any, signature: dict[str, str], label: str, **constexprs: Any) -> list[Case]:
     """A `Case` for every entry of the table and every target; in the signature, "*x" is a pointer to x's dtype."""
     cases = []
@@ -235,28 +242,39 @@ def pack_factor(precision_chol: Tensor, DP: int, BK: int) -> Tensor:
     return packed
 
 
-def component_constants(
-    precision_chol: Tensor, df: Tensor | None, log_weight: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """What `log_density` needs beside the squared distance q, computed in float64.
+def group_of(offsets: Tensor, n: int) -> Tensor:
+    """[n] int64: the group that each of n points or components belongs to."""
+    return torch.searchsorted(offsets[1:].contiguous(), torch.arange(n, device=offsets.device), right=True)
 
-    Gaussian:   log_weight + log det W - D/2 log(2 pi)                                           - q / 2
-    Student-t:  log_weight + log det W + lgamma((df + D)/2) - lgamma(df/2) - D/2 log(df pi)      - (df + D)/2 log(1 + q / df)
 
-    Returns:
-        [M, 3] constant, (df + D)/2, 1/df; and [] the largest constant (0 if there is none or it is -inf), float64. A
-        kernel that works relative to it rounds numbers of the size of q, whatever the unit of the data.
+def component_constants(precision_chol: Tensor, df: Tensor | None) -> Tensor:
+    """[M, 3] float64: what `log_density` needs beside the squared distance q: the first term, (df + D)/2 and 1/df.
+
+    Gaussian:   log det W - D/2 log(2 pi)                                       - q / 2
+    Student-t:  log det W - D/2 log(df pi) + lgamma((df + D)/2) - lgamma(df/2)  - (df + D)/2 log(1 + q / df)
     """
     D = precision_chol.shape[1]
     constant = precision_chol.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
-    if log_weight is not None:
-        constant = constant + log_weight.double()
     if df is None:
         constant = constant - 0.5 * D * math.log(2 * math.pi)
-        power, inverse_df = torch.full_like(constant, 0.5), torch.ones_like(constant)
-    else:
-        df = df.double()
-        constant = constant + torch.lgamma(0.5 * (df + D)) - torch.lgamma(0.5 * df) - 0.5 * D * torch.log(df * math.pi)
-        power, inverse_df = 0.5 * (df + D), 1 / df
-    largest = torch.cat([constant, constant.new_full((1,), -math.inf)]).max()
-    return torch.stack([constant, power, inverse_df], dim=1), torch.where(largest == -math.inf, 0.0, largest)
+        return torch.stack([constant, torch.full_like(constant, 0.5), torch.ones_like(constant)], dim=1)
+    df = df.double()
+    constant = constant - 0.5 * D * torch.log(df * math.pi) + torch.lgamma(0.5 * (df + D)) - torch.lgamma(0.5 * df)
+    return torch.stack([constant, 0.5 * (df + D), 1 / df], dim=1)
+
+
+def relative_constants(
+    log_weight: Tensor, precision_chol: Tensor, df: Tensor | None, component_offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`component_constants` plus log weights, less the largest of each group; and these [G], 0 where there is none.
+
+    A kernel then rounds numbers of the size of q, whatever the unit of the data, and a group's numbers are its own.
+    """
+    constants = component_constants(precision_chol, df)
+    constants[:, 0] += log_weight.double()
+    group = group_of(component_offsets, len(constants))
+    largest = constants.new_full((len(component_offsets) - 1,), -math.inf)
+    largest.scatter_reduce_(0, group, constants[:, 0], "amax")
+    largest = torch.where(largest == -math.inf, 0.0, largest)
+    constants[:, 0] -= largest[group]
+    return constants, largest

@@ -16,6 +16,7 @@ from kernels.triton.common import (
     Case,
     Table,
     component_constants,
+    launch_options,
     load_factor,
     load_points,
     log_density,
@@ -57,21 +58,19 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
     if M == 0:
         return out
     blocks = look_up(BLOCKS, x.dtype, padded(D), name)
-    constants, _ = component_constants(precision_chol, df)
     with torch.cuda.device_of(x):
         _component_kernel[(triton.cdiv(N, blocks.points) * triton.cdiv(M, COMPONENTS),)](
             x.contiguous(),
             location.contiguous(),
             pack_factor(precision_chol, padded(D), blocks.features),
-            constants.to(x.dtype),
+            component_constants(precision_chol, df).to(x.dtype),
             out,
             N,
             M,
             **tile_constexprs(x.dtype, D, blocks, name),
             COMPONENTS=COMPONENTS,
             STUDENT_T=df is not None,
-            num_warps=blocks.warps,
-            num_stages=1,
+            **launch_options(blocks.warps),
         )
     return out
 

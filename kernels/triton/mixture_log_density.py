@@ -18,13 +18,15 @@ from kernels.triton.common import (
     Blocks,
     Case,
     Table,
-    component_constants,
+    group_of,
+    launch_options,
     load_factor,
     load_points,
     log_density,
     look_up,
     pack_factor,
     padded,
+    relative_constants,
     squared_distance,
     target,
     tile_cases,
@@ -59,28 +61,30 @@ def mixture_log_density(
     group_offsets: Tensor | None = None,
 ) -> Tensor:
     """See `kernels.mixture_log_density`."""
-    constants, largest = component_constants(precision_chol, df, log_weight)
-    constants[:, 0] -= largest
-    relative = relative_log_density(x, constants, location, precision_chol, df is not None, component_offsets, group_offsets)
-    out = (relative + largest).to(x.dtype)
+    offsets = component_offsets
+    if offsets is None:
+        offsets = torch.tensor([0, len(location)], device=x.device)
+    constants, largest = relative_constants(log_weight, precision_chol, df, offsets)
+    out = logsumexp_density(x, constants, location, precision_chol, df is not None, offsets, group_offsets)
+    if group_offsets is not None:
+        return out + largest[group_of(group_offsets, len(x))].to(x.dtype)
+    out += largest.to(x.dtype)
     return out[:, 0] if component_offsets is None else out
 
 
-def relative_log_density(
+def logsumexp_density(
     x: Tensor,
     constants: Tensor,
     location: Tensor,
     precision_chol: Tensor,
     student_t: bool,
-    component_offsets: Tensor | None,
+    component_offsets: Tensor,
     group_offsets: Tensor | None,
 ) -> Tensor:
-    """[N, G] (without component_offsets [N, 1], with group_offsets [N]) log-densities under constants as given."""
+    """[N, G], or with group_offsets [N], log-densities under components with the given constants."""
     (N, D), M = x.shape, len(location)
     name = target(x)
     blocks = look_up(BLOCKS, x.dtype, padded(D), name)
-    if component_offsets is None:
-        component_offsets = torch.tensor([0, M], device=x.device)
     G = len(component_offsets) - 1
     own = group_offsets is not None
     if group_offsets is None:
@@ -107,8 +111,7 @@ def relative_log_density(
             **tile_constexprs(x.dtype, D, blocks, name),
             OWN=own,
             STUDENT_T=student_t,
-            num_warps=blocks.warps,
-            num_stages=1,
+            **launch_options(blocks.warps),
         )
     total = out[0] if splits == 1 else torch.logsumexp(out, dim=0)
     return total[:, 0] if own else total
@@ -151,8 +154,8 @@ def _mixture_kernel(
 
     dtype = x_ptr.dtype.element_ty
     x_left, x_right = load_points(x_ptr, rows, end, D, BK)
-    # sum of exp(value - maximum); a maximum that starts finite needs no case for values of -inf.
-    maximum = tl.full([BN], -3e38, dtype)
+    # The sum of exp(value - maximum). A maximum that starts finite needs no special case for values of -inf.
+    maximum = tl.full([BN], -3e38 if dtype == tl.float32 else -1e308, dtype)
     total = tl.zeros([BN], dtype)
     if PREFETCH:
         next_left, next_right = load_factor(factor_ptr, first, last, DP, BK)
@@ -165,7 +168,7 @@ def _mixture_kernel(
         q = squared_distance(x_left, x_right, w_left, w_right, location_ptr + m * D, D, DP, BK, SPLIT)
         value = log_density(q, constants_ptr + m * 3, STUDENT_T)
         # One exponential: of the smaller of the two over the larger.
-        ratio = tl.exp(tl.minimum(value, maximum) - tl.maximum(value, maximum))
+        ratio = tl.exp(-tl.abs(value - maximum))
         total = tl.where(value > maximum, total * ratio + 1, total + ratio)
         maximum = tl.maximum(value, maximum)
     p_out = out_ptr + (split * N + rows) * n_columns + column

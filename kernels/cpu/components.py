@@ -1,0 +1,194 @@
+"""What a Gibbs sweep keeps of its components, and how it is rebuilt from the data."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from kernels.cpu.component_statistics import lower_scatter, members_of, scatter_buffers
+from kernels.cpu.moments import precision_cholesky
+from kernels.cpu.tile import lanes, padded
+
+
+class Components(NamedTuple):
+    """What is kept of each component slot; slots past the largest in use are empty."""
+
+    count: np.ndarray
+    """[C] int64, 0 for an empty slot."""
+    changed: np.ndarray
+    """[C] bool: members changed since the factor was rebuilt."""
+    log_det: np.ndarray
+    """[C] float64 log det S_n."""
+    mean: np.ndarray
+    """[C, D] m_n."""
+    W: np.ndarray
+    """[C, Dp, Dp] inverse lower Cholesky factor of S_n."""
+    y: np.ndarray
+    """[C, Dp, LANES] the tile's points, whitened by each component."""
+    q: np.ndarray
+    """[C, LANES] their squared norms."""
+
+
+class Prior(NamedTuple):
+    """An empty component, with the tile whitened by it, and the constants of the predictive."""
+
+    kappa0: float
+    nu0: float
+    log_det: float
+    mean: np.ndarray
+    W: np.ndarray
+    y: np.ndarray
+    q: np.ndarray
+    predictive: np.ndarray
+    """[n + 1] the part of log t(x) that depends on a component's count c only:
+    log t(x) = predictive[c] - log_det / 2 - (nu0 + c + 1) / 2 log1p(q kappa / (kappa + 1)), kappa = kappa0 + c."""
+
+
+class Scratch(NamedTuple):
+    """Memory that is written before it is read."""
+
+    tile: np.ndarray
+    """[Dp, LANES] the points at hand."""
+    work: np.ndarray
+    """[Dp, LANES]"""
+    v: np.ndarray
+    """[Dp]"""
+    z: np.ndarray
+    """[Dp]"""
+    t: np.ndarray
+    """[LANES]"""
+    block_y: np.ndarray
+    """[b, Dp] whitened points of a block."""
+    block_q: np.ndarray
+    """[b]"""
+
+
+@njit(nogil=True, cache=True)
+def make_components(x: np.ndarray, capacity: int) -> Components:
+    D = x.shape[1]
+    Dp, n_lanes = padded(D), lanes(x)
+    return Components(
+        np.zeros(capacity, np.int64),
+        np.ones(capacity, np.bool_),
+        np.zeros(capacity),
+        np.zeros((capacity, D), x.dtype),
+        np.zeros((capacity, Dp, Dp), x.dtype),
+        np.zeros((capacity, Dp, n_lanes), x.dtype),
+        np.zeros((capacity, n_lanes), x.dtype),
+    )
+
+
+@njit(nogil=True, cache=True)
+def make_prior(
+    x: np.ndarray,
+    mu0: np.ndarray,
+    kappa0: float,
+    nu0: float,
+    S0: np.ndarray,
+    factor: np.ndarray,
+    inverse: np.ndarray,
+) -> Prior:
+    n, D = x.shape
+    Dp, n_lanes = padded(D), lanes(x)
+    log_det = precision_cholesky(S0, factor, inverse)
+    mean, W = np.zeros(D, x.dtype), np.zeros((Dp, Dp), x.dtype)
+    for i in range(D):
+        mean[i] = mu0[i]
+        for j in range(i + 1):
+            W[i, j] = inverse[i, j]
+    predictive = np.empty(n + 1)
+    for c in range(n + 1):
+        kappa, nu = kappa0 + c, nu0 + c
+        predictive[c] = (
+            math.lgamma(0.5 * (nu + 1))
+            - math.lgamma(0.5 * (nu + 1 - D))
+            - 0.5 * D * math.log(math.pi * (kappa + 1) / kappa)
+        )
+    y, q = np.zeros((Dp, n_lanes), x.dtype), np.zeros(n_lanes, x.dtype)
+    return Prior(kappa0, nu0, log_det, mean, W, y, q, predictive)
+
+
+@njit(nogil=True, cache=True)
+def rebuild(
+    x: np.ndarray,
+    labels: np.ndarray,
+    n_components: int,
+    mu0: np.ndarray,
+    kappa0: float,
+    S0: np.ndarray,
+    components: Components,
+    factor: np.ndarray,
+    inverse: np.ndarray,
+) -> bool:
+    """Count, mean, factor and log det of every component whose members changed, from the data, in float64."""
+    n, D = x.shape
+    buffers = scatter_buffers(D)
+    S = np.empty((D, D))
+    xbar = np.empty(D)
+    members = np.empty(n, np.int64)
+    for k in range(n_components):
+        if not components.changed[k]:
+            continue
+        c = members_of(x, labels, k, members, xbar)
+        kappa = kappa0 + c
+        for i in range(D):
+            for j in range(i + 1):
+                S[i, j] = S0[i, j] + kappa0 * c / kappa * (xbar[i] - mu0[i]) * (xbar[j] - mu0[j])
+        lower_scatter(x, members, c, xbar, *buffers, S)
+        log_det = precision_cholesky(S, factor, inverse)
+        if math.isnan(log_det):
+            return False
+        components.log_det[k] = log_det
+        components.count[k] = c
+        components.changed[k] = False
+        for i in range(D):
+            components.mean[k, i] = (kappa0 * mu0[i] + c * xbar[i]) / kappa
+            for j in range(i + 1):
+                components.W[k, i, j] = inverse[i, j]
+    return True
+
+
+@njit(nogil=True, cache=True)
+def grow(components: Components, larger: Components) -> Components:
+    """`larger`, with the slots of `components`."""
+    copy(components.count, larger.count)
+    copy(components.changed, larger.changed)
+    copy(components.log_det, larger.log_det)
+    copy(components.mean, larger.mean)
+    copy(components.W, larger.W)
+    copy(components.y, larger.y)
+    copy(components.q, larger.q)
+    return larger
+
+
+@njit(nogil=True, cache=True)
+def compact(labels: np.ndarray, n_slots: int, components: Components) -> int:
+    """Renumber slots without gaps, in order, together with what is kept of each component; the number of components."""
+    rank = np.empty(n_slots, np.int64)
+    used = 0
+    for k in range(n_slots):
+        if components.count[k] == 0:
+            continue
+        rank[k] = used
+        if used != k:
+            components.count[used] = components.count[k]
+            components.changed[used] = components.changed[k]
+            components.log_det[used] = components.log_det[k]
+            copy(components.mean[k], components.mean[used])
+            copy(components.W[k], components.W[used])
+        used += 1
+    for k in range(used, n_slots):
+        components.count[k] = 0
+        components.changed[k] = True
+    for i in range(len(labels)):
+        labels[i] = rank[labels[i]]
+    return used
+
+
+@njit(nogil=True, cache=True)
+def copy(source: np.ndarray, target: np.ndarray) -> None:
+    """The entries of source into the first ones of target. A loop, because it compiles ten times faster than slices."""
+    flat_source, flat_target = source.reshape(-1), target.reshape(-1)
+    for i in range(len(flat_source)):
+        flat_target[i] = flat_source[i]

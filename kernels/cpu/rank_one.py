@@ -1,0 +1,117 @@
+"""One point into or out of a component: rank-one updates of its factor and of the points whitened by it."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from kernels.cpu.components import Components, Scratch
+from kernels.cpu.tile import FASTMATH
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def remove_block(
+    y: np.ndarray,
+    lane: int,
+    block: np.ndarray,
+    labels: np.ndarray,
+    k: int,
+    kappa: float,
+    block_y: np.ndarray,
+    block_q: np.ndarray,
+) -> float:
+    """Squared distances block_q of the block's points to component k without the block's members; the log det's change.
+
+    Works on a copy of the block's whitened points: nothing is changed in the component. kappa counts all members.
+    """
+    b, Dp = len(block), len(y)
+    for i in range(b):
+        for r in range(Dp):
+            block_y[i, r] = y[r, lane + i]
+    log_det_change = 0.0
+    for i in range(b):
+        if labels[block[i]] != k:
+            continue
+        kappa -= 1
+        c, s = -(kappa + 1) / kappa, -1 / kappa
+        squared = 0.0
+        for r in range(Dp):
+            squared += block_y[i, r] * block_y[i, r]
+        log_det_change += math.log1p(c * squared)
+        g = _root_gain(c, squared)
+        v = block_y[i].copy()
+        for j in range(b):
+            inner = 0.0
+            for r in range(Dp):
+                inner += v[r] * block_y[j, r]
+            h = -s - g * (inner - s * squared)
+            for r in range(Dp):
+                block_y[j, r] += h * v[r]
+    for i in range(b):
+        squared = 0.0
+        for r in range(Dp):
+            squared += block_y[i, r] * block_y[i, r]
+        block_q[i] = squared
+    return log_det_change
+
+
+@njit(nogil=True, cache=True)
+def _root_gain(c: float, q: float) -> float:
+    """g with (I - g v v')^2 = (I + c v v')^-1, |v|^2 = q: (1 - (1 + c q)^-1/2) / q, without cancellation at small q."""
+    root = math.sqrt(1 + c * q)
+    return c / (root * (1 + root))
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def move(x: np.ndarray, lane: int, c: float, s: float, components: Components, k: int, scratch: Scratch) -> None:
+    """Add a point to component k (c = kappa / (kappa + 1), s = 1 / (kappa + 1)) or remove it (c, s negative).
+
+    With d = x - mean: mean += s d, and S += c d d', whose factor is W's times that of I + c v v', v = W d. The tile's
+    whitened points follow by y <- (I - g u u') (y - s u), u the point's own column.
+    """
+    D, n_lanes = len(x), components.y.shape[2]
+    W, mean, y, q = components.W[k], components.mean[k], components.y[k], components.q[k]
+    v, z, t = scratch.v, scratch.z, scratch.t
+
+    # The tile.
+    squared = 0.0
+    for r in range(D):
+        v[r] = y[r, lane]
+        squared += v[r] * v[r]
+    g = _root_gain(c, squared)
+    for j in range(n_lanes):
+        t[j] = 0
+    for r in range(D):
+        for j in range(n_lanes):
+            t[j] += v[r] * y[r, j]
+    for j in range(n_lanes):
+        t[j] = -s - g * (t[j] - s * squared)
+        q[j] = 0
+    for r in range(D):
+        for j in range(n_lanes):
+            y[r, j] += t[j] * v[r]
+            q[j] += y[r, j] * y[r, j]
+
+    # The factor: with sigma_i = 1 + c sum_{l <= i} v_l^2 and z = sum_{l < i} v_l W_l, row i of the new factor is
+    # sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z.
+    for i in range(D):
+        v[i] = 0
+        z[i] = 0
+    for i in range(D):
+        total = 0.0
+        for j in range(i + 1):
+            total += W[i, j] * (x[j] - mean[j])
+        v[i] = total
+    sigma = 1.0
+    for i in range(D):
+        sigma_next = sigma + c * v[i] * v[i]
+        a = math.sqrt(sigma / sigma_next)
+        h = c * v[i] / math.sqrt(sigma * sigma_next)
+        sigma = sigma_next
+        for j in range(i + 1):
+            w = W[i, j]
+            W[i, j] = a * w - h * z[j]
+            z[j] += v[i] * w
+    for i in range(D):
+        mean[i] += s * (x[i] - mean[i])
+    components.log_det[k] += math.log(sigma)

@@ -1,0 +1,203 @@
+"""Show that the tests notice faults: `python tests/planted_faults.py [WORD ...]`, with words to choose faults by name.
+
+One fault at a time is planted in a copy of the packages and the tests, in a temporary folder, and the few tests that
+should notice are run there. Exits with 1 if the tests pass in spite of a fault, if they fail without one, or if the
+text that a fault replaces is no longer in the code exactly once. Takes minutes: compiled code is compiled anew.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ["classfit", "kernels", "tests", "pyproject.toml"]
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str
+    """Found exactly once in the file."""
+    new: str
+    tests: tuple[str, str]
+    """File under tests/, and an expression that selects the tests in it that should notice (pytest's -k)."""
+
+
+SCIPY = ("test_reference.py", "scipy")
+SCIKIT = ("test_reference.py", "scikit")
+GAUSSIAN = ("test_log_densities.py", "equal_the_reference and gaussian and dtype1 and 10.0")
+STUDENT_T = ("test_log_densities.py", "equal_the_reference and student_t and dtype1 and 10.0")
+EM = ("test_em_statistics.py", "equal_the_reference and dtype1 and 10.0")
+MOMENTS = ("test_component_statistics.py", "equal_the_reference and dtype1")
+PARTITIONS = ("test_gibbs.py", "203_partitions and 0.7")
+
+FAULTS = [
+    # The reference: against scipy and scikit-learn.
+    Fault("reference: factor transposed", "kernels/reference.py", "w.tril().T)", "w.tril())", SCIPY),
+    Fault("reference: garbage above the diagonal read", "kernels/reference.py", "w.tril().T)", "w.T)",
+          ("test_log_densities.py", "above_the_diagonal and reference")),
+    Fault("reference: Gaussian without log-determinant", "kernels/reference.py",
+          "math.log(2 * math.pi) + _half_log_det_precision(precision_chol)", "math.log(2 * math.pi)", SCIPY),
+    Fault("reference: df for df + D", "kernels/reference.py",
+          "log_normaliser - 0.5 * (df + D) *", "log_normaliser - 0.5 * df *", SCIPY),
+    Fault("reference: logsumexp without its maximum", "kernels/reference.py",
+          "return torch.logsumexp(joint, dim=1)", "return joint.exp().sum(1).log()",
+          ("test_log_densities.py", "test_scales and dtype1")),
+    Fault("reference: scatter about the old mean", "kernels/reference.py",
+          "about_mean = centred - shift", "about_mean = centred", SCIKIT),
+    Fault("reference: E[x^2] - mean^2", "kernels/reference.py",
+          "(members - means[g, k]).T @ (members - means[g, k])",
+          "members.T @ members - len(members) * torch.outer(means[g, k], means[g, k])", MOMENTS),
+    # The CPU engine: against the reference.
+    Fault("factor transposed", "kernels/cpu/tile.py", "W[i, j] = source[i, j]", "W[i, j] = source[j, i]", GAUSSIAN),
+    Fault("log-determinant dropped", "kernels/cpu/mixture_log_density.py",
+          "log_constant = log_det - 0.5", "log_constant = 0 * log_det - 0.5", GAUSSIAN),
+    Fault("df + D and df swapped", "kernels/cpu/mixture_log_density.py",
+          "torch.lgamma(half_df + 0.5 * D)", "torch.lgamma(half_df - 0.5 * D)", STUDENT_T),
+    Fault("loop over features one short", "kernels/cpu/tile.py",
+          "multiply_rows(W, i, i + ROWS, work, y, 0)", "multiply_rows(W, i, i + ROWS - 1, work, y, 0)", GAUSSIAN),
+    Fault("mask of a tile's last points off by one", "kernels/cpu/tile.py",
+          "min(start + j, stop - 1)", "min(start + j, stop - 2)", GAUSSIAN),
+    Fault("last point of a panel not written", "kernels/cpu/mixture_log_density.py",
+          "for j in range(min(n_lanes, stop - first)):", "for j in range(min(n_lanes, stop - first - 1)):",
+          ("test_log_densities.py", "output_is_written and gaussian and dtype1")),
+    Fault("EM: scatter about the old mean", "kernels/cpu/em_statistics.py",
+          "new_mean[j] = mean[k, j] + total[j] / count", "new_mean[j] = mean[k, j]", EM),
+    Fault("EM: square root of the responsibility forgotten", "kernels/cpu/em_statistics.py",
+          "root = math.sqrt(r)", "root = r", EM),
+    Fault("EM: responsibilities not normalised", "kernels/cpu/em_statistics.py",
+          "values[k] /= total", "values[k] /= 1", EM),
+    Fault("scatter without its diagonal", "kernels/cpu/moments.py",
+          "min(i + 1, column + n_lanes)", "min(i, column + n_lanes)", MOMENTS),
+    # Gibbs sweeps: against enumeration and the reference.
+    Fault("Gibbs: point not removed before it is drawn", "kernels/cpu/gibbs_sweep.py",
+          "removed += labels[block[i]] == k", "removed += 0", PARTITIONS),
+    Fault("Gibbs: weight n_k + 1 of a component", "kernels/cpu/gibbs_sweep.py",
+          "math.log(c)", "math.log(c + 1)", PARTITIONS),
+    Fault("Gibbs: new component without alpha", "kernels/cpu/gibbs_sweep.py", "math.log(alpha)", "0.0", PARTITIONS),
+    Fault("Gibbs: wrong kappa in the predictive", "kernels/cpu/gibbs_sweep.py",
+          "math.pi * (kappa + 1) / kappa", "math.pi * (kappa + 2) / kappa", PARTITIONS),
+    Fault("Gibbs: alpha's shape drawn at the wrong odds", "kernels/reference.py",
+          "probability = smaller / (smaller + n * rate)", "probability = smaller / (smaller + n)",
+          ("test_gibbs.py", "draws_the_labels_of_the_reference and 1-1-False")),
+    # The fitting core: against scipy, closed forms and itself.
+    Fault("predictive: degrees of freedom nu_n + 1", "classfit/prior.py",
+          "df = posterior.nu_n - D + 1", "df = posterior.nu_n + 1", ("test_dpgmm.py", "prior_and_posterior")),
+    Fault("predictive without the prior's component", "classfit/predictive.py",
+          "weights.append(float(np.mean(self.alpha[:, group] / (n + self.alpha[:, group]))))", "weights.append(0.0)",
+          ("test_dpgmm.py", "mean_over_kept_sweeps")),
+    Fault("sampling: forgotten square root", "classfit/predictive.py",
+          "np.sqrt(float(df[m]) / rng", "(float(df[m]) / rng", ("test_dpgmm.py", "samples_follow")),
+    Fault("sampling: factor transposed", "classfit/predictive.py",
+          "(precision_chol[m], z, upper=False)", "(precision_chol[m].T, z, upper=True)",
+          ("test_dpgmm.py", "samples_in_several")),
+    Fault("KL divergence the wrong way round", "classfit/predictive.py",
+          "value[g, h], error[g, h] =", "value[h, g], error[h, g] =", ("test_dpgmm.py", "kl_divergence")),
+    Fault("log joint: Gamma(n_k + 1) for Gamma(n_k)", "classfit/diagnostics.py",
+          "torch.lgamma(n_k).sum()", "torch.lgamma(n_k + 1).sum()", ("test_dpgmm.py", "log_joint")),
+    Fault("unseeded randomness", "classfit/gibbs.py",
+          "Philox(key=[seed, stream]", "Philox(key=np.random.SeedSequence().generate_state(2)",
+          ("test_dpgmm.py", "seeds_matter")),
+    Fault("EM: new mean without the old one", "classfit/em_steps.py",
+          "mixtures.means.to(dtype) + statistics.sums", "statistics.sums",
+          ("test_em_steps.py", "steps_equal_scikit_learn")),
+]  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    words: str
+    good: bool
+    seconds: float
+
+
+def environment(copy: Path, cache: Path) -> dict[str, str]:
+    # numba finds compiled code by the file of the function called, whatever became of the functions that it calls: a
+    # fault in compiled code needs a cache of its own. Bytecode is told by a time stamp of whole seconds: none is kept.
+    return os.environ | {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_tests(copy: Path, selections: list[tuple[str, str]], cache: Path) -> subprocess.CompletedProcess:
+    """pytest on the copy, which alone is imported."""
+    files = sorted({f"tests/{file}" for file, _ in selections})
+    expression = " or ".join(f"({select})" for _, select in selections)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files, "-k", expression],
+        cwd=copy,
+        env=environment(copy, cache),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def plant(fault: Fault, copy: Path, cache: Path) -> Outcome:
+    path = copy / fault.file
+    text = path.read_text()
+    if text.count(fault.old) != 1:
+        return Outcome(f"does not apply: its text is there {text.count(fault.old)} times", False, 0.0)
+    began = time.monotonic()
+    path.write_text(text.replace(fault.old, fault.new))
+    try:
+        if fault.file.startswith("kernels/cpu/"):
+            cache = Path(tempfile.mkdtemp(dir=cache.parent))
+        result = run_tests(copy, [fault.tests], cache)
+    finally:
+        path.write_text(text)
+    seconds = time.monotonic() - began
+    failed = [line.removeprefix("FAILED tests/") for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    if result.returncode == 1 and failed:
+        return Outcome(f"caught by {failed[0].split(' - ')[0]}", True, seconds)
+    if result.returncode == 0:
+        return Outcome("SURVIVED: the tests pass", False, seconds)
+    return Outcome(f"the tests did not run (pytest returned {result.returncode})", False, seconds)
+
+
+def main(words: list[str]) -> int:
+    faults = [fault for fault in FAULTS if all(word.lower() in fault.name.lower() for word in words)]
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="planted-faults-") as folder:
+        copy, cache = Path(folder, "copy"), Path(folder, "cache")
+        copy.mkdir()
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / name)
+        where = subprocess.run(
+            [sys.executable, "-c", "import classfit, kernels; print(classfit.__file__, kernels.__file__)"],
+            cwd=copy, env=environment(copy, cache), capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+        if not all(Path(file).resolve().is_relative_to(copy.resolve()) for file in where):
+            console.print(f"the copy is not what would be tested, but {' and '.join(where)}")
+            return 1
+        console.print(f"the tests that should notice {len(faults)} faults, without any ...")
+        clean = run_tests(copy, sorted({fault.tests for fault in faults}), cache)
+        if clean.returncode != 0:
+            console.print(
+                escape(clean.stdout), escape(clean.stderr), "[bold red]the tests fail without a fault", sep="\n"
+            )
+            return 1
+        outcomes = [plant(fault, copy, cache) for fault in track(faults, "planting", console=console)]
+    table = Table("fault", "in", "outcome", "seconds")
+    for fault, outcome in zip(faults, outcomes, strict=True):
+        style = "green" if outcome.good else "bold red"
+        table.add_row(escape(fault.name), fault.file, f"[{style}]{escape(outcome.words)}", f"{outcome.seconds:.0f}")
+    console.print(table)
+    caught = sum(outcome.good for outcome in outcomes)
+    console.print(f"{caught} of {len(faults)} faults caught")
+    return 0 if caught == len(faults) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,307 @@
+"""The main job from end to end, at a scale of seconds."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from typer.testing import CliRunner
+
+from paper_repro import storage
+from paper_repro.cli import app
+from paper_repro.computations import derived_seed
+from paper_repro.figures import FIGURES
+from paper_repro.pipeline import STAGES, Pipeline
+from paper_repro.profiles import DIGITS, PAPER, PROFILES, PROTOCOLS
+from paper_repro.steps import State, Workspace
+
+SECONDS_TO_WAIT = 120
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run, its report included."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROFILES, "tiny", TINY_PROFILE)
+        patch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
+        result = CliRunner().invoke(app, ["run", "--profile", "tiny", "--runs-dir", str(runs)])
+    assert result.exit_code == 0, result.output
+    report = runs / "tiny" / "paper" / "report.html"
+    assert result.output.splitlines()[-1] == str(report.resolve())
+    return runs
+
+
+@pytest.fixture
+def runs(finished, tmp_path):
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Call paper-repro with the tiny profile and protocol."""
+    monkeypatch.setitem(PROFILES, "tiny", TINY_PROFILE)
+    monkeypatch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+def results(folder):
+    """Hash of every result file, by its path; not the provenance, which has times in it."""
+    return {
+        f"{path.parent.relative_to(folder)}/{name}": digest
+        for path in sorted(folder.rglob("provenance.json"))
+        for name, digest in json.loads(path.read_text())["files"].items()
+    }
+
+
+def test_every_figure_has_its_files(finished):
+    for name in FIGURES:
+        folder = finished / "tiny" / "paper" / name
+        expected = {"numbers.npz", "provenance.json", *(f"{name}.{kind}" for kind in ("svg", "png", "csv"))}
+        assert {path.name for path in folder.iterdir()} == expected
+        assert str(storage.read_arrays(folder / "numbers.npz")["subtitle"]) == "tiny (scaled down) · protocol paper · seed 0"
+
+
+def test_nothing_is_left_behind(finished):
+    left = [path.name for path in finished.rglob("*") if re.match(r"checkpoint|started|.*\.tmp$", path.name)]
+    assert left == []
+
+
+def test_the_numbers_agree_with_each_other(finished):
+    root = finished / "tiny"
+    data, _ = storage.read_tensors(root / "dataset" / "data.safetensors")
+    labels = data["train_labels"].numpy()
+    stored = storage.read_arrays(root / "paper" / "figure_a7" / "numbers.npz")
+    for s, stage in enumerate(STAGES):
+        values = storage.read_arrays(root / "representations" / f"layer{stage}.npz")["values"]
+        assert values.shape == (1437, TINY_PROFILE.dimensions[s])
+        density = storage.read_arrays(root / "paper" / f"posterior_stage_{stage}" / "density.npz")["log_density"]
+        for g in range(10):
+            assert stored["mean"][s, g] == density[labels == g].mean()
+    entropy = storage.read_arrays(root / "paper" / "relative_entropy_stage_4" / "relative_entropy.npz")
+    figure_2 = storage.read_arrays(root / "paper" / "figure_2" / "numbers.npz")
+    np.testing.assert_array_equal(figure_2["relative_entropy"], entropy["value"])
+    np.testing.assert_array_equal(figure_2["mean_log_density"], stored["mean"][-1])
+    rows = (root / "paper" / "classes" / "classes.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * 10
+    assert float(rows[-10].split(",")[3]) == stored["mean"][-1, 0]
+
+
+def test_the_density_is_that_of_the_saved_posterior(finished):
+    from classfit import Posterior
+
+    root = finished / "tiny"
+    values = storage.read_arrays(root / "representations" / "layer4.npz")["values"]
+    labels = storage.read_tensors(root / "dataset" / "data.safetensors")[0]["train_labels"].numpy()
+    posterior = Posterior.load(root / "paper" / "posterior_stage_4" / "posterior.npz")
+    density = storage.read_arrays(root / "paper" / "posterior_stage_4" / "density.npz")["log_density"]
+    np.testing.assert_array_equal(posterior.log_density(values, groups=labels), density)
+    assert posterior.labels.shape == (4, 1437)
+    assert not posterior.official
+
+
+def test_the_report(finished):
+    page = (finished / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
+    assert "This is a scaled-down run" in page
+    accuracy = storage.read_json(finished / "tiny" / "network" / "network.json")["test_accuracy"]
+    assert f"{100 * accuracy:.1f}%" in page
+    for name in FIGURES:
+        assert f'<figure id="{name}"' in page
+    assert page.count("What to look for") == len(FIGURES)
+    assert page.count('class="spark"') == 4 * 10 * 2
+    assert f"{TINY_PROTOCOL.n_sweeps} sweeps from 6 random components" in page
+    for step in Pipeline(TINY_PROFILE, TINY_PROTOCOL).steps:
+        assert f"<td>{step.name}</td>" in page
+    assert "Out of date" not in page
+
+
+def test_the_report_needs_no_other_resource(finished):
+    page = (finished / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|img|iframe|object)\b|@import|url\((?!#)", page)
+    for target in re.findall(r'href="([^"#][^"]*)"', page):
+        assert (finished / "tiny" / "paper" / target).is_file(), target
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    # A name within one picture may be defined twice, never with two meanings; between pictures none is shared.
+    owners = {name: name.split("-")[0] for name in ids if name.startswith("figure_")}
+    assert set(owners.values()) == set(FIGURES)
+
+
+def test_a_second_run_computes_nothing(runs, command):
+    before = results(runs)
+    result = command("run", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0
+    assert "Everything was up to date." in result.output
+    assert "✓" not in result.output
+    assert results(runs) == before
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(runs):
+    workspace = Workspace(runs / "tiny")
+    changed = Pipeline(TINY_PROFILE, replace(TINY_PROTOCOL, entropy_draws=100))
+    redone = {step.name for step in workspace.run([*changed.figures.values(), changed.classes])}
+    entropies = {f"paper/relative_entropy_stage_{stage}" for stage in STAGES}
+    assert redone == entropies | {"paper/figure_2", "paper/classes"}
+    seeded = Pipeline(TINY_PROFILE, TINY_PROTOCOL, seed=1)
+    assert {workspace.state(step) for step in seeded.steps} == {State.STALE}
+
+
+def test_one_figure_alone_needs_only_its_own_steps(tmp_path, command):
+    result = command("run", "figure_a6", "--profile", "tiny", "--runs-dir", tmp_path)
+    assert result.exit_code == 0
+    done = sorted(path.parent.name for path in tmp_path.rglob("provenance.json"))
+    assert done == ["dataset", "figure_a6", "network", "representations"]
+    page = (tmp_path / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure ") == 1
+    assert "paper-repro run figure_2" in page
+
+
+def test_draw_needs_no_network_and_no_data(finished, tmp_path, command):
+    for name in FIGURES:
+        shutil.copytree(finished / "tiny" / "paper" / name, tmp_path / "tiny" / "paper" / name)
+    (tmp_path / "tiny" / "paper" / "figure_1" / "figure_1.svg").unlink()
+    before = {key: value for key, value in results(finished).items() if "figure_" in key}
+    result = command("draw", "--profile", "tiny", "--runs-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert results(tmp_path) == before
+    page = (tmp_path / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure ") == len(FIGURES)
+    assert "Out of date" not in page
+
+
+def test_draw_refuses_damaged_numbers(runs, command):
+    numbers = runs / "tiny" / "paper" / "figure_2" / "numbers.npz"
+    numbers.write_bytes(numbers.read_bytes()[:-1])
+    result = command("draw", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 1
+    assert "No whole numbers are stored for figure_2" in result.output
+
+
+def test_check(runs, command):
+    def check(*arguments):
+        result = command("check", *arguments, "--profile", "tiny", "--runs-dir", runs)
+        return result.exit_code, result.output
+
+    assert check()[0] == 0
+    picture = runs / "tiny" / "paper" / "figure_1" / "figure_1.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"")
+    code, output = check()
+    assert code == 1
+    assert "damaged" in output
+    assert "figure_1.png" in output
+    assert check("figure_2")[0] == 0
+    picture.write_bytes(whole)
+    assert check()[0] == 0
+    assert check("--seed", "1")[0] == 1
+    (runs / "tiny" / "network" / "weights.safetensors").unlink()
+    code, output = check("figure_a5")
+    assert code == 1
+    assert "network is damaged" in output
+    shutil.rmtree(runs / "tiny")
+    code, output = check("figure_a6")
+    assert code == 1
+    assert "missing" in output
+
+
+def test_list(runs, command):
+    result = command("list", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0
+    assert all(name in result.output for name in (*FIGURES, *PROFILES, *PROTOCOLS))
+    assert result.output.count("done") == len(FIGURES)
+    assert "missing" in command("list", "--runs-dir", runs).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "figure_9"], r"'figure_9' is unknown; known: figure_1, figure_2, figure_a5, figure_a6, figure_a7"),
+        (["check", "figure_9"], "'figure_9' is unknown"),
+        (["run", "--profile", "mnist"], "'mnist' is unknown; known: digits"),
+        (["run", "--protocol", "fast"], "'fast' is unknown; known: paper"),
+        (["run", "--seed", "-1"], "must not be negative, got -1"),
+    ],
+)
+def test_errors_name_what_is_known(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(app, [*arguments, "--runs-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert re.search(message, result.output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_at_the_same_time_is_told_so(tmp_path, command):
+    with Workspace(tmp_path / "tiny").lock():
+        result = command("run", "--profile", "tiny", "--runs-dir", tmp_path)
+    assert result.exit_code == 1
+    assert f"process {os.getpid()}" in result.output
+    assert "wait for it" in result.output
+
+
+def test_a_killed_run_ends_with_the_numbers_of_an_undisturbed_one(finished, tmp_path):
+    """SIGKILL in training, in a fit, and while figures are drawn."""
+    tiny = str(Path(__file__).with_name("paper_repro_tiny.py"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    signs = ("network/checkpoint.safetensors", "paper/posterior_stage_4/started.json", "paper/figure_2/started.json")
+    for sign in signs:
+        process = subprocess.Popen([sys.executable, tiny, str(tmp_path)], env=environment)
+        deadline = time.monotonic() + SECONDS_TO_WAIT
+        while process.poll() is None and not (tmp_path / sign).exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"the run ended before it could be killed at {sign}"
+    subprocess.run([sys.executable, tiny, str(tmp_path)], env=environment, check=True, timeout=SECONDS_TO_WAIT)
+    network = storage.read_json(tmp_path / "network" / "provenance.json")
+    assert network["continued_after_interruption"]
+    assert results(tmp_path) == results(finished / "tiny")
+
+
+def test_protocol_paper_is_the_published_one():
+    pipeline = Pipeline(DIGITS, PAPER)
+    settings = pipeline.posteriors[3].settings
+    assert settings == {
+        "stage": 3, "n_sweeps": 400, "n_discard": 320, "thin": 4, "block_size": 4, "n_init_components": 6,
+        "official": False, "seed": 0,
+    }  # fmt: skip
+    assert pipeline.entropies[4].settings["n_draws"] == 100_000
+    assert pipeline.representations.settings["dimensions"] == {"layer1": 16, "layer2": 16, "layer3": 64, "layer4": 64}
+
+
+def test_official_results_lie_beside_the_others():
+    plain, official = Pipeline(DIGITS, PAPER), Pipeline(DIGITS, PAPER, official=True)
+    assert official.posteriors[1].name == "paper-official/posterior_stage_1"
+    assert official.posteriors[1].settings["official"]
+    assert official.network.fingerprint == plain.network.fingerprint
+    assert "as coded (--official)" in official.subtitle
+
+
+def test_steps_come_after_their_inputs():
+    seen = set()
+    for step in Pipeline(DIGITS, PAPER).steps:
+        assert {step_in.name for step_in in step.inputs} <= seen
+        seen.add(step.name)
+
+
+def test_each_use_of_the_seed_has_its_own():
+    uses = [(seed, name, stage) for seed in range(20) for name in ("posterior", "weights") for stage in STAGES]
+    seeds = [derived_seed(*use) for use in uses]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_command_starts_quickly_without_torch():
+    code = "import sys, paper_repro.cli; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'classfit')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

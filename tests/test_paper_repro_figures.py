@@ -1,0 +1,236 @@
+"""Figures, on made numbers: what is computed, and that drawing needs nothing but what was stored."""
+
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tolerances import PEER_RELATIVE
+
+from paper_repro import storage
+from paper_repro.figures import FIGURES, figure_1, figure_2, figure_a5, figure_a6, figure_a7, module, style
+from paper_repro.networks import residual_network
+from paper_repro.report import inline_svg, sparkline
+
+STAGES = (1, 2, 3, 4)
+WORDS = {"subtitle": np.array("made numbers · protocol none"), "note": np.array("Nothing follows from it.")}
+
+
+def made(n_classes=10, stages=STAGES, n_points=30):
+    """Log-densities of `n_classes` classes by stage; at the last, classes 2 and 5 are far above the others."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(n_classes), n_points))
+    level = {stage: rng.normal(10 * stage, 2, n_classes) for stage in stages}
+    level[stages[-1]][[2, 5]] += 60
+    log_density = {stage: level[stage][labels] + rng.normal(0, 3, len(labels)) for stage in stages}
+    names = [f"{g}" for g in range(n_classes)]
+    return {
+        "log_density": log_density,
+        "labels": labels,
+        "class_names": names,
+        "dimensions": dict.fromkeys(stages, 16),
+    }
+
+
+def made_figure_2(n_classes=10):
+    numbers = made(n_classes, (4,))
+    rng = np.random.default_rng(1)
+    mean = np.array([numbers["log_density"][4][numbers["labels"] == g].mean() for g in range(n_classes)])
+    return {
+        "log_density": numbers["log_density"][4],
+        "labels": numbers["labels"],
+        "class_names": numbers["class_names"],
+        "representations": rng.normal(size=(len(numbers["labels"]), 5)).astype(np.float32),
+        "relative_entropy": 3 + 0.5 * mean,
+        "standard_error": np.full(n_classes, 0.25),
+    }
+
+
+def stored_figure(name):
+    """What a run would have stored."""
+    if name in ("figure_1", "figure_a7"):
+        numbers = made(stages=(3, 4) if name == "figure_1" else STAGES)
+    elif name == "figure_2":
+        numbers = made_figure_2()
+    elif name == "figure_a5":
+        network = residual_network((2, 2, 1, 3), width=8, n_classes=10, in_channels=1, seed=0)
+        read = {f"layer{stage}": 4 for stage in STAGES}
+        numbers = {"network": network, "image_shape": (1, 8, 8), "read": read}
+    else:
+        values = {stage: np.linspace(5, 0.1, 8 * stage) for stage in STAGES}
+        numbers = {"singular_values": values, "dimensions": dict.fromkeys(STAGES, 6)}
+    return module(name).compute(**numbers) | WORDS
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_from_what_was_stored_alone(name, tmp_path):
+    storage.write_arrays(tmp_path / "numbers.npz", stored_figure(name))
+    stored = storage.read_arrays(tmp_path / "numbers.npz")
+    for folder in (tmp_path / "first", tmp_path / "again"):
+        folder.mkdir()
+        figure = module(name).draw(stored)
+        assert isinstance(figure, Figure)
+        style.save(figure, folder, name)
+    for kind in ("svg", "png"):
+        first, again = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in ("first", "again"))
+        assert len(first) > 10_000
+        assert first == again
+    texts = [text.get_text() for text in figure.texts]
+    assert FIGURES[name] in texts[0]
+    assert texts[1] == str(WORDS["subtitle"])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_explains_itself(name):
+    stored = stored_figure(name)
+    for words in (module(name).caption(stored), module(name).look_for(stored), module(name).finding(stored)):
+        assert len(words) > 20
+        assert words.endswith(".")
+        assert not re.search(r"\{|\}|nan|array\(|np\.", words)
+    assert str(WORDS["note"]) in module(name).caption(stored)
+    rows = module(name).table(stored)
+    assert all(row.keys() == rows[0].keys() for row in rows)
+
+
+def test_class_statistics_and_the_split():
+    numbers = made()
+    stored = figure_a7.compute(**numbers)
+    for s, stage in enumerate(STAGES):
+        for g in range(10):
+            own = numbers["log_density"][stage][numbers["labels"] == g]
+            assert stored["mean"][s, g] == pytest.approx(own.mean(), rel=PEER_RELATIVE)
+            assert stored["std"][s, g] == pytest.approx(np.sqrt(((own - own.mean()) ** 2).mean()), rel=PEER_RELATIVE)
+    assert np.flatnonzero(stored["high"]).tolist() == [2, 5]
+    means = np.sort(stored["mean"][-1])
+    assert means[7] < float(stored["threshold"]) < means[8]
+    assert float(stored["gap"]) == pytest.approx(means[8] - means[7], rel=PEER_RELATIVE)
+    words = figure_a7.finding(stored)
+    assert f"largest gap between sorted class means is {float(stored['gap']):.1f} nats" in words
+    assert "2 of 10 classes above it: 2, 5." in words
+
+
+def test_figure_1_is_the_last_two_stages_of_figure_a7():
+    both = figure_1.compute(**made(stages=(3, 4))), figure_a7.compute(**made())
+    assert both[0]["stages"].tolist() == [3, 4]
+    assert both[0]["mean"].shape == (2, 10)
+    assert len(figure_1.table(both[0])) == 20
+    assert len(figure_a7.table(both[1])) == 40
+
+
+def test_panels_show_sorted_classes_and_one_line_at_the_gap():
+    stored = stored_figure("figure_1")
+    panels = figure_1.draw(stored).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["Stage 3  (D = 16)", "Stage 4  (D = 16)"]
+    for s, panel in enumerate(panels):
+        names = [label.get_text() for label in panel.get_xticklabels()]
+        assert names == [str(g) for g in np.argsort(stored["mean"][s])]
+        marks = {line.get_marker(): line for line in panel.lines if line.get_marker() in ("o", "D")}
+        drawn = np.full(10, np.nan)
+        for line in marks.values():
+            drawn[np.asarray(line.get_xdata(), dtype=int)] = line.get_ydata()
+        np.testing.assert_array_equal(drawn, np.sort(stored["mean"][s]))
+        assert len(marks["D"].get_xdata()) == 2
+    lines = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
+    assert lines[0] == []
+    assert lines[1][0].get_ydata()[0] == float(stored["threshold"])
+
+
+def test_many_classes_are_not_named():
+    stored = figure_1.compute(**made(n_classes=100, stages=(3, 4))) | WORDS
+    assert all(len(panel.get_xticklabels()) < 12 for panel in figure_1.draw(stored).axes)
+    assert figure_1.finding(stored).count(",") == 0
+    scatter = figure_2.compute(**made_figure_2(100)) | WORDS
+    assert all(not panel.texts for panel in figure_2.draw(scatter).axes)
+
+
+def test_figure_2_numbers():
+    numbers = made_figure_2()
+    stored = figure_2.compute(**numbers)
+    points = numbers["representations"][numbers["labels"] == 3].astype(np.float64)
+    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)]
+    assert stored["mean_distance"][3] == pytest.approx(np.mean(distances), rel=PEER_RELATIVE)
+    # The made relative entropies lie on a line.
+    assert stored["entropy_line"].tolist() == pytest.approx([0.5, 3.0, 1.0], rel=PEER_RELATIVE)
+    x, y = stored["mean_log_density"], stored["mean_distance"]
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    assert stored["distance_line"][0] == pytest.approx(slope, rel=PEER_RELATIVE)
+    assert stored["distance_line"][1] == pytest.approx(y.mean() - slope * x.mean(), rel=PEER_RELATIVE)
+    assert "at most 0.25 nats" in figure_2.caption(stored | WORDS)
+    assert np.isnan(figure_2.mean_distance(points[:1]))
+
+
+def test_figure_a6_numbers():
+    stored = figure_a6.compute({3: np.array([2.0, 1.0, 1.0]), 4: np.array([3.0, 4.0, 0.0, 0.0])}, {3: 2, 4: 1})
+    assert stored["kept"].tolist() == pytest.approx([4 / 6, 5 / 6, 1, 9 / 25, 1, 1, 1], rel=PEER_RELATIVE)
+    assert stored["kept_at_cut"].tolist() == pytest.approx([5 / 6, 9 / 25], rel=PEER_RELATIVE)
+    chosen = [(row["stage"], row["n_vectors"]) for row in figure_a6.table(stored) if row["chosen"]]
+    assert chosen == [(3, 2), (4, 1)]
+
+
+def test_figure_a5_is_of_the_network_itself():
+    network = residual_network((2, 2, 1, 3), width=8, n_classes=10, in_channels=1, seed=0)
+    network.train()
+    stored = figure_a5.compute(network, (1, 8, 8), {"layer2": 5})
+    assert stored["names"].tolist() == ["conv1", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc"]
+    assert stored["channels"].tolist() == [8, 8, 16, 32, 64, 64, 10]
+    assert stored["sizes"].tolist() == [8, 8, 4, 2, 1, 1, 1]
+    assert stored["blocks"].tolist() == [0, 2, 2, 1, 3, 0, 0]
+    assert stored["kept"].tolist() == [0, 0, 5, 0, 0, 0, 0]
+    assert stored["texts"][0] == "3 × 3 convolution"
+    assert int(stored["n_parameters"]) == sum(parameter.numel() for parameter in network.parameters())
+    assert network.training
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(bool((module.running_mean == 0).all()) for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+
+
+def test_names_keep_apart_where_they_can():
+    figure = style.canvas("title", WORDS, width=5, height=4)
+    axes = figure.subplots()
+    x, y = np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.02, 1.0])
+    axes.plot(x, y, "o")
+    style.name_points(axes, x, y, ["a", "b", "c"])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_signed():
+    assert style.signed(-0.456) == "−0.46"
+    assert style.signed(1.0) == "+1.00"
+
+
+def test_inline_svg_is_self_contained_and_follows_the_page(tmp_path):
+    style.save(module("figure_1").draw(stored_figure("figure_1")), tmp_path, "figure_1")
+    svg = inline_svg((tmp_path / "figure_1.svg").read_text(), "figure_1")
+    assert svg.startswith("<svg")
+    assert not re.search(r"<svg[^>]*\bheight=", svg)
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert ids
+    assert all(name.startswith("figure_1-") for name in ids)
+    used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+    assert used
+    assert used <= set(ids)
+    assert "var(--low)" in svg
+    assert "var(--high)" in svg
+    assert style.LOW not in svg
+
+
+def test_sparklines():
+    spark = sparkline(np.linspace(3, 1, 400), 0.8)
+    (points,) = re.findall(r'points="([^"]+)"', spark)
+    y = [float(point.split(",")[1]) for point in points.split()]
+    assert len(y) == 110
+    assert y == sorted(y)
+    assert 'aria-label="from 3 to 1"' in spark
+    assert '<rect x="88.0"' in spark
+    assert "nan" not in sparkline(np.ones(5), 0.0)
+
+
+def test_drawing_leaves_pyplot_alone():
+    code = "import sys; from paper_repro.figures import FIGURES, module; [module(n) for n in FIGURES]; " \
+        "import paper_repro.report; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
