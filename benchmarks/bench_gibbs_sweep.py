@@ -151,15 +151,21 @@ def dpgmm_sweep(x: Tensor, labels: Tensor, prior: NIWPrior, block_size: int) -> 
     from loguru import logger
 
     logger.disable("dpgmm")
-    sampler = FullCovarianceCollapsedGibbsSampler(
-        init_strategy="init_data_stats", max_clusters_num=K, batch_size=block_size, verbose=False
-    )
     members = [set(torch.nonzero(labels == k).flatten().tolist()) for k in range(K)]
-    # Left out of the clock, in its favour: a log-likelihood of all data. Left out altogether: a tracking service.
-    sampler.data_log_likelihood = lambda *arguments: 0.0
-    sampler._init_wandb = lambda: None
-    sampler.get_initial_assignment = lambda data: ([set(own) for own in members], labels.tolist())
 
+    class Sampler(FullCovarianceCollapsedGibbsSampler):
+        """From given labels, and in its favour without a log-likelihood of all data; no tracking service is asked."""
+
+        def get_initial_assignment(self, data: np.ndarray) -> Any:
+            return [set(own) for own in members], labels.tolist()
+
+        def data_log_likelihood(self, *arguments: Any) -> float:
+            return 0.0
+
+        def _init_wandb(self) -> None:
+            pass
+
+    sampler = Sampler(init_strategy="init_data_stats", max_clusters_num=K, batch_size=block_size, verbose=False)
     prior_parameters = sampler.compute_prior_params(x, K)
     parameters = [sampler.initialize_params_for_cluster(x[list(own)], prior_parameters) for own in members]
     theirs = sampler.get_t_student_calc(D).log_pdf(

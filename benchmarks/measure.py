@@ -89,7 +89,7 @@ def compare(
     Raises:
         AssertionError: an answer differs by more than the tolerance, before anything is timed.
     """
-    prove(ours(), peers)
+    prove(ours, peers)
     times: dict[str, list[float]] = {peer.name: [] for peer in peers}
     timed_in: dict[str, list[int]] = {peer.name: [] for peer in peers}
     n_setups = 0
@@ -123,12 +123,12 @@ def compare(
     return result
 
 
-def prove(answer: Any, peers: Sequence[Peer]) -> None:
+def prove(ours: Callable[[], Any], peers: Sequence[Peer]) -> None:
     """AssertionError unless each peer's answer is ours within its tolerance."""
     for peer in peers:
         if peer.tolerance is not None:
             np.testing.assert_allclose(
-                np.asarray(answer), np.asarray(peer.run()), rtol=0, atol=peer.tolerance, err_msg=f"peer {peer.name}"
+                np.asarray(ours()), np.asarray(peer.run()), rtol=0, atol=peer.tolerance, err_msg=f"peer {peer.name}"
             )
 
 

@@ -73,7 +73,10 @@ def test_every_figure_has_its_files(finished):
         folder = finished / "tiny" / "paper" / name
         expected = {"numbers.npz", "provenance.json", *(f"{name}.{kind}" for kind in ("svg", "png", "csv"))}
         assert {path.name for path in folder.iterdir()} == expected
-        assert str(storage.read_arrays(folder / "numbers.npz")["subtitle"]) == "tiny (scaled down) · protocol paper · seed 0"
+        assert (
+            str(storage.read_arrays(folder / "numbers.npz")["subtitle"])
+            == "tiny (scaled down) · protocol paper · seed 0"
+        )
 
 
 def test_nothing_is_left_behind(finished):
@@ -185,7 +188,7 @@ def test_draw_needs_no_network_and_no_data(finished, tmp_path, command):
 def test_draw_refuses_damaged_numbers(runs, command):
     numbers = runs / "tiny" / "paper" / "figure_2" / "numbers.npz"
     numbers.write_bytes(numbers.read_bytes()[:-1])
-    result = command("draw", "--profile", "tiny", "--runs-dir", runs)
+    result = command("draw", "figure_2", "--profile", "tiny", "--runs-dir", runs)
     assert result.exit_code == 1
     assert "No whole numbers are stored for figure_2" in result.output
 

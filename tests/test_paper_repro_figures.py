@@ -142,7 +142,6 @@ def test_panels_show_sorted_classes_and_one_line_at_the_gap():
 def test_many_classes_are_not_named():
     stored = figure_1.compute(**made(n_classes=100, stages=(3, 4))) | WORDS
     assert all(len(panel.get_xticklabels()) < 12 for panel in figure_1.draw(stored).axes)
-    assert figure_1.finding(stored).count(",") == 0
     scatter = figure_2.compute(**made_figure_2(100)) | WORDS
     assert all(not panel.texts for panel in figure_2.draw(scatter).axes)
 
@@ -184,7 +183,11 @@ def test_figure_a5_is_of_the_network_itself():
     assert int(stored["n_parameters"]) == sum(parameter.numel() for parameter in network.parameters())
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
-    assert all(bool((module.running_mean == 0).all()) for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert all(
+        bool((module.running_mean == 0).all())
+        for module in network.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    )
 
 
 def test_names_keep_apart_where_they_can():

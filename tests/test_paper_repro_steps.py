@@ -187,7 +187,10 @@ def test_one_process_at_a_time_and_none_after_a_kill(workspace):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(workspace.root)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BusyError, match=rf"process {holder.pid} .* is working in .*runs; wait for it"), workspace.lock():
+        with (
+            pytest.raises(BusyError, match=rf"process {holder.pid} .* is working in .*runs; wait for it"),
+            workspace.lock(),
+        ):
             pass
     finally:
         os.kill(holder.pid, signal.SIGKILL)

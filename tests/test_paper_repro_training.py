@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 import torchvision
+from tolerances import PEER_RELATIVE, UNIT_ROUNDOFF
 from torch import nn
 
 from paper_repro import datasets, training
 from paper_repro.networks import SmallImageResNet, accuracy, residual_network
 from paper_repro.profiles import DIGITS
 from paper_repro.training import TrainingSettings, learning_rate, random_crop, train
-from tolerances import PEER_RELATIVE, UNIT_ROUNDOFF
 
 SETTINGS = TrainingSettings(epochs=6, batch_size=32, peak_learning_rate=0.05, crop_padding=1)
 
@@ -164,9 +164,14 @@ def test_an_estimate_is_of_all_updates(digits):
 
 
 def test_the_digits_profile_reaches_its_accuracy(digits):
-    """The number the profile promises, at its own settings."""
+    """97% on the test images, at the profile's own settings but for half the epochs, to save time."""
     network = residual_network(DIGITS.blocks, width=DIGITS.width, n_classes=10, in_channels=1, seed=0)
-    settings = TrainingSettings(DIGITS.epochs, DIGITS.batch_size, DIGITS.peak_learning_rate, crop_padding=DIGITS.crop_padding)
+    settings = TrainingSettings(
+        epochs=DIGITS.epochs // 2,
+        batch_size=DIGITS.batch_size,
+        peak_learning_rate=DIGITS.peak_learning_rate,
+        crop_padding=DIGITS.crop_padding,
+    )
     train(network, digits.train_images, digits.train_labels, settings, black=-digits.mean / digits.std, seed=0)
     assert accuracy(network, digits.test_images, digits.test_labels) >= 0.97
     assert not network.training

@@ -1,18 +1,24 @@
 """What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the choice of target.
 
-Whitening is nearly all the work: y = W (x - mean) for a tile of points and one component after another. A program keeps
-its tile of points (the compiler puts it in shared memory) and streams components past it, so that a component is read
-from L2 once for each tile. W is lower triangular. From D = 64 on, the features are taken in two halves,
+Whitening is nearly all the work: y = W (x - mean) for a tile of BN points and one component after another. W is lower
+triangular, so it is cut into blocks of BK features and those above the diagonal are left out. Two ways:
 
-    | y0 |   | W00   0  | | d0 |        y0, y1' = [W00; W10] d0     one product, HALF x DP
-    | y1 | = | W10  W11 | | d1 |        y1      = y1' + W11 d1      one product, HALF x HALF
+Held, up to D = 64. The program keeps its tile of points (the compiler puts it in shared memory) and streams components
+past it; the next component's factor is loaded into registers while this one is at work. One block up to D = 32, above it
 
-which is 3/4 of the multiply-adds of the full square. Quarters would save 1/8 more, but need 4 times as many products,
-each with its own wait for the tensor cores (measured in compiled code: 539 instructions a component instead of 399).
+    | y0 |   | W00   0  | | d0 |        y0, y1' = [W00; W10] d0     one product, BK x 2 BK
+    | y1 | = | W10  W11 | | d1 |        y1      = y1' + W11 d1      one product, BK x BK
 
-float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. `dot` names the precision of all
-products. Triton's own "tf32x3" computes the same, but also repairs infinities, which finite input does not need: at
-D = 64 on sm_90 it takes 178 registers and 608 instructions a component, these kernels 117 and 399.
+which is 3/4 of the multiply-adds of the square. (Quarters would save 1/8 more, in 10 products instead of 2, each with its
+own wait for the tensor cores: 539 instructions a component on sm_90 instead of 399.)
+
+Streamed, above. Nothing is held: loops over the blocks of W, rows and columns, load blocks of x again (from L1). With
+4 x 4 blocks that is 5/8 of the multiply-adds, and 100 to 128 registers on every target, where the whole factor at once
+spills on all but one.
+
+float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the same,
+but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
+instructions a component, these kernels 117 and 399.
 """
 
 import math
@@ -31,12 +37,10 @@ class Blocks(NamedTuple):
     """One entry of an operation's table of block sizes."""
 
     points: int
-    """Points in a tile."""
+    """BN: points in a tile."""
     features: int
-    """Features in a factor's first block: all of them (padded), or half."""
+    """BK: features in a block of the factor."""
     warps: int
-    prefetch: bool
-    """Load the next component's factor, into registers, while this one is at work."""
 
 
 class Case(NamedTuple):
@@ -92,7 +96,7 @@ def load_points(x_ptr, rows, end, D: tl.constexpr, BK: tl.constexpr):
 
 @triton.jit
 def load_factor(factor_ptr, m, last, DP: tl.constexpr, BK: tl.constexpr):
-    """W' of component m in blocks [BK, DP] and [BK, BK], as `pack_factor` stores them; zero if m is not below last."""
+    """W' of component m, of one block or three: [BK, DP] of [W00; W10] and [BK, BK] of W11; zero if m is not below last."""
     SIZE: tl.constexpr = DP * BK + (DP - BK) * BK
     k = tl.arange(0, BK)
     j = tl.arange(0, DP)
@@ -108,20 +112,47 @@ def load_factor(factor_ptr, m, last, DP: tl.constexpr, BK: tl.constexpr):
 def squared_distance(
     x_left, x_right, w_left, w_right, p_mean, D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
 ):
-    """[BN] of |W (x - mean)|^2, for tiles of `load_points` and blocks of `load_factor`: subtract first, then whiten."""
+    """[BN] of |W (x - mean)|^2, held: for tiles of `load_points` and blocks of `load_factor`."""
     BN: tl.constexpr = x_left.shape[0]
-    k = tl.arange(0, BK)
-    mean = tl.load(p_mean + k, mask=k < D, other=0.0)
-    y = dot(x_left - mean[None, :], w_left, SPLIT)
-    if BK < DP:
-        mean = tl.load(p_mean + BK + k, mask=k + BK < D, other=0.0)
-        z = dot(x_right - mean[None, :], w_right, SPLIT)
-        # The two halves of y's columns, without leaving the registers.
+    o_d = tl.arange(0, DP)
+    mean = tl.load(p_mean + o_d, mask=o_d < D, other=0.0)
+    if BK == DP:
+        y = dot(x_left - mean[None, :], w_left, SPLIT)
+        squares = y * y
+    else:
+        mean_left, mean_right = tl.split(mean.reshape(2, BK).permute(1, 0))
+        y = dot(x_left - mean_left[None, :], w_left, SPLIT)
+        z = dot(x_right - mean_right[None, :], w_right, SPLIT)
+        # The two halves of y's columns; on sm_90 neither split leaves the registers.
         y0, y1 = tl.split(y.reshape(BN, 2, BK).permute(0, 2, 1))
         y1 += z
         squares = y0 * y0 + y1 * y1
-    else:
-        squares = y * y
+    return tl.sum(squares, 1)
+
+
+@triton.jit
+def squared_distance_streamed(
+    x_ptr, rows, end, p_mean, factor_ptr, m,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """[BN] of |W (x - mean)|^2, streamed: for component m of `pack_factor`."""
+    BN: tl.constexpr = rows.shape[0]
+    dtype = x_ptr.dtype.element_ty
+    k = tl.arange(0, BK)
+    p_x = x_ptr + rows[:, None] * D + k[None, :]
+    m_row = (rows < end)[:, None]
+    p_w = factor_ptr + m * (DP * (DP + BK) // 2) + k[None, :] * BK + k[:, None]
+    squares = tl.zeros([BN, BK], dtype)
+    for i in range(0, DP, BK):
+        y = tl.zeros([BN, BK], dtype)
+        for j in range(0, i + BK, BK):
+            m_k = j + k < D
+            x = tl.load(p_x + j, mask=m_row & m_k[None, :], other=0.0)
+            mean = tl.load(p_mean + j + k, mask=m_k, other=0.0)
+            w = tl.load(p_w, mask=(k < BK)[None, :], other=0.0)
+            y += dot(x - mean[None, :], w, SPLIT)
+            p_w += BK * BK
+        squares += y * y
     return tl.sum(squares, 1)
 
 
@@ -179,17 +210,13 @@ def target(x: Tensor) -> str:
     return name
 
 
-Table = dict[tuple[torch.dtype, int] | tuple[torch.dtype, int, str], Blocks]
-"""Block sizes by dtype and padded D; an entry for one target comes before the entry for all."""
+Table = dict[tuple[torch.dtype, int], Blocks]
+"""Block sizes by dtype and padded D. An entry must compile without a spill for every target."""
 
 
 def padded(D: int) -> int:
     """Features that a kernel for D features holds: a power of two, 16 at least for the tensor cores."""
     return max(16, triton.next_power_of_2(D))
-
-
-def look_up(table: Table, dtype: torch.dtype, DP: int, name: str) -> Blocks:
-    return table.get((dtype, DP, name)) or table[dtype, DP]
 
 
 def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> dict[str, Any]:
@@ -199,7 +226,6 @@ def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> di
         "DP": padded(D),
         "BK": blocks.features,
         "BN": blocks.points,
-        "PREFETCH": blocks.prefetch,
         # AMD's matrix cores, and float64 ones everywhere, take their operands whole.
         "SPLIT": dtype == torch.float32 and name.startswith("sm_"),
     }
@@ -215,8 +241,8 @@ def tile_cases(table: Table, kernel: Any, signature: dict[str, str], label: str,
     cases = []
     for dtype, short in ((torch.float32, "fp32"), (torch.float64, "fp64")):
         for DP in (16, 32, 64, 128):
+            blocks = table[dtype, DP]
             for name in TARGETS:
-                blocks = look_up(table, dtype, DP, name)
                 cases.append(
                     Case(
                         kernel,
@@ -231,14 +257,15 @@ def tile_cases(table: Table, kernel: Any, signature: dict[str, str], label: str,
     return cases
 
 
-def pack_factor(precision_chol: Tensor, DP: int, BK: int) -> Tensor:
-    """[M, DP BK + (DP - BK) BK]: the lower triangles in the blocks that products take, [W00; W10] then W11, zero-padded."""
+def pack_factor(precision_chol: Tensor, blocks: Blocks) -> Tensor:
+    """[M, DP (DP + BK) / 2]: the blocks of the lower triangle, row after row of them, padded with zeros; M may be 0."""
     M, D, _ = precision_chol.shape
-    W = precision_chol.tril()
-    packed = W.new_zeros(M, DP * BK + (DP - BK) * BK)
-    packed[:, : DP * BK].view(M, DP, BK)[:, :D, :D] = W[:, :, :BK]
-    if D > BK:
-        packed[:, DP * BK :].view(M, BK, BK)[:, : D - BK, : D - BK] = W[:, BK:, BK:]
+    BK = blocks.features
+    edges = range(0, padded(D), BK)
+    packed = precision_chol.new_zeros(M, len(edges) * (len(edges) + 1) // 2, BK, BK)
+    for p, (i, j) in enumerate((i, j) for i in edges for j in edges if j <= i):
+        block = precision_chol[:, i : i + BK, j : j + BK]
+        packed[:, p, : block.shape[1], : block.shape[2]] = block.tril() if i == j else block
     return packed
 
 

@@ -31,11 +31,11 @@ from kernels.triton.common import (
     load_factor,
     load_points,
     log_density,
-    look_up,
     pack_factor,
     padded,
     relative_constants,
     squared_distance,
+    squared_distance_streamed,
     target,
     tile_cases,
     tile_constexprs,
@@ -46,14 +46,14 @@ from kernels.types import EMStatistics
 PROGRAMS = 1024
 
 BLOCKS: Table = {
-    (torch.float32, 16): Blocks(points=128, features=16, warps=4, prefetch=False),
-    (torch.float32, 32): Blocks(points=128, features=32, warps=4, prefetch=False),
-    (torch.float32, 64): Blocks(points=64, features=32, warps=4, prefetch=False),
-    (torch.float32, 128): Blocks(points=32, features=64, warps=8, prefetch=False),
-    (torch.float64, 16): Blocks(points=32, features=16, warps=4, prefetch=False),
-    (torch.float64, 32): Blocks(points=32, features=32, warps=4, prefetch=False),
-    (torch.float64, 64): Blocks(points=32, features=32, warps=4, prefetch=False),
-    (torch.float64, 128): Blocks(points=32, features=64, warps=8, prefetch=False),
+    (torch.float32, 16): Blocks(points=64, features=16, warps=4),
+    (torch.float32, 32): Blocks(points=64, features=32, warps=4),
+    (torch.float32, 64): Blocks(points=64, features=32, warps=8),
+    (torch.float32, 128): Blocks(points=64, features=32, warps=8),
+    (torch.float64, 16): Blocks(points=32, features=16, warps=4),
+    (torch.float64, 32): Blocks(points=32, features=32, warps=4),
+    (torch.float64, 64): Blocks(points=32, features=32, warps=8),
+    (torch.float64, 128): Blocks(points=32, features=32, warps=8),
 }
 ROWS = 64  # of a scatter in a program, at most: 64 x 128 of them fit in the registers of 8 warps
 
@@ -83,7 +83,7 @@ def em_statistics(
     if M == 0:
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
 
-    blocks = look_up(BLOCKS, x.dtype, padded(D), name)
+    blocks = BLOCKS[x.dtype, padded(D)]
     splits = max(1, min(triton.cdiv(PROGRAMS, M), triton.cdiv(N, G * blocks.points)))
     rows = min(padded(D), ROWS)
     row_blocks = triton.cdiv(D, rows)
@@ -94,7 +94,7 @@ def em_statistics(
         _statistics_kernel[(M * splits * row_blocks,)](
             x.contiguous(),
             mean.contiguous(),
-            pack_factor(precision_chol, padded(D), blocks.features),
+            pack_factor(precision_chol, blocks),
             constants.to(x.dtype),
             evidence,
             group_offsets,
@@ -129,7 +129,7 @@ def merge(counts: Tensor, shifts: Tensor, scatters: Tensor) -> tuple[Tensor, Ten
 def _statistics_kernel(
     x_ptr, mean_ptr, factor_ptr, constants_ptr, evidence_ptr, group_offsets_ptr, group_ptr, counts_ptr, shifts_ptr,
     scatters_ptr, M, splits, row_blocks,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, PREFETCH: tl.constexpr, SPLIT: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
@@ -155,9 +155,12 @@ def _statistics_kernel(
     for start in tl.range(first, last, BN, disable_licm=True):
         rows = start + tl.arange(0, BN)
         m_point = rows < last
-        x_left, x_right = load_points(x_ptr, rows, last, D, BK)
-        w_left, w_right = load_factor(factor_ptr, m, M, DP, BK)
-        q = squared_distance(x_left, x_right, w_left, w_right, mean_ptr + m * D, D, DP, BK, SPLIT)
+        if DP <= 2 * BK:
+            x_left, x_right = load_points(x_ptr, rows, last, D, BK)
+            w_left, w_right = load_factor(factor_ptr, m, M, DP, BK)
+            q = squared_distance(x_left, x_right, w_left, w_right, mean_ptr + m * D, D, DP, BK, SPLIT)
+        else:
+            q = squared_distance_streamed(x_ptr, rows, last, mean_ptr + m * D, factor_ptr, m, D, DP, BK, SPLIT)
         evidence = tl.load(evidence_ptr + rows, mask=m_point, other=float("-inf"))
         joint = log_density(q, constants_ptr + m * 3, False)
         r = tl.where(evidence == float("-inf"), 0.0, tl.exp(joint - evidence))

@@ -20,10 +20,10 @@ from kernels.triton.common import (
     load_factor,
     load_points,
     log_density,
-    look_up,
     pack_factor,
     padded,
     squared_distance,
+    squared_distance_streamed,
     target,
     tile_cases,
     tile_constexprs,
@@ -32,16 +32,14 @@ from kernels.triton.common import (
 COMPONENTS = 16
 
 BLOCKS: Table = {
-    (torch.float32, 16): Blocks(points=128, features=16, warps=8, prefetch=True),
-    (torch.float32, 32): Blocks(points=128, features=32, warps=8, prefetch=True),
-    (torch.float32, 64): Blocks(points=128, features=32, warps=8, prefetch=True),
-    (torch.float32, 128): Blocks(points=64, features=64, warps=8, prefetch=False),
-    (torch.float32, 128, "sm_80"): Blocks(points=32, features=64, warps=8, prefetch=False),
-    (torch.float32, 128, "sm_90"): Blocks(points=128, features=64, warps=8, prefetch=False),
-    (torch.float64, 16): Blocks(points=64, features=16, warps=4, prefetch=False),
-    (torch.float64, 32): Blocks(points=64, features=32, warps=4, prefetch=False),
-    (torch.float64, 64): Blocks(points=32, features=32, warps=4, prefetch=False),
-    (torch.float64, 128): Blocks(points=32, features=64, warps=8, prefetch=False),
+    (torch.float32, 16): Blocks(points=128, features=16, warps=8),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 64): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 128): Blocks(points=128, features=32, warps=8),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=8),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=4),
+    (torch.float64, 64): Blocks(points=32, features=32, warps=4),
+    (torch.float64, 128): Blocks(points=64, features=32, warps=8),
 }
 
 
@@ -57,12 +55,12 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
     out = torch.empty(N, M, dtype=x.dtype, device=x.device)
     if M == 0:
         return out
-    blocks = look_up(BLOCKS, x.dtype, padded(D), name)
+    blocks = BLOCKS[x.dtype, padded(D)]
     with torch.cuda.device_of(x):
         _component_kernel[(triton.cdiv(N, blocks.points) * triton.cdiv(M, COMPONENTS),)](
             x.contiguous(),
             location.contiguous(),
-            pack_factor(precision_chol, padded(D), blocks.features),
+            pack_factor(precision_chol, blocks),
             component_constants(precision_chol, df).to(x.dtype),
             out,
             N,
@@ -78,28 +76,31 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
 @triton.jit(do_not_specialize=["N", "M"])
 def _component_kernel(
     x_ptr, location_ptr, factor_ptr, constants_ptr, out_ptr, N, M,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, PREFETCH: tl.constexpr, SPLIT: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     COMPONENTS: tl.constexpr, STUDENT_T: tl.constexpr,
 ):  # fmt: skip
     # Neighbouring programs share their components, which then stay in L2.
     n_tiles = tl.cdiv(N, BN)
+    HELD: tl.constexpr = DP <= 2 * BK
     pid = tl.program_id(0)
     rows = (pid % n_tiles).to(tl.int64) * BN + tl.arange(0, BN)
     first = (pid // n_tiles).to(tl.int64) * COMPONENTS
     last = tl.minimum(first + COMPONENTS, M)
     o_c = tl.arange(0, COMPONENTS)
 
-    x_left, x_right = load_points(x_ptr, rows, N, D, BK)
+    if HELD:
+        x_left, x_right = load_points(x_ptr, rows, N, D, BK)
     out = tl.zeros([BN, COMPONENTS], x_ptr.dtype.element_ty)
-    if PREFETCH:
+    if HELD:
         next_left, next_right = load_factor(factor_ptr, first, last, DP, BK)
     for m in range(first, last):
-        if PREFETCH:
+        p_mean = location_ptr + m * D
+        if HELD:
             w_left, w_right = next_left, next_right
             next_left, next_right = load_factor(factor_ptr, m + 1, last, DP, BK)
+            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, D, DP, BK, SPLIT)
         else:
-            w_left, w_right = load_factor(factor_ptr, m, last, DP, BK)
-        q = squared_distance(x_left, x_right, w_left, w_right, location_ptr + m * D, D, DP, BK, SPLIT)
+            q = squared_distance_streamed(x_ptr, rows, N, p_mean, factor_ptr, m, D, DP, BK, SPLIT)
         value = log_density(q, constants_ptr + m * 3, STUDENT_T)
         out = tl.where((o_c == m - first)[None, :], value[:, None], out)
     m_out = (rows < N)[:, None] & (first + o_c < M)[None, :]

@@ -23,11 +23,11 @@ from kernels.triton.common import (
     load_factor,
     load_points,
     log_density,
-    look_up,
     pack_factor,
     padded,
     relative_constants,
     squared_distance,
+    squared_distance_streamed,
     target,
     tile_cases,
     tile_constexprs,
@@ -37,16 +37,14 @@ PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of a
 LEAST_COMPONENTS = 8  # in a split, against the load of the tile
 
 BLOCKS: Table = {
-    (torch.float32, 16): Blocks(points=128, features=16, warps=8, prefetch=True),
-    (torch.float32, 32): Blocks(points=128, features=32, warps=8, prefetch=True),
-    (torch.float32, 64): Blocks(points=128, features=32, warps=8, prefetch=True),
-    (torch.float32, 128): Blocks(points=64, features=64, warps=8, prefetch=False),
-    (torch.float32, 128, "sm_80"): Blocks(points=32, features=64, warps=8, prefetch=False),
-    (torch.float32, 128, "sm_90"): Blocks(points=128, features=64, warps=8, prefetch=False),
-    (torch.float64, 16): Blocks(points=64, features=16, warps=4, prefetch=False),
-    (torch.float64, 32): Blocks(points=64, features=32, warps=4, prefetch=False),
-    (torch.float64, 64): Blocks(points=32, features=32, warps=4, prefetch=False),
-    (torch.float64, 128): Blocks(points=32, features=64, warps=8, prefetch=False),
+    (torch.float32, 16): Blocks(points=128, features=16, warps=8),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 64): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 128): Blocks(points=128, features=32, warps=8),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=8),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=4),
+    (torch.float64, 64): Blocks(points=32, features=32, warps=4),
+    (torch.float64, 128): Blocks(points=64, features=32, warps=8),
 }
 
 
@@ -84,7 +82,7 @@ def logsumexp_density(
     """[N, G], or with group_offsets [N], log-densities under components with the given constants."""
     (N, D), M = x.shape, len(location)
     name = target(x)
-    blocks = look_up(BLOCKS, x.dtype, padded(D), name)
+    blocks = BLOCKS[x.dtype, padded(D)]
     G = len(component_offsets) - 1
     own = group_offsets is not None
     if group_offsets is None:
@@ -97,7 +95,7 @@ def logsumexp_density(
         _mixture_kernel[(n_tiles * n_columns * splits,)](
             x.contiguous(),
             location.contiguous(),
-            pack_factor(precision_chol, padded(D), blocks.features),
+            pack_factor(precision_chol, blocks),
             constants.to(x.dtype),
             component_offsets.contiguous(),
             tile_group,
@@ -136,9 +134,10 @@ def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor,
 def _mixture_kernel(
     x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr, tile_last_ptr,
     out_ptr, N, n_tiles, n_columns, splits,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, PREFETCH: tl.constexpr, SPLIT: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     OWN: tl.constexpr, STUDENT_T: tl.constexpr,
 ):  # fmt: skip
+    HELD: tl.constexpr = DP <= 2 * BK
     pid = tl.program_id(0)
     tile = pid % n_tiles
     column = (pid // n_tiles) % n_columns
@@ -153,19 +152,21 @@ def _mixture_kernel(
     last = tl.minimum(first + in_split, last)
 
     dtype = x_ptr.dtype.element_ty
-    x_left, x_right = load_points(x_ptr, rows, end, D, BK)
+    if HELD:
+        x_left, x_right = load_points(x_ptr, rows, end, D, BK)
     # The sum of exp(value - maximum). A maximum that starts finite needs no special case for values of -inf.
     maximum = tl.full([BN], -3e38 if dtype == tl.float32 else -1e308, dtype)
     total = tl.zeros([BN], dtype)
-    if PREFETCH:
+    if HELD:
         next_left, next_right = load_factor(factor_ptr, first, last, DP, BK)
     for m in range(first, last):
-        if PREFETCH:
+        p_mean = location_ptr + m * D
+        if HELD:
             w_left, w_right = next_left, next_right
             next_left, next_right = load_factor(factor_ptr, m + 1, last, DP, BK)
+            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, D, DP, BK, SPLIT)
         else:
-            w_left, w_right = load_factor(factor_ptr, m, last, DP, BK)
-        q = squared_distance(x_left, x_right, w_left, w_right, location_ptr + m * D, D, DP, BK, SPLIT)
+            q = squared_distance_streamed(x_ptr, rows, end, p_mean, factor_ptr, m, D, DP, BK, SPLIT)
         value = log_density(q, constants_ptr + m * 3, STUDENT_T)
         # One exponential: of the smaller of the two over the larger.
         ratio = tl.exp(-tl.abs(value - maximum))

@@ -81,7 +81,7 @@ def draw(stored: Stored) -> Figure:
     _scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
     left.set(title="Mean intra-class distance", ylabel="mean Euclidean distance")
     _scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
-    right.set(title="Relative entropy from a diagonal Gaussian", ylabel="relative entropy (nats)")
+    right.set(title="Relative entropy", ylabel="relative entropy from a diagonal Gaussian (nats)")
     return figure
 
 
@@ -89,9 +89,10 @@ def caption(stored: Stored) -> str:
     return (
         "Each mark is a class at stage 4. Left: mean Euclidean distance between two of its training points. Right: "
         "relative entropy of its predictive density from the diagonal Gaussian with the same mean and variances "
-        f"(equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats). Both "
-        "against the mean log-density of the class, with least-squares lines and correlations r. Circles are "
-        f"low-density classes, diamonds high-density ones (figure 1). {stored['note']}"
+        f"(equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats; components "
+        "of few points have heavy tails, so the error is itself uncertain). Both against the mean log-density of "
+        "the class, with least-squares lines and correlations r. Circles are low-density classes, diamonds "
+        f"high-density ones, as in figure 1. {stored['note']}"
     )
 
 

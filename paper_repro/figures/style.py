@@ -115,7 +115,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for kind in ("svg", "png"):
         buffer = io.BytesIO()
         with mpl.rc_context(_RC):
-            figure.savefig(
-                buffer, format=kind, dpi=200, transparent=kind == "svg", facecolor="white", metadata=metadata[kind]
-            )
+            paper = "none" if kind == "svg" else "white"
+            for axes in figure.axes:
+                axes.set_facecolor(paper)
+            figure.savefig(buffer, format=kind, dpi=200, facecolor=paper, metadata=metadata[kind])
         write_bytes(folder / f"{name}.{kind}", buffer.getvalue())

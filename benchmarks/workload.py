@@ -1,0 +1,133 @@
+"""The operations that `benchmarks.check` times in two trees, at sizes that take some tens of milliseconds each.
+
+    python -m benchmarks.workload TREE
+
+imports `kernels` and `classfit` from TREE and answers requests, a line each: `list`, `prepare OPERATION` ("ready" once
+it is compiled and warm, else why not) and `time OPERATION` (seconds).
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.made import classes, mixture
+
+__all__ = ["OPERATIONS"]
+
+
+def mixture_log_density() -> Callable[[], Any]:
+    import kernels
+
+    case = mixture(10_000, 20, 64)
+    return lambda: kernels.mixture_log_density(case.x, case.log_weight, case.location, case.precision_chol)
+
+
+def student_t_log_density() -> Callable[[], Any]:
+    import kernels
+
+    case = mixture(10_000, 20, 64)
+    return lambda: kernels.student_t_log_density(case.x, case.location, case.precision_chol, case.df)
+
+
+def component_statistics() -> Callable[[], Any]:
+    import kernels
+
+    case = classes(20, 500, 6, 64, separation=1.0)
+    return lambda: kernels.component_statistics(case.x, case.labels, 6, group_offsets=case.group_offsets)
+
+
+def em_statistics() -> Callable[[], Any]:
+    import kernels
+
+    case = classes(20, 500, 4, 64, separation=0.35)
+    mean, factor = torch.zeros(80, 64), torch.eye(64).repeat(80, 1, 1)
+    return lambda: kernels.em_statistics(
+        case.x, torch.zeros(80), mean, factor, group_offsets=case.group_offsets, component_offsets=torch.arange(21) * 4
+    )
+
+
+def gibbs_sweep() -> Callable[[], Any]:
+    return _sweeps(block_size=1)
+
+
+def gibbs_sweep_of_blocks() -> Callable[[], Any]:
+    return _sweeps(block_size=4)
+
+
+def fit() -> Callable[[], Any]:
+    from classfit import DPGaussianMixture
+
+    case = classes(4, 200, 6, 64, separation=5.0)
+    X, groups = case.x.numpy(), torch.repeat_interleave(case.group_offsets.diff()).numpy()
+    return lambda: DPGaussianMixture(n_sweeps=20, n_discard=12, random_state=0).fit(X, groups=groups)
+
+
+def _sweeps(block_size: int) -> Callable[[], Any]:
+    """Four sweeps from random labels: many points move."""
+    import kernels
+
+    G, n, D, T = 4, 500, 64, 4
+    case = classes(G, n, 6, D, separation=5.0)
+    identity = torch.eye(D, dtype=torch.float64).repeat(G, 1, 1)
+    ones = torch.ones(G, dtype=torch.float64)
+    prior = kernels.NIWPrior(torch.zeros(G, D, dtype=torch.float64), 0.01 * ones, (D + 2) * ones, 10 * identity)
+    random = torch.Generator().manual_seed(0)
+    order = torch.stack([torch.cat([torch.randperm(n, generator=random) for _ in range(G)]) for _ in range(T)])
+    uniforms = torch.rand(T, G * n, generator=random, dtype=torch.float64)
+    state = kernels.GibbsState(torch.randint(6, (G * n,), generator=random), ones)
+    return lambda: kernels.gibbs_sweep(
+        state, case.x, order, uniforms, prior=prior, group_offsets=case.group_offsets, block_size=block_size
+    )
+
+
+OPERATIONS = {
+    make.__name__: make
+    for make in (
+        mixture_log_density,
+        student_t_log_density,
+        component_statistics,
+        em_statistics,
+        gibbs_sweep,
+        gibbs_sweep_of_blocks,
+        fit,
+    )
+}
+"""By name: makes the inputs and returns the call."""
+
+
+def main(tree: Path) -> None:
+    sys.path.insert(0, str(tree))
+    import kernels
+
+    if tree.resolve() not in Path(kernels.__file__).resolve().parents:
+        raise RuntimeError(f"kernels was imported from {kernels.__file__}, not from {tree}")
+    calls: dict[str, Callable[[], Any]] = {}
+    for line in sys.stdin:
+        request, _, name = line.strip().partition(" ")
+        if request == "list":
+            answer = " ".join(OPERATIONS)
+        elif request == "prepare":
+            answer = _prepare(name, calls)
+        else:
+            start = time.perf_counter()
+            calls[name]()
+            answer = repr(time.perf_counter() - start)
+        print(answer, flush=True)
+
+
+def _prepare(name: str, calls: dict[str, Callable[[], Any]]) -> str:
+    try:
+        calls[name] = OPERATIONS[name]()
+        calls[name]()
+        calls[name]()
+    except Exception as error:  # an earlier commit may lack anything
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return "ready"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
