@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: repro test lint bench clean help
+.PHONY: help repro test lint faults bench bench-check clean
 
 help:
 	@echo "make repro   set up, then draw every figure on the embedded dataset and print the path of the report"
 	@echo "make test    set up, then lint, type-check and test"
+	@echo "make faults  set up, then plant faults one at a time and show that the tests catch each"
 	@echo "make bench   set up, then time every op and whole fits beside their peers"
 	@echo "make clean   remove the environment (runs/ stays)"
 
@@ -31,6 +32,9 @@ lint: $(BIN)/.ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+faults: $(BIN)/.ready
+	$(BIN)/python tests/planted_faults.py
 
 bench: $(BIN)/.ready-bench
 	$(BIN)/python -m pytest benchmarks --benchmark-sort=name

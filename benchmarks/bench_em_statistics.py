@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 import kernels
@@ -19,7 +20,7 @@ from tests import tolerances
 G, N_CLASS, K, D = 20, 500, 4, 64
 ITERATIONS = 5
 SEPARATION = 0.35
-"""Standard deviation of the centres: responsibilities are then far from 0 and 1 for some points of every class."""
+"""Standard deviation of the centres: so close that points change sides in the first iterations."""
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 SHAPES = {"classes": G, "points a class": N_CLASS, "components": K, "features": D}
 
@@ -58,11 +59,20 @@ def test_em(benchmark: Any, dtype: torch.dtype) -> None:
             warnings.simplefilter("ignore", ConvergenceWarning)
             return np.stack([mixture.fit(x).means_ for mixture, x in zip(mixtures, doubles, strict=True)])
 
+    def scikit_learn_one_thread() -> np.ndarray:
+        with threadpool_limits(1):
+            return scikit_learn()
+
+    tolerance = ITERATIONS * tolerances.moments(dtype, N_CLASS, 1.0) / (N_CLASS / K)
     flops = ITERATIONS * step_flops()
     result = compare(
         benchmark,
         ours,
-        [Peer("scikit-learn (float64)", scikit_learn, means_tolerance(dtype), every=3, must=30, aim=100)],
+        [
+            # As it comes; and on one thread, which it is better off with at this size, above all on a busy machine.
+            Peer("scikit-learn (float64)", scikit_learn, None, every=4, must=30, aim=100),
+            Peer("scikit-learn (float64), one thread", scikit_learn_one_thread, tolerance, every=2),
+        ],
         rounds=9,
         operation="EM",
         shapes={**SHAPES, "iterations": ITERATIONS},
@@ -124,8 +134,3 @@ def step_flops() -> float:
     """Of an E-step and its moments: whitening, then D (D + 1) / 2 multiply-adds of the symmetric scatter, a point and
     component; and of an M-step: a Cholesky factor and its inverse, 2/3 D^3, a component."""
     return G * K * (N_CLASS * (2 * D * (D + 1) + 8 * D) + 2 * D**3 / 3)
-
-
-def means_tolerance(dtype: torch.dtype) -> float:
-    """Largest difference of the means after some iterations: those of one, times ten a further one at most."""
-    return tolerances.moments(dtype, N_CLASS, 5.0) * ITERATIONS

@@ -12,6 +12,9 @@ if not torch.cuda.is_available():
 import numpy as np
 import pytest
 
+# scikit-learn's estimator checks skip their array-API part without it; scipy reads it when it is first imported.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
 # Two cores that other work may share: many threads on small tensors wait for each other more than they compute.
 torch.set_num_threads(1)
 

@@ -193,12 +193,14 @@ def test_figure_a5_is_of_the_network_itself():
 def test_names_keep_apart_where_they_can():
     figure = style.canvas("title", WORDS, width=5, height=4)
     axes = figure.subplots()
-    x, y = np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.02, 1.0])
+    x, y = np.array([40.0, 40.5, 41.0, 70.0]), np.array([6.3, 6.15, 6.0, 9.0])
     axes.plot(x, y, "o")
-    style.name_points(axes, x, y, ["a", "b", "c"])
+    style.name_points(axes, x, y, ["a", "b", "c", "d"])
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    marks = axes.transData.transform(np.column_stack([x, y]))
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
 
 
 def test_signed():

@@ -55,11 +55,13 @@ SLOTS = 32
 """Slots that a step looks at together: one for each thread of a warp, so that reductions need no barrier."""
 
 
+TILE = 16
+"""Points that are visited between two passes over the precisions (32 for blocks of more than 16)."""
+
+
 class Blocks(NamedTuple):
     """One entry of the table of block sizes."""
 
-    tile: int
-    """Points that are visited between two passes over the precisions."""
     columns: int
     """Columns of P that a product makes at a time."""
     depth: int
@@ -70,12 +72,12 @@ class Blocks(NamedTuple):
 
 
 BLOCKS = {
-    16: Blocks(tile=32, columns=16, depth=16, rows=16, warps=2),
-    32: Blocks(tile=32, columns=32, depth=16, rows=32, warps=4),
-    64: Blocks(tile=32, columns=64, depth=32, rows=64, warps=8),
-    128: Blocks(tile=32, columns=64, depth=16, rows=32, warps=8),
+    16: Blocks(columns=16, depth=16, rows=16, warps=2),
+    32: Blocks(columns=32, depth=16, rows=32, warps=4),
+    64: Blocks(columns=64, depth=32, rows=64, warps=4),
+    128: Blocks(columns=64, depth=64, rows=32, warps=8),
 }
-"""By padded D."""
+"""By padded D: of the sizes tried, those that spill on no target and leave the registers some room."""
 
 
 def gibbs_sweep(
@@ -133,29 +135,24 @@ def gibbs_sweep(
 
 def aot_cases() -> list[Case]:
     """Every entry of the table, for block sizes 1 and 4."""
-    signature = dict.fromkeys(("x_ptr",), "*fp32")
-    signature |= dict.fromkeys(("order_ptr",), "*i64")
-    signature |= dict.fromkeys(("uniform_ptr", "beta_ptr", "gamma_ptr", "choice_ptr"), "*fp64")
-    signature |= dict.fromkeys(("offsets_ptr",), "*i64")
-    signature |= dict.fromkeys(("kappa0_ptr", "nu0_ptr", "constants_ptr"), "*fp64")
-    signature |= {"labels_ptr": "*i64", "alpha_ptr": "*fp64", "groups_ptr": "*i64", "sweeps_done_ptr": "*i64"}
-    signature |= dict.fromkeys(("components_ptr", "tiles_ptr"), "*fp64")
-    signature |= dict.fromkeys(("N", "G", "T", "CAPACITY", "ALPHA_SHAPE"), "i32")
-    return [
-        Case(
-            _gibbs_kernel, signature, _constexprs(DP, b, False, True), blocks.warps, 1, f"gibbs_sweep D={DP} block={b}"
-        )
-        for DP, blocks in BLOCKS.items()
-        for b in (1, 4)
-    ]
+    kinds = dict.fromkeys(("order_ptr", "offsets_ptr", "labels_ptr", "groups_ptr", "sweeps_done_ptr"), "*i64")
+    kinds |= {"x_ptr": "*fp32"} | dict.fromkeys(("N", "G", "T", "CAPACITY", "ALPHA_SHAPE"), "i32")
+    cases = []
+    for DP, blocks in BLOCKS.items():
+        for block_size in (1, 4):
+            constexprs = _constexprs(DP, block_size, shared_new=False, resample=True)
+            signature = {k: kinds.get(k, "*fp64") for k in _gibbs_kernel.arg_names if k not in constexprs}
+            label = f"gibbs_sweep fp32 D={DP} block={block_size}"
+            cases.append(Case(_gibbs_kernel, signature, constexprs, blocks.warps, 1, label))
+    return cases
 
 
 def _constexprs(D: int, block_size: int, shared_new: bool, resample: bool) -> dict[str, int | bool]:
-    DP = padded(D)
-    tile, columns, depth, rows, _ = BLOCKS[DP]
+    DP, BP = padded(D), triton.next_power_of_2(block_size)
+    columns, depth, rows, _ = BLOCKS[DP]
     return {
-        "D": D, "DP": DP, "BLOCK": block_size, "BP": triton.next_power_of_2(block_size), "TILE": tile, "COLUMNS": columns,
-        "DEPTH": depth, "ROWS": rows, "SLOTS": SLOTS, "RESAMPLE": resample, "SHARED_NEW": shared_new,
+        "D": D, "DP": DP, "BLOCK": block_size, "BP": BP, "TILE": max(TILE, BP), "COLUMNS": columns, "DEPTH": depth,
+        "ROWS": rows, "SLOTS": SLOTS, "RESAMPLE": resample, "SHARED_NEW": shared_new,
     }  # fmt: skip
 
 
@@ -515,6 +512,7 @@ def _renumber(labels_ptr, components_ptr, n_points, n_slots, DP: tl.constexpr, S
                 o_k = k + tl.arange(0, SLOTS)
                 occupied = _occupied(components_ptr, o_k, n_slots, DP)
                 lower += tl.sum(tl.where(o_k[None, :] < label[:, None], occupied[None, :], 0), axis=1)
+            tl.debug_barrier()
             tl.store(labels_ptr + o_i, lower.to(tl.int64), mask=o_i < n_points)
     return K
 

@@ -81,7 +81,7 @@ def draw(stored: Stored) -> Figure:
     _scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
     left.set(title="Mean intra-class distance", ylabel="mean Euclidean distance")
     _scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
-    right.set(title="Relative entropy", ylabel="relative entropy from a diagonal Gaussian (nats)")
+    right.set(title="Relative entropy", ylabel="relative entropy (nats)")
     return figure
 
 

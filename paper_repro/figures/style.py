@@ -90,6 +90,7 @@ def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) 
     """Write each name beside its point, on the side that is furthest from other points and names (if there are few)."""
     if len(names) >= MANY_CLASSES:
         return
+    axes.autoscale_view()  # until then the limits, and with them the places of points, are not known
     scale = DPI / 72
     where = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
     where *= np.array([axes.bbox.width, axes.bbox.height]) / scale
