@@ -10,7 +10,8 @@ Pure functions on tensors. Every operation checks its arguments, then runs on on
 Shapes: N points, D features, M components, G groups. Points are sorted by group: group g holds the rows
 `group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are logs, in nats.
 `precision_chol` is W, the inverse of the lower Cholesky factor of the covariance (Student-t: scale) matrix, so that
-W (x - mean) is white; only its lower triangle is read.
+W (x - mean) is white; only its lower triangle is read. In float32 a point more than 1.8e19 standard deviations from a
+component has density zero, because its squared distance overflows; float64 has no such limit in practice.
 """
 
 import importlib

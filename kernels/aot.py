@@ -115,9 +115,7 @@ def compile_case(module: str, index: int, target: str) -> Compiled:
     except Exception as error:  # the compiler raises what it likes, down to bare RuntimeError
         return result._replace(error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     measured = _read_amd(compiled.asm["amdgcn"]) if target == "gfx942" else _read_nvidia(compiled.asm["cubin"])
-    return result._replace(
-        shared=compiled.metadata.shared, seconds=round(time.perf_counter() - start, 2), **measured
-    )
+    return result._replace(shared=compiled.metadata.shared, seconds=round(time.perf_counter() - start, 2), **measured)
 
 
 def _read_nvidia(cubin: bytes) -> dict[str, Any]:
@@ -194,7 +192,19 @@ def compile_all(targets: tuple[str, ...] = TARGETS, only: str = "", processes: i
 
 
 def table(results: list[Compiled]) -> Table:
-    columns = ("kernel", "target", "blocks", "warps", "registers", "shared", "stack", "spills", "tensor core", "loop", "")
+    columns = (
+        "kernel",
+        "target",
+        "blocks",
+        "warps",
+        "registers",
+        "shared",
+        "stack",
+        "spills",
+        "tensor core",
+        "loop",
+        "",
+    )
     out = Table(*columns, title=f"Triton {triton.__version__}, ahead of time", title_justify="left")
     for r in results:
         blocks = " ".join(f"{key}={value}" for key, value in r.constexprs.items())
@@ -237,7 +247,9 @@ def main() -> None:
     write(results, arguments.output)
     console = Console(width=None if Console().is_terminal else 240)
     console.print(table(results))
-    console.print(f"{len(results)} kernels, {sum(bool(r.problems()) for r in results)} with problems; {arguments.output}")
+    console.print(
+        f"{len(results)} kernels, {sum(bool(r.problems()) for r in results)} with problems; {arguments.output}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Set-up that all tests share."""
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +13,11 @@ if not torch.cuda.is_available():
 
 import numpy as np
 import pytest
+
+# Numba looks for changes in the file of the compiled function only, not in those that it calls: a cache for each state.
+CPU_ENGINE = sorted((Path(__file__).resolve().parents[1] / "kernels" / "cpu").glob("*.py"))
+STATE = hashlib.sha256(b"".join(path.read_bytes() for path in CPU_ENGINE)).hexdigest()[:16]
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"classfit-numba-{os.getuid()}-{STATE}"))
 
 # scikit-learn's estimator checks skip their array-API part without it; scipy reads it when it is first imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -37,7 +44,7 @@ def golden():
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Fill memory that is handed out uninitialised with NaN (floats) or a huge number, so that an unwritten output shows."""
+    """Fill uninitialised memory with NaN (floats) or a huge number (int64), so that an unwritten output shows."""
     numpy_empty, torch_empty = np.empty, torch.empty
 
     def empty(*args, **kwargs):

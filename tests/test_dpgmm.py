@@ -41,7 +41,7 @@ def test_scikit_learn_contract(estimator, check):
         check(estimator)
 
 
-# --- Prior and predictive -----------------------------------------------------------------------------------------------
+# --- Prior and predictive
 
 
 def test_prior_and_posterior_equations():
@@ -132,20 +132,19 @@ def test_samples_in_several_dimensions_have_the_covariance_of_the_predictive():
     x = torch.from_numpy(rng.normal(size=(4000, 3)) @ A.T)
     offsets = torch.tensor([0, len(x)])
     mean, variance = group_variances(x, offsets)
-    one_component = Posterior(
-        x, offsets, np.array([0]), np.zeros((1, len(x)), np.int32), np.full((1, 1), 1e-200), niw_prior(mean, variance, 1), variance
-    )  # fmt: skip
+    labels, alpha = np.zeros((1, len(x)), np.int32), np.full((1, 1), 1e-200)
+    one_component = Posterior(x, offsets, np.array([0]), labels, alpha, niw_prior(mean, variance, 1), variance)
     draws = one_component.sample(40_000, random_state=2)
     whitened = np.linalg.solve(np.linalg.cholesky(np.cov(x.T)), (draws - x.mean(0).numpy()).T)
     assert np.allclose(np.cov(whitened), np.eye(3), atol=0.05)  # a transposed factor is off by more than 1
     assert np.allclose(whitened.mean(1), 0, atol=0.03)
 
 
-# --- Divergences --------------------------------------------------------------------------------------------------------
+# --- Divergences
 
 
 def gaussian_posterior(n: int = 4000, D: int = 2) -> Posterior:
-    """Two groups, one component each with many points, so that each predictive is nearly Gaussian, and no weight on the prior."""
+    """Two groups of one component each: many points and no weight on the prior, so nearly Gaussian predictives."""
     rng = np.random.default_rng(4)
     x = np.concatenate([rng.normal(size=(n, D)) * [1, 3], rng.normal(size=(n, D)) * [2, 1] + 1])
     offsets = torch.tensor([0, n, 2 * n])
@@ -203,7 +202,7 @@ def test_standard_errors_are_the_spread_of_repeated_estimates():
     assert 0.6 < spread / stated < 1.6
 
 
-# --- Chains -------------------------------------------------------------------------------------------------------------
+# --- Chains
 
 
 def test_a_chain_stopped_after_any_sweep_goes_on_to_the_same_bits():
@@ -325,7 +324,7 @@ def test_predict_names_the_component_of_well_separated_points():
     assert np.allclose(probability.sum(1), 1)
 
 
-# --- Storage and bad input ----------------------------------------------------------------------------------------------
+# --- Storage and bad input
 
 
 @pytest.mark.parametrize("official", [False, True])
@@ -378,7 +377,7 @@ def test_bad_data_are_refused():
         model.posterior_.log_density(X[:, :2])
 
 
-# --- The published implementation ---------------------------------------------------------------------------------------
+# --- The published implementation
 
 
 @pytest.mark.parametrize(("name", "G"), [("official_d16.npz", 3), ("official_d64.npz", 2)])

@@ -1,4 +1,4 @@
-"""Gibbs sweeps: engine against reference label for label, then against enumeration, Geweke's test and the published code."""
+"""Gibbs sweeps: engine against reference label for label; enumeration, Geweke's test, the published implementation."""
 
 from itertools import pairwise
 
@@ -140,14 +140,14 @@ def test_labels_stay_without_gaps_and_alpha_positive():
     )
 
 
-# --- Exactness: all partitions of six points ----------------------------------------------------------------------------
+# --- Exactness: all partitions of six points
 
 
 def partitions(n: int) -> list[tuple[int, ...]]:
     """All partitions of n points, as labels in order of first appearance."""
     grown = [(0,)]
     for _ in range(n - 1):
-        grown = [p + (k,) for p in grown for k in range(max(p) + 2)]
+        grown = [(*p, k) for p in grown for k in range(max(p) + 2)]
     return grown
 
 
@@ -166,6 +166,11 @@ def scipy_log_marginal(x: np.ndarray, prior: NIWPrior) -> float:
     return total
 
 
+def alpha_integrand(alpha: float, K: int, n: int) -> float:
+    """Gamma(1, 1) density of alpha times its part of the probability of a partition of n points into K."""
+    return np.exp(-alpha + K * np.log(alpha) + gammaln(alpha) - gammaln(alpha + n))
+
+
 def exact_posterior(x: np.ndarray, prior: NIWPrior, alpha: float | None) -> dict[tuple[int, ...], float]:
     """Posterior probability of every partition; alpha None integrates over Gamma(1, 1) numerically."""
     n = len(x)
@@ -173,9 +178,7 @@ def exact_posterior(x: np.ndarray, prior: NIWPrior, alpha: float | None) -> dict
     for p in partitions(n):
         sizes = np.bincount(p)
         if alpha is None:
-            partition = np.log(
-                quad(lambda a, K=len(sizes): np.exp(-a + K * np.log(a) + gammaln(a) - gammaln(a + n)), 0, np.inf)[0]
-            )
+            partition = np.log(quad(alpha_integrand, 0, np.inf, args=(len(sizes), n))[0])
         else:
             partition = len(sizes) * np.log(alpha)
         likelihood = sum(scipy_log_marginal(x[np.array(p) == k], prior) for k in range(len(sizes)))
@@ -228,7 +231,7 @@ def test_single_site_sweeps_sample_the_posterior_over_all_203_partitions(alpha):
     assert np.mean(error**2) < 1 + MONTE_CARLO_SIGMAS * np.sqrt(2 / len(error))
 
 
-# --- Geweke's joint-distribution test -----------------------------------------------------------------------------------
+# --- Geweke's joint-distribution test
 
 
 def draw_points(rng, labels: np.ndarray, D: int, kappa0: float, nu0: float) -> np.ndarray:
@@ -314,7 +317,7 @@ def test_joint_distribution_is_left_invariant(dtype, alpha_shape):
         assert abs(values.mean() - fresh.mean()) < MONTE_CARLO_SIGMAS * error, name
 
 
-# --- The published implementation ---------------------------------------------------------------------------------------
+# --- The published implementation
 
 
 @pytest.mark.parametrize("block_size", [1, 4])

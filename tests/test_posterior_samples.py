@@ -10,7 +10,7 @@ from kernels import NIWPrior
 
 N_DRAWS = 20_000
 LEAST_P_VALUE = 1e-3
-"""Of a Kolmogorov-Smirnov test at a fixed seed; a forgotten square root gives 1e-30."""
+"""Of a Kolmogorov-Smirnov test at a fixed seed; a forgotten square root gives 1e-47."""
 
 
 def test_draws_of_few_points_follow_their_student_t():

@@ -84,27 +84,27 @@ def dot(a, b, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def load_points(x_ptr, rows, end, D: tl.constexpr, BK: tl.constexpr):
-    """The points' first BK features and the next BK, two tiles [BN, BK]; zero outside the data."""
+def load_points(p_x, n, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """The first BK features of n points and the next BK, two tiles [BN, BK]; zero outside the data."""
     k = tl.arange(0, BK)
-    p_x = x_ptr + rows[:, None] * D + k[None, :]
-    m_row = (rows < end)[:, None]
+    o_n = tl.arange(0, BN)
+    p_x = p_x + o_n[:, None] * D + k[None, :]
+    m_row = (o_n < n)[:, None]
     left = tl.load(p_x, mask=m_row & (k < D)[None, :], other=0.0)
     right = tl.load(p_x + BK, mask=m_row & (k + BK < D)[None, :], other=0.0)
     return left, right
 
 
 @triton.jit
-def load_factor(factor_ptr, m, last, DP: tl.constexpr, BK: tl.constexpr):
-    """W' of component m, of one block or three: [BK, DP] of [W00; W10] and [BK, BK] of W11; zero if m is not below last."""
-    SIZE: tl.constexpr = DP * BK + (DP - BK) * BK
+def load_factor(p_factor, inside, DP: tl.constexpr, BK: tl.constexpr):
+    """A factor of one block or three: [BK, DP] of [W00; W10]' and [BK, BK] of W11'; zeros if not inside the data."""
     k = tl.arange(0, BK)
     j = tl.arange(0, DP)
-    p_w = factor_ptr + m * SIZE + k[:, None]
     # Masked by output feature, not by k, along which threads load 4 numbers at a time.
-    n_out = tl.where(m < last, DP, 0)
-    left = tl.load(p_w + j[None, :] * BK, mask=(j < n_out)[None, :], other=0.0)
-    right = tl.load(p_w + DP * BK + k[None, :] * BK, mask=(k + BK < n_out)[None, :], other=0.0)
+    n_out = tl.where(inside, DP, 0)
+    left = tl.load(p_factor + j[None, :] * BK + k[:, None], mask=(j < n_out)[None, :], other=0.0)
+    p_right = p_factor + DP * BK
+    right = tl.load(p_right + k[None, :] * BK + k[:, None], mask=(k + BK < n_out)[None, :], other=0.0)
     return left, right
 
 
@@ -132,22 +132,22 @@ def squared_distance(
 
 @triton.jit
 def squared_distance_streamed(
-    x_ptr, rows, end, p_mean, factor_ptr, m,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
+    p_x, n, p_factor, p_mean,
+    D: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """[BN] of |W (x - mean)|^2, streamed: for component m of `pack_factor`."""
-    BN: tl.constexpr = rows.shape[0]
-    dtype = x_ptr.dtype.element_ty
+    """[BN] of |W (x - mean)|^2, streamed, from a factor of `pack_factor`."""
+    dtype = p_x.dtype.element_ty
     k = tl.arange(0, BK)
-    p_x = x_ptr + rows[:, None] * D + k[None, :]
-    m_row = (rows < end)[:, None]
-    p_w = factor_ptr + m * (DP * (DP + BK) // 2) + k[None, :] * BK + k[:, None]
+    o_n = tl.arange(0, BN)
+    p_tile = p_x + o_n[:, None] * D + k[None, :]
+    m_row = (o_n < n)[:, None]
+    p_w = p_factor + k[None, :] * BK + k[:, None]
     squares = tl.zeros([BN, BK], dtype)
     for i in range(0, DP, BK):
         y = tl.zeros([BN, BK], dtype)
         for j in range(0, i + BK, BK):
             m_k = j + k < D
-            x = tl.load(p_x + j, mask=m_row & m_k[None, :], other=0.0)
+            x = tl.load(p_tile + j, mask=m_row & m_k[None, :], other=0.0)
             mean = tl.load(p_mean + j + k, mask=m_k, other=0.0)
             w = tl.load(p_w, mask=(k < BK)[None, :], other=0.0)
             y += dot(x - mean[None, :], w, SPLIT)

@@ -1,15 +1,16 @@
 """Collapsed Gibbs sweeps on the GPU: one launch runs all sweeps of all groups, one program a group.
 
 A sweep is sequential, so a program's time is latency: what counts is how many steps wait for the one before. Everything
-is in float64, so that labels equal the reference's; products of tiles run on the float64 tensor cores.
+is in float64, so that labels equal the reference's; products of tiles run on the float64 matrix cores.
 
-What lives where (L: 8-byte words a slot; a program's slots are its components, then one for the prior)
-    component record  L2      precision P = S_n^-1 [DP, DP], mean m [DP], count n, log det S_n           L = DP (DP + 2)
-    tile record       L1      Gram matrix G_ij = (x_i - m)' P (x_j - m) of the tile's TILE points,
-                              count and log det S_n now                                                  L = TILE (TILE + 1)
-    labels, alpha     memory  a row for each sweep: sweep t reads row t, works in and leaves row t + 1
-    registers                 a tile of P, of G, or of log-weights [block, SLOTS], one at a time
-An empty slot (n = 0) holds nothing: whoever needs its record reads the prior's.
+What lives where
+    component record  L2        a slot: precision P = S_n^-1 [DP, DP], mean m [DP], count n, log det S_n
+    tile record       L1        a slot: Gram matrix G_ij = (x_i - m)' P (x_j - m) of the tile's TILE points, and count
+                                and log det S_n, as they change while the tile is visited
+    labels, alpha     memory    a row for each sweep: sweep t reads row t, works in and leaves row t + 1
+    registers                   a tile of P, of G, or of log-weights [block, SLOTS], one at a time
+A program's slots are its components, and after them one for the prior. An empty slot's record (n = 0) is never read:
+the prior's is, in its place.
 
 One sweep
     rebuild   component records from the labels alone, a point at a time, so that a sweep depends on the state alone
@@ -17,24 +18,24 @@ One sweep
         prepare   one pass over the P of all slots: G = X P X', two products a slot; each P is read once for TILE points
         visit     each block: take its points out, draw their labels, put them back. All in tile records: moving a point
                   in or out is a rank-one change of G (TILE^2 operations, not D^2), and draws read its diagonal
-        commit    points whose label changed move from one P to another; nothing to do for the others
+        commit    points whose label changed move from one P to another; there is nothing to do for the others
     renumber labels without gaps, resample alpha
 
 Moving a point x into (s = 1) or out of (s = -1) a component, with kappa = kappa0 + n, d = x - m, q = d' P d:
     e = s / (kappa + s)    c = e kappa    gain = 1 + c q
     m' = m + e d    S' = S + c d d'    log det S' = log det S + log gain    P' = P - (c / gain) (P d)(P d)'
     G'_ij = G_ij - (c r_i r_j + e (r_i + r_j) - e^2 q) / gain    with r the row of G that belongs to x
-and the density under a component, its constants tabulated by count on the host in float64:
+and the density under a component, its constant tabulated by count on the host:
     log t(x) = constant(n) - 1/2 log det S - (nu0 + n + 1)/2 log(1 + q kappa / (kappa + 1))
 
-Latency of a point, in steps that wait for the one before (block size 1, at most SLOTS components; a prediction for an
-H100 at D = 64 with 10 components, 1.7 cycles a nanosecond; a load is 40 cycles from L1, 270 from L2):
-    visit     10 loads (order, label; count, row; diagonal, table, twice; count, row), 4 barriers, 4 reductions within a
-              warp, 7 divisions, 6 logarithms and exponentials                                          about 3,000 cycles
-    prepare   11 slots x (P from L2, 32 KiB at 64 bytes a cycle; 3 products), over 32 points            about   700 cycles
-    rebuild   3 loads (label, count, P), 2 reductions across warps, P written back                      about 1,700 cycles
-    commit    twice a rebuild step, for a fifth of the points                                           about   700 cycles
-together 3.6 us: 400 sweeps of 500 points in 0.7 s, for as many groups at once as there are multiprocessors.
+Latency of a point: steps that wait for the one before, and a prediction (never measured) in cycles of an H100 at D = 64
+with 10 components and block size 1. A load takes 40 cycles from L1 and 270 from L2, where 64 bytes a cycle arrive.
+    visit     10 loads (order, label; count, row of G; count, diagonal, both again; count, row of G), 4 barriers,
+              5 reductions in a warp, 8 divisions, logarithms and exponentials one after another               3,300
+    prepare   11 slots, each P from L2 (32 KiB) and 3 products; over 16 points                                   900
+    rebuild   3 loads (label, count, P), 2 reductions across warps, 3 barriers, P written back                 2,000
+    commit    twice a rebuild step, for one point in five                                                        800
+That is 4 us a point: 400 sweeps of 500 points in 0.8 s, for as many groups at once as there are multiprocessors.
 """
 
 import math
@@ -51,7 +52,7 @@ from kernels.types import AlphaNoise, GibbsState, NIWPrior
 FIRST_CAPACITY = 64
 """Slots a group has memory for at first: the paper's data need up to 56. It doubles for the groups that outgrow it."""
 
-SLOTS = 32
+SLOTS = tl.constexpr(32)
 """Slots that a step looks at together: one for each thread of a warp, so that reductions need no barrier."""
 
 
@@ -75,7 +76,7 @@ BLOCKS = {
     16: Blocks(columns=16, depth=16, rows=16, warps=2),
     32: Blocks(columns=32, depth=16, rows=32, warps=4),
     64: Blocks(columns=64, depth=32, rows=64, warps=4),
-    128: Blocks(columns=64, depth=64, rows=32, warps=8),
+    128: Blocks(columns=32, depth=64, rows=32, warps=8),
 }
 """By padded D: of the sizes tried, those that spill on no target and leave the registers some room."""
 
@@ -108,23 +109,23 @@ def gibbs_sweep(
     alpha = torch.empty(T + 1, G, dtype=torch.float64, device=x.device)
     labels[0], alpha[0] = state.labels, state.alpha
     noise = (alpha, alpha, alpha) if alpha_noise is None else alpha_noise
-    inputs = [x, order, uniforms, *noise, group_offsets, prior.kappa0, prior.nu0, _log_constants(prior, group_offsets, N)]
-    inputs = [tensor.contiguous() for tensor in inputs]
-    first_records = _prior_records(prior, DP)
+    constants = _log_constants(prior, group_offsets, N)
+    inputs = (x, order, uniforms, *noise, group_offsets, prior.kappa0, prior.nu0, constants)
+    constexprs = _constexprs(D, block_size, shared_new, alpha_noise is not None)
+    tile = constexprs["TILE"]
+    prior_records = _prior_records(prior, DP)
     sweeps_done = torch.zeros(G, dtype=torch.int64, device=x.device)
     # Programs start in this order: large groups first, so that none of them is left for the end.
     groups = group_offsets.diff().argsort(descending=True, stable=True)
     capacity = min(FIRST_CAPACITY, N)
-    constexprs = _constexprs(D, block_size, shared_new, alpha_noise is not None)
-    tile = constexprs["TILE"]
     while len(groups) > 0:
-        components = x.new_empty(len(groups), capacity + 1, DP * (DP + 2), dtype=torch.float64)
-        components[:, capacity] = first_records[groups]
-        tiles = x.new_empty(len(groups), capacity + 1, tile * (tile + 1), dtype=torch.float64)
+        components = prior.S0.new_empty(len(groups), capacity + 1, DP * (DP + 2))
+        components[:, capacity] = prior_records[groups]
+        tiles = prior.S0.new_empty(len(groups), capacity + 1, tile * (tile + 1))
         with torch.cuda.device_of(x):
             _gibbs_kernel[(len(groups),)](
-                *inputs, labels, alpha, groups, sweeps_done, components, tiles, N, G, T, capacity, alpha_shape,
-                **constexprs, num_warps=BLOCKS[DP].warps, num_stages=1,
+                *(tensor.contiguous() for tensor in inputs), labels, alpha, groups, sweeps_done, components, tiles,
+                N, G, T, capacity, alpha_shape, **constexprs, num_warps=BLOCKS[DP].warps, num_stages=1,
             )  # fmt: skip
         groups = (sweeps_done < T).nonzero()[:, 0]
         capacity = min(2 * capacity, N)
@@ -152,12 +153,12 @@ def _constexprs(D: int, block_size: int, shared_new: bool, resample: bool) -> di
     columns, depth, rows, _ = BLOCKS[DP]
     return {
         "D": D, "DP": DP, "BLOCK": block_size, "BP": BP, "TILE": max(TILE, BP), "COLUMNS": columns, "DEPTH": depth,
-        "ROWS": rows, "SLOTS": SLOTS, "RESAMPLE": resample, "SHARED_NEW": shared_new,
+        "ROWS": rows, "RESAMPLE": resample, "SHARED_NEW": shared_new,
     }  # fmt: skip
 
 
 def _log_constants(prior: NIWPrior, group_offsets: Tensor, N: int) -> Tensor:
-    """[N + G]: for each group, of counts n = 0..n_g: log n (0 for n = 0), and all of log t(x) that depends on n alone."""
+    """[N + G]: for counts n = 0..n_g of each group, log n (0 for n = 0) and all of log t(x) that depends on n alone."""
     G, D = prior.mu0.shape
     first = group_offsets + torch.arange(G + 1, device=group_offsets.device)
     entry = torch.arange(N + G, device=group_offsets.device)
@@ -192,7 +193,7 @@ def _gibbs_kernel(
     x_ptr, order_ptr, uniform_ptr, beta_ptr, gamma_ptr, choice_ptr, offsets_ptr, kappa0_ptr, nu0_ptr, constants_ptr,
     labels_ptr, alpha_ptr, groups_ptr, sweeps_done_ptr, components_ptr, tiles_ptr, N, G, T, CAPACITY, ALPHA_SHAPE,
     D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr, RESAMPLE: tl.constexpr, SHARED_NEW: tl.constexpr,
+    DEPTH: tl.constexpr, ROWS: tl.constexpr, RESAMPLE: tl.constexpr, SHARED_NEW: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     N = N.to(tl.int64)
@@ -212,46 +213,50 @@ def _gibbs_kernel(
         if fits == 1:
             before_ptr = labels_ptr + t * N + first_row
             after_ptr = before_ptr + N
-            n_slots = _begin(before_ptr, after_ptr, components_ptr, tiles_ptr, n_points, CAPACITY, DP, TILE, SLOTS)
+            n_slots = _rebuild(
+                components_ptr, tiles_ptr, x_ptr, before_ptr, after_ptr, n_points, kappa0, CAPACITY, D, DP, TILE, ROWS
+            )
             fits = (n_slots <= CAPACITY).to(tl.int32)
-            if fits == 1:
-                for i in tl.range(0, n_points, disable_licm=True):
-                    _move(components_ptr, x_ptr + tl.cast(i, tl.int64) * D, tl.load(before_ptr + i), 1.0, kappa0, CAPACITY, D, DP, ROWS)
             for start in tl.range(0, n_points, TILE // BLOCK * BLOCK, disable_licm=True):
                 if fits == 1:
-                    visit = t * N + first_row + start
                     n_tile = tl.minimum(n_points - start, TILE // BLOCK * BLOCK)
+                    visit = t * N + first_row + start
                     _prepare(
                         components_ptr, tiles_ptr, x_ptr, order_ptr + visit, n_tile, n_slots, CAPACITY,
                         D, DP, TILE, COLUMNS, DEPTH,
                     )  # fmt: skip
                     n_slots, fits = _visit(
                         tiles_ptr, constants_ptr, order_ptr + visit, uniform_ptr + visit, after_ptr, alpha, n_tile,
-                        n_slots, kappa0, nu0, CAPACITY, BLOCK, BP, TILE, SLOTS, SHARED_NEW,
+                        n_slots, kappa0, nu0, CAPACITY, BLOCK, BP, TILE, SHARED_NEW,
                     )  # fmt: skip
                     if fits == 1:
                         _commit(
-                            components_ptr, x_ptr, order_ptr + visit, before_ptr, after_ptr, n_tile, kappa0,
-                            CAPACITY, D, DP, TILE, ROWS,
+                            components_ptr, x_ptr, order_ptr + visit, before_ptr, after_ptr, n_tile, kappa0, CAPACITY,
+                            D, DP, TILE, ROWS,
                         )  # fmt: skip
             if fits == 1:
-                K = _renumber(after_ptr, components_ptr, n_points, n_slots, DP, SLOTS)
+                K = _renumber(components_ptr, after_ptr, n_points, n_slots, DP)
                 if RESAMPLE:
+                    beta_row = t * N + first_row
+                    gamma_row = t * (N + ALPHA_SHAPE * G) + first_row + ALPHA_SHAPE * g
+                    choice = tl.load(choice_ptr + t * G + g)
                     alpha = _resample_alpha(
-                        beta_ptr + t * N + first_row, gamma_ptr + t * (N + ALPHA_SHAPE * G) + first_row + ALPHA_SHAPE * g,
-                        tl.load(choice_ptr + t * G + g), alpha, ALPHA_SHAPE + K - 1, n_points, SLOTS,
-                    )  # fmt: skip
+                        beta_ptr + beta_row, gamma_ptr + gamma_row, choice, alpha, ALPHA_SHAPE + K - 1, n_points
+                    )
                 sweeps_done += 1
                 tl.store(alpha_ptr + sweeps_done * G + g, alpha)
     tl.store(sweeps_done_ptr + g, sweeps_done)
 
 
 @triton.jit
-def _begin(
-    before_ptr, after_ptr, components_ptr, tiles_ptr, n_points, CAPACITY, DP: tl.constexpr, TILE: tl.constexpr,
-    SLOTS: tl.constexpr,
+def _rebuild(
+    components_ptr, tiles_ptr, x_ptr, before_ptr, after_ptr, n_points, kappa0, CAPACITY,
+    D: tl.constexpr, DP: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Copy the labels to the row that the sweep works in, empty all slots; the number of slots that the labels need."""
+    """Component records from labels; the number of slots that these need (if there are too few: no records).
+
+    Copies the labels to the row that the sweep works in, and empties all tile records.
+    """
     tl.debug_barrier()
     n_slots = 0
     for i in tl.range(0, n_points, SLOTS, disable_licm=True):
@@ -265,13 +270,15 @@ def _begin(
         tl.store(components_ptr + o_k * (DP * (DP + 2)) + DP * (DP + 1), zero, mask=o_k < CAPACITY)
         tl.store(tiles_ptr + o_k * (TILE * (TILE + 1)) + TILE * TILE, zero, mask=o_k < CAPACITY)
     tl.debug_barrier()
+    if n_slots <= CAPACITY:
+        for i in tl.range(0, n_points, disable_licm=True):
+            row = tl.cast(i, tl.int64)
+            _move(components_ptr, x_ptr + row * D, tl.load(before_ptr + i), 1.0, kappa0, CAPACITY, D, DP, ROWS)
     return n_slots
 
 
 @triton.jit
-def _move(
-    components_ptr, x_ptr, slot, sign, kappa0, PRIOR, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr
-):
+def _move(components_ptr, x_ptr, slot, sign, kappa0, PRIOR, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr):
     """Move a point into (sign 1) or out of (-1) a component record."""
     COUNT: tl.constexpr = DP * (DP + 1)
     o_d = tl.arange(0, DP)
@@ -349,7 +356,7 @@ def _centred(x_ptr, row, m_i, mean_ptr, o_d, D: tl.constexpr):
 @triton.jit
 def _visit(
     tiles_ptr, constants_ptr, order_ptr, uniform_ptr, labels_ptr, alpha, n_tile, n_slots, kappa0, nu0, CAPACITY,
-    BLOCK: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, SLOTS: tl.constexpr, SHARED_NEW: tl.constexpr,
+    BLOCK: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, SHARED_NEW: tl.constexpr,
 ):  # fmt: skip
     """Draw the labels of the tile's points, a block at a time; the number of slots now in use, and whether they fit."""
     fits = 1
@@ -359,7 +366,7 @@ def _visit(
             slot = tl.load(labels_ptr + tl.load(order_ptr + i)).to(tl.int32)
             _move_in_tile(tiles_ptr, slot, i, -1.0, kappa0, CAPACITY, TILE)
         drawn = _draw(
-            tiles_ptr, constants_ptr, uniform_ptr, alpha, first, last, n_slots, kappa0, nu0, CAPACITY, BP, TILE, SLOTS
+            tiles_ptr, constants_ptr, uniform_ptr, alpha, first, last, n_slots, kappa0, nu0, CAPACITY, BP, TILE
         )
         opened = -1
         for i in tl.range(first, last, disable_licm=True):
@@ -367,7 +374,7 @@ def _visit(
             if slot < 0:
                 slot = opened
                 if (opened < 0) | (not SHARED_NEW):
-                    slot = _lowest_empty(tiles_ptr, n_slots, TILE, SLOTS)
+                    slot = _lowest_empty(tiles_ptr, n_slots, TILE)
                 opened = slot
             if slot < CAPACITY:
                 n_slots = tl.maximum(n_slots, slot + 1)
@@ -413,7 +420,7 @@ def _move_in_tile(tiles_ptr, slot, i, sign, kappa0, PRIOR, TILE: tl.constexpr):
 @triton.jit
 def _draw(
     tiles_ptr, constants_ptr, uniform_ptr, alpha, first, last, n_slots, kappa0, nu0, PRIOR,
-    BP: tl.constexpr, TILE: tl.constexpr, SLOTS: tl.constexpr,
+    BP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """[BP] slots drawn for points first..last - 1 of the tile, which no component holds now; -1 for a new one."""
     o_i = first + tl.arange(0, BP)
@@ -425,7 +432,7 @@ def _draw(
     # In units of exp(top), so that nothing overflows.
     total = tl.full([BP], 1.0, tl.float64)
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
-        log_weight = _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE, SLOTS)
+        log_weight = _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE)
         higher = tl.maximum(top, tl.max(log_weight, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(log_weight - higher[:, None]), axis=1)
         top = higher
@@ -433,7 +440,7 @@ def _draw(
     below = tl.zeros([BP], tl.float64)
     drawn = tl.full([BP], -1, tl.int32)
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
-        log_weight = _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE, SLOTS)
+        log_weight = _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE)
         weight = tl.exp(log_weight - top[:, None])
         edge = below[:, None] + tl.cumsum(weight, axis=1)
         # An empty slot's edge may exceed the one before by a rounding error: it has no weight and is never drawn.
@@ -445,9 +452,7 @@ def _draw(
 
 
 @triton.jit
-def _log_weights(
-    tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE: tl.constexpr, SLOTS: tl.constexpr
-):
+def _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE: tl.constexpr):
     """[BP, SLOTS] of log n t(x), for slots from k on; -inf where empty."""
     o_k = k + tl.arange(0, SLOTS)
     m_k = o_k < n_slots
@@ -466,7 +471,7 @@ def _log_predictive(constant, log_det, q, kappa, nu):
 
 
 @triton.jit
-def _lowest_empty(tiles_ptr, n_slots, TILE: tl.constexpr, SLOTS: tl.constexpr):
+def _lowest_empty(tiles_ptr, n_slots, TILE: tl.constexpr):
     lowest = n_slots
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
         o_k = k + tl.arange(0, SLOTS)
@@ -480,7 +485,7 @@ def _commit(
     components_ptr, x_ptr, order_ptr, before_ptr, after_ptr, n_tile, kappa0, PRIOR,
     D: tl.constexpr, DP: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Move the tile's points whose label changed: all out of their old component records, then all into their new ones."""
+    """Move the points whose label changed: all of them out of their old component records, then into their new ones."""
     o_i = tl.arange(0, TILE)
     m_i = o_i < n_tile
     row = tl.load(order_ptr + o_i, mask=m_i, other=0)
@@ -498,12 +503,12 @@ def _commit(
 
 
 @triton.jit
-def _renumber(labels_ptr, components_ptr, n_points, n_slots, DP: tl.constexpr, SLOTS: tl.constexpr):
+def _renumber(components_ptr, labels_ptr, n_points, n_slots, DP: tl.constexpr):
     """Close the gaps that emptied slots leave in the labels, in slot order; the number of components."""
     K = 0
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
         K += tl.sum(_occupied(components_ptr, k + tl.arange(0, SLOTS), n_slots, DP), axis=0)
-    if K < n_slots:
+    if n_slots > K:
         for i in tl.range(0, n_points, SLOTS, disable_licm=True):
             o_i = i + tl.arange(0, SLOTS)
             label = tl.load(labels_ptr + o_i, mask=o_i < n_points, other=0)
@@ -524,15 +529,15 @@ def _occupied(components_ptr, o_k, n_slots, DP: tl.constexpr):
 
 
 @triton.jit
-def _resample_alpha(beta_ptr, gamma_ptr, choice, alpha, smaller_shape, n_points, CHUNK: tl.constexpr):
+def _resample_alpha(beta_ptr, gamma_ptr, choice, alpha, smaller_shape, n_points):
     """Escobar & West, as the reference has it."""
     rate = tl.full([], 1.0, tl.float64)
-    for i in tl.range(0, n_points, CHUNK, disable_licm=True):
-        o_i = i + tl.arange(0, CHUNK)
+    for i in tl.range(0, n_points, SLOTS, disable_licm=True):
+        o_i = i + tl.arange(0, SLOTS)
         rate += tl.sum(tl.load(beta_ptr + o_i, mask=o_i < n_points, other=0.0) / (alpha + 1 + o_i), axis=0)
     shape = smaller_shape + (choice < smaller_shape / (smaller_shape + n_points * rate)).to(tl.int32)
     gamma = tl.full([], 0.0, tl.float64)
-    for i in tl.range(0, shape, CHUNK, disable_licm=True):
-        o_i = i + tl.arange(0, CHUNK)
+    for i in tl.range(0, shape, SLOTS, disable_licm=True):
+        o_i = i + tl.arange(0, SLOTS)
         gamma += tl.sum(tl.load(gamma_ptr + o_i, mask=o_i < shape, other=0.0), axis=0)
     return gamma / rate

@@ -107,7 +107,6 @@ def logsumexp_density(
             n_columns,
             splits,
             **tile_constexprs(x.dtype, D, blocks, name),
-            OWN=own,
             STUDENT_T=student_t,
             **launch_options(blocks.warps),
         )
@@ -135,45 +134,51 @@ def _mixture_kernel(
     x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr, tile_last_ptr,
     out_ptr, N, n_tiles, n_columns, splits,
     D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    OWN: tl.constexpr, STUDENT_T: tl.constexpr,
+    STUDENT_T: tl.constexpr,
 ):  # fmt: skip
     HELD: tl.constexpr = DP <= 2 * BK
+    SIZE: tl.constexpr = DP * (DP + BK) // 2
     pid = tl.program_id(0)
     tile = pid % n_tiles
     column = (pid // n_tiles) % n_columns
     split = (pid // n_tiles // n_columns).to(tl.int64)
-    rows = tl.load(tile_first_ptr + tile) + tl.arange(0, BN)
-    end = tl.load(tile_last_ptr + tile)
-    group = tl.load(tile_group_ptr + tile) if OWN else column.to(tl.int64)
+    row = tl.load(tile_first_ptr + tile)
+    n_points = tl.load(tile_last_ptr + tile) - row
+    group = tl.load(tile_group_ptr + tile) + column
     first = tl.load(component_offsets_ptr + group)
     last = tl.load(component_offsets_ptr + group + 1)
     in_split = tl.cdiv(last - first, splits)
     first += split * in_split
-    last = tl.minimum(first + in_split, last)
+    n = tl.minimum(in_split, last - first).to(tl.int32)
 
     dtype = x_ptr.dtype.element_ty
-    if HELD:
-        x_left, x_right = load_points(x_ptr, rows, end, D, BK)
     # The sum of exp(value - maximum). A maximum that starts finite needs no special case for values of -inf.
     maximum = tl.full([BN], -3e38 if dtype == tl.float32 else -1e308, dtype)
     total = tl.zeros([BN], dtype)
+    p_factor = factor_ptr + first * SIZE
+    p_mean = location_ptr + first * D
+    p_constant = constants_ptr + first * 3
     if HELD:
-        next_left, next_right = load_factor(factor_ptr, first, last, DP, BK)
-    for m in range(first, last):
-        p_mean = location_ptr + m * D
+        x_left, x_right = load_points(x_ptr + row * D, n_points, D, BN, BK)
+        next_left, next_right = load_factor(p_factor, n > 0, DP, BK)
+    for m in range(n):
         if HELD:
             w_left, w_right = next_left, next_right
-            next_left, next_right = load_factor(factor_ptr, m + 1, last, DP, BK)
+            next_left, next_right = load_factor(p_factor + SIZE, m + 1 < n, DP, BK)
             q = squared_distance(x_left, x_right, w_left, w_right, p_mean, D, DP, BK, SPLIT)
         else:
-            q = squared_distance_streamed(x_ptr, rows, end, p_mean, factor_ptr, m, D, DP, BK, SPLIT)
-        value = log_density(q, constants_ptr + m * 3, STUDENT_T)
+            q = squared_distance_streamed(x_ptr + row * D, n_points, p_factor, p_mean, D, DP, BN, BK, SPLIT)
+        value = log_density(q, p_constant, STUDENT_T)
         # One exponential: of the smaller of the two over the larger.
         ratio = tl.exp(-tl.abs(value - maximum))
         total = tl.where(value > maximum, total * ratio + 1, total + ratio)
         maximum = tl.maximum(value, maximum)
-    p_out = out_ptr + (split * N + rows) * n_columns + column
-    tl.store(p_out, maximum + tl.log(total), mask=rows < end)
+        p_factor += SIZE
+        p_mean += D
+        p_constant += 3
+    o_n = tl.arange(0, BN)
+    p_out = out_ptr + (split * N + row) * n_columns + column
+    tl.store(p_out + o_n * n_columns, maximum + tl.log(total), mask=o_n < n_points)
 
 
 def aot_cases() -> list[Case]:
@@ -186,6 +191,6 @@ def aot_cases() -> list[Case]:
         case
         for name, student_t in (("gaussian", False), ("student_t", True))
         for case in tile_cases(
-            BLOCKS, _mixture_kernel, signature, f"{name} mixture", OWN=True, STUDENT_T=student_t
+            BLOCKS, _mixture_kernel, signature, f"{name} mixture", STUDENT_T=student_t
         )
     ]
