@@ -79,8 +79,8 @@ def test_gibbs_sweep(benchmark: Any, state: str, block_size: int, dtype: torch.d
         ours,
         peers,
         rounds=13,
-        operation=f"gibbs_sweep, {state}",
-        shapes={"classes": G, "points a class": N_CLASS, "features": D, "sweeps": n_sweeps, "block size": block_size},
+        operation=f"gibbs_sweep, {state}, blocks of {block_size}",
+        shapes={"classes": G, "points a class": N_CLASS, "features": D, "sweeps": n_sweeps},
         dtype=str(dtype).removeprefix("torch."),
         flops=n_sweeps * N_CLASS * (float(n_components(before.labels).sum()) + G) * (D + D * (D + 1) + 2 * D),
         traffic=G * n_sweeps * (N_CLASS * (D * x.element_size() + 24)),
@@ -88,7 +88,7 @@ def test_gibbs_sweep(benchmark: Any, state: str, block_size: int, dtype: torch.d
     )
     goals = {"must": 1.0, "aim": 0.3} if state in ("settled", "moving") and dtype == torch.float32 else {}
     result.measure("one sweep of one class", result.seconds / (G * n_sweeps) * 1e3, "ms", **goals, more_is_better=False)
-    result.measure("published code (measured elsewhere)", PUBLISHED_SECONDS * 1e3, "ms")
+    result.measure("the same by the published code, measured elsewhere", PUBLISHED_SECONDS * 1e3, "ms")
     previous = torch.cat([before.labels[None], after.labels[:-1]])
     result.measure("labels that move in a sweep", 100 * float((after.labels != previous).double().mean()), "%")
     result.measure("components", float(n_components(after.labels[-1]).double().mean()), "")

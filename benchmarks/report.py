@@ -34,11 +34,11 @@ td.number { text-align: right } .met { color: #067d17 } .missed { color: #b3261e
 <h1>Benchmarks</h1>
 <p>{{ runs | length }} runs. The newest: {{ newest.date }}, commit {{ newest.commit }}, {{ newest.machine }}.</p>
 <p>Times are medians of one call. A peer is timed in turns with ours, in one process, after its answer was found equal;
-the ratio is the median over rounds of the ratio within a round. Runs marked * were disturbed by other processes.</p>
+the ratio is the median over rounds of the ratio within a round. A * marks times disturbed by other processes.</p>
 <h2>Newest run</h2>
-<table><tr><th>operation<th>time<th>figure<th>value<th>must<th>aim<th></tr>
-{% for row in rows %}<tr><td>{{ row.case }}<td class="number">{{ row.time }}<td>{{ row.name }}
-<td class="number">{{ row.value }}<td>{{ row.must }}<td>{{ row.aim }}
+<table><tr><th>operation<th>figure<th>value<th>goal<th></tr>
+{% for row in rows %}<tr><td><b>{{ row.operation }}</b> {{ row.sizes }}<td>{{ row.figure }}
+<td class="number">{{ row.value }}<td>{{ row.goal }}
 <td class="{{ 'missed' if row.verdict.startswith('missed') else 'met' }}">{{ row.verdict }}</tr>
 {% endfor %}</table>
 <h2>History</h2>
@@ -61,12 +61,12 @@ class Run(NamedTuple):
 class Row(NamedTuple):
     """One figure of one benchmark, as it is shown."""
 
-    case: str
-    time: str
-    name: str
+    operation: str
+    """Empty below the first figure of a benchmark."""
+    sizes: str
+    figure: str
     value: str
-    must: str
-    aim: str
+    goal: str
     verdict: str
 
 
@@ -81,20 +81,25 @@ def load(folder: Path) -> list[Run]:
         try:
             stored = json.loads(path.read_text())
             machine, commit = stored["machine_info"], stored["commit_info"]
-            name = f"{machine['processor']}, {machine['threads']} threads"
+            clock = stored["benchmarks"][0]["options"]["timer"]
+            name = f"{machine['processor']}, {machine['threads']} threads, {clock}"
             changed = " with changes" if commit["dirty"] else ""
             benchmarks = {case_of(benchmark): benchmark for benchmark in stored["benchmarks"]}
             runs.append(Run(stored["datetime"][:16].replace("T", " "), commit["id"][:7] + changed, name, benchmarks))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, IndexError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a file of benchmark results: {error!r}") from error
     return sorted(runs, key=lambda run: run.date)
 
 
 def case_of(benchmark: dict[str, Any]) -> str:
     """Operation, type and sizes: what has to be the same for two times to be compared."""
-    info = benchmark["extra_info"]
-    sizes = ", ".join(f"{value:,} {name}" for name, value in info["shapes"].items())
-    return f"{info['operation']} {info['dtype']} ({sizes})"
+    return " ".join(_names(benchmark["extra_info"]))
+
+
+def _names(info: dict[str, Any]) -> tuple[str, str]:
+    return f"{info['operation']}, {info['dtype']}", ", ".join(
+        f"{size:,} {name}" for name, size in info["shapes"].items()
+    )
 
 
 def verdict(measure: dict[str, Any]) -> str:
@@ -117,30 +122,26 @@ def _reached(measure: dict[str, Any], goal: float | None) -> bool | None:
 
 def rows(run: Run) -> Iterator[Row]:
     """Every figure of a run, the benchmarks in the order of their names."""
-    for case, benchmark in sorted(run.benchmarks.items()):
+    for _, benchmark in sorted(run.benchmarks.items()):
         info = benchmark["extra_info"]
-        disturbed = "*" if (info["busy_elsewhere"] or 0) > QUIET else ""
-        time = f"{benchmark['stats']['median'] * 1e3:,.4g} ms{disturbed}"
-        for i, measure in enumerate(info["measures"]):
-            unit = measure["unit"] and " " + measure["unit"]
-            better = "at least" if measure["more_is_better"] else "at most"
-            must, aim = (
-                "" if measure[goal] is None else f"{better} {measure[goal]:g}{unit}" for goal in ("must", "aim")
-            )
-            value = f"{measure['value']:,.3g}{unit}"
-            yield Row("" if i else case, "" if i else time, measure["name"], value, must, aim, verdict(measure))
+        disturbed = " *" if (info["busy_elsewhere"] or 0) > QUIET else ""
+        yield Row(*_names(info), "one call", f"{benchmark['stats']['median'] * 1e3:,.4g} ms{disturbed}", "", "")
+        for measure in info["measures"]:
+            sign, unit = "≥" if measure["more_is_better"] else "≤", measure["unit"] and " " + measure["unit"]
+            goals = [f"{what} {sign} {measure[what]:g}{unit}" for what in ("must", "aim") if measure[what] is not None]
+            yield Row("", "", measure["name"], f"{measure['value']:,.4g}{unit}", ", ".join(goals), verdict(measure))
 
 
 def table(run: Run) -> Table:
     """The newest run, for a terminal."""
     drawn = Table(title=f"{run.date}, commit {run.commit}, {run.machine}", caption="* disturbed by other processes")
-    for column in Row._fields:
-        drawn.add_column(column, justify="right" if column in ("time", "value") else "left")
+    for column in ("operation", "figure", "value", "goal", ""):
+        drawn.add_column(column, justify="right" if column == "value" else "left")
     for row in rows(run):
-        if row.case and drawn.row_count:
+        if row.operation and drawn.row_count:
             drawn.add_section()
         colour = "red" if row.verdict.startswith("missed") else "green" if row.verdict else None
-        drawn.add_row(*row, style=colour)
+        drawn.add_row(row.operation, *row[2:], style=colour)
     return drawn
 
 

@@ -45,7 +45,14 @@ def made_run(date: str, ratio: float, commit: str = "a" * 40) -> dict:
     return {
         "machine_info": {"processor": "a processor", "threads": 2},
         "commit_info": {"id": commit, "dirty": True},
-        "benchmarks": [{"name": "test", "extra_info": info, "stats": {**times, "data": [0.123456789] * 1000}}],
+        "benchmarks": [
+            {
+                "name": "test",
+                "extra_info": info,
+                "options": {"timer": "perf_counter"},
+                "stats": {**times, "data": [0.123456789] * 1000},
+            }
+        ],
         "datetime": f"{date}T12:00:00.5+00:00",
     }
 
@@ -143,10 +150,10 @@ def test_report_of_made_results(tmp_path):
     store(made_run("2025-01-01", 9.0), tmp_path)
     runs = load(tmp_path)
     assert [run.commit for run in runs] == ["aaaaaaa with changes", "bbbbbbb with changes"]
-    ratio, memory = rows(runs[-1])
-    assert ratio.time == "500 ms*"  # something else was running
-    assert (ratio.value, ratio.must, ratio.verdict) == ("25 x", "at least 10 x", "met, and the aim too")
-    assert (memory.value, memory.must, memory.verdict) == ("150 MB", "at most 200 MB", "met")
+    time, ratio, memory = rows(runs[-1])
+    assert (time.operation, time.value) == ("an operation, float32", "500 ms *")  # something else was running
+    assert (ratio.value, ratio.goal, ratio.verdict) == ("25 x", "must ≥ 10 x, aim ≥ 20 x", "met, and the aim too")
+    assert (memory.value, memory.goal, memory.verdict) == ("150 MB", "must ≤ 200 MB", "met")
     page = write_page(runs, tmp_path / "page")
     text = page.read_text()
     assert "2 runs. The newest: 2025-01-02 12:00, commit bbbbbbb" in text
