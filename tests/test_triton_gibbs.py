@@ -79,8 +79,9 @@ def reference_sweep(problem: Problem, **options) -> tuple[GibbsState, torch.Tens
         )
     assert len(weights) == uniforms.numel()
     edges = (weight.cumsum(0)[:-1] for weight in weights)
-    distance = [(edge - u).abs().min() for edge, u in zip(edges, uniforms.flatten(), strict=True)]
-    return after, torch.stack(distance).reshape(uniforms.shape)
+    pairs = zip(edges, uniforms.flatten(), strict=True)
+    distance = [min((edge - u).abs().tolist(), default=1.0) for edge, u in pairs]
+    return after, torch.tensor(distance).reshape(uniforms.shape)
 
 
 def assert_same_chain(actual: GibbsState, expected: GibbsState, edge_distance: torch.Tensor, problem: Problem) -> None:

@@ -14,8 +14,8 @@ from kernels.cpu.tile import lanes, padded
 class Components(NamedTuple):
     """What is kept of each component slot; slots past the largest in use are empty."""
 
-    count: np.ndarray
-    """[C] int64, 0 for an empty slot."""
+    size: np.ndarray
+    """[C] int64 points, 0 for an empty slot."""
     changed: np.ndarray
     """[C] bool: members changed since the factor was rebuilt."""
     log_det: np.ndarray
@@ -140,7 +140,7 @@ def rebuild(
         if math.isnan(log_det):
             return False
         components.log_det[k] = log_det
-        components.count[k] = c
+        components.size[k] = c
         components.changed[k] = False
         for i in range(D):
             components.mean[k, i] = (kappa0 * mu0[i] + c * xbar[i]) / kappa
@@ -152,7 +152,7 @@ def rebuild(
 @njit(nogil=True, cache=True)
 def grow(components: Components, larger: Components) -> Components:
     """`larger`, with the slots of `components`."""
-    copy(components.count, larger.count)
+    copy(components.size, larger.size)
     copy(components.changed, larger.changed)
     copy(components.log_det, larger.log_det)
     copy(components.mean, larger.mean)
@@ -168,18 +168,18 @@ def compact(labels: np.ndarray, n_slots: int, components: Components) -> int:
     rank = np.empty(n_slots, np.int64)
     used = 0
     for k in range(n_slots):
-        if components.count[k] == 0:
+        if components.size[k] == 0:
             continue
         rank[k] = used
         if used != k:
-            components.count[used] = components.count[k]
+            components.size[used] = components.size[k]
             components.changed[used] = components.changed[k]
             components.log_det[used] = components.log_det[k]
             copy(components.mean[k], components.mean[used])
             copy(components.W[k], components.W[used])
         used += 1
     for k in range(used, n_slots):
-        components.count[k] = 0
+        components.size[k] = 0
         components.changed[k] = True
     for i in range(len(labels)):
         labels[i] = rank[labels[i]]

@@ -161,13 +161,13 @@ def _sweep(
     n = len(order)
     step = lanes(x) // block_size * block_size
     drawn = np.empty(block_size, np.int64)
-    log_weight = np.empty((block_size, len(components.count) + 1))
+    log_weight = np.empty((block_size, len(components.size) + 1))
     for first in range(0, n, step):
         last = min(n, first + step)
         load_tile(x, order, first, last, scratch.tile)
         whiten(prior.W, prior.mean, scratch.tile, scratch.work, prior.y, prior.q)
         for k in range(n_slots):
-            if components.count[k] > 0:
+            if components.size[k] > 0:
                 whiten(
                     components.W[k], components.mean[k], scratch.tile, scratch.work, components.y[k], components.q[k]
                 )
@@ -181,8 +181,8 @@ def _sweep(
                 any_new |= drawn[i] == n_slots
                 any_change |= drawn[i] != labels[block[i]]
             if any_new:
-                n_slots = _open_slots(drawn, block, labels, components.count, n_slots, shared_new)
-                capacity = len(components.count)
+                n_slots = _open_slots(drawn, block, labels, components.size, n_slots, shared_new)
+                capacity = len(components.size)
                 if n_slots + block_size > capacity:
                     components = grow(components, make_components(x, 2 * capacity))
                     log_weight = np.empty((block_size, 2 * capacity + 1))
@@ -211,7 +211,7 @@ def _conditionals(
         removed = 0
         for i in range(b):
             removed += labels[block[i]] == k
-        c = components.count[k] - removed
+        c = components.size[k] - removed
         if c == 0:
             for i in range(b):
                 log_weight[i, k] = -math.inf
@@ -219,7 +219,7 @@ def _conditionals(
         for i in range(b):
             scratch.block_q[i] = components.q[k, lane + i]
         if removed > 0:
-            kappa = prior.kappa0 + components.count[k]
+            kappa = prior.kappa0 + components.size[k]
             log_det += remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q)
         kappa = prior.kappa0 + c
         constant = math.log(c) + prior.predictive[c] - 0.5 * log_det
@@ -246,26 +246,26 @@ def _relabel(
     scratch: Scratch,
 ) -> None:
     """Move the points of a block whose label changed: all out of their old components, then all into their new ones."""
-    count = components.count
+    size = components.size
     for i in range(len(block)):
         k = labels[block[i]]
         if drawn[i] != k:
-            count[k] -= 1
+            size[k] -= 1
             components.changed[k] = True
-            if count[k] > 0:
-                kappa = prior.kappa0 + count[k]
+            if size[k] > 0:
+                kappa = prior.kappa0 + size[k]
                 move(x[block[i]], lane + i, -(kappa + 1) / kappa, -1 / kappa, components, k, scratch)
     for i in range(len(block)):
         k = drawn[i]
         if k != labels[block[i]]:
-            if count[k] == 0:
+            if size[k] == 0:
                 components.log_det[k] = prior.log_det
                 copy(prior.mean, components.mean[k])
                 copy(prior.W, components.W[k])
                 copy(prior.y, components.y[k])
                 copy(prior.q, components.q[k])
-            kappa = prior.kappa0 + count[k]
-            count[k] += 1
+            kappa = prior.kappa0 + size[k]
+            size[k] += 1
             components.changed[k] = True
             move(x[block[i]], lane + i, kappa / (kappa + 1), 1 / (kappa + 1), components, k, scratch)
             labels[block[i]] = k
@@ -290,12 +290,12 @@ def _draw(log_weight: np.ndarray, uniform: float) -> int:
 
 @njit(nogil=True, cache=True)
 def _open_slots(
-    drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, count: np.ndarray, n_slots: int, shared_new: bool
+    drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int, shared_new: bool
 ) -> int:
     """Replace the draws of a new component (n_slots) by the lowest slots that the block leaves empty; slots in use."""
     after = np.empty(n_slots + len(block), np.int64)
     for k in range(len(after)):
-        after[k] = count[k]
+        after[k] = size[k]
     for i in range(len(block)):
         after[labels[block[i]]] -= 1
         if drawn[i] < n_slots:
