@@ -32,7 +32,7 @@ def component_statistics(
 @njit(nogil=True, cache=True)
 def _group(x: np.ndarray, labels: np.ndarray, counts: np.ndarray, means: np.ndarray, scatters: np.ndarray) -> None:
     n, D = x.shape
-    buffers = scatter_buffers(D)
+    buffers = scatter_buffers(means, D)
     members = np.empty(n, np.int64)
     for k in range(len(counts)):
         counts[k] = members_of(x, labels, k, members, means[k])
@@ -43,12 +43,11 @@ def _group(x: np.ndarray, labels: np.ndarray, counts: np.ndarray, means: np.ndar
 
 
 @njit(nogil=True, cache=True)
-def scatter_buffers(D: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Working memory of `lower_scatter`: a tile of rows, the same transposed, and a product."""
-    work = np.zeros((padded(D), 0))
-    n_lanes = lanes(work)
-    rows = np.zeros((n_lanes, (D + n_lanes - 1) // n_lanes * n_lanes))
-    return rows, np.zeros((padded(D), n_lanes)), np.zeros((padded(D), rows.shape[1]))
+def scatter_buffers(x: np.ndarray, D: int) -> tuple[np.ndarray, np.ndarray]:
+    """Working memory of `add_scatter` in the dtype of x: a tile of rows, and a product."""
+    n_lanes = lanes(x)
+    width = (D + n_lanes - 1) // n_lanes * n_lanes
+    return np.zeros((n_lanes, width), x.dtype), np.zeros((padded(D), width), x.dtype)
 
 
 @njit(nogil=True, cache=True)
@@ -74,16 +73,14 @@ def lower_scatter(
     count: int,
     mean: np.ndarray,
     rows: np.ndarray,
-    columns: np.ndarray,
     work: np.ndarray,
     scatter: np.ndarray,
 ) -> None:
     """scatter += sum over the members of (x - mean)(x - mean)', lower triangle only."""
-    n_lanes = columns.shape[1]
+    n_lanes = len(rows)
     for first in range(0, count, n_lanes):
         last = min(count, first + n_lanes)
         for i in range(first, last):
             for j in range(x.shape[1]):
                 rows[i - first, j] = x[members[i], j] - mean[j]
-                columns[j, i - first] = rows[i - first, j]
-        add_scatter(rows, columns, last - first, work, scatter)
+        add_scatter(rows, last - first, work, scatter)

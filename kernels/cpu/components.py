@@ -123,7 +123,7 @@ def rebuild(
 ) -> bool:
     """Count, mean, factor and log det of every component whose members changed, from the data, in float64."""
     n, D = x.shape
-    buffers = scatter_buffers(D)
+    buffers = scatter_buffers(S0, D)
     S = np.empty((D, D))
     xbar = np.empty(D)
     members = np.empty(n, np.int64)

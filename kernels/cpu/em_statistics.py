@@ -12,6 +12,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
+from kernels.cpu.component_statistics import scatter_buffers
 from kernels.cpu.mixture_log_density import component_constants
 from kernels.cpu.moments import add_scatter
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
@@ -80,9 +81,7 @@ def _group(
         for i in range(first, last):
             log_likelihood[0] += _normalise(responsibility[i])
 
-    # rows [LANES, C]: points scaled by the square root of their responsibility; columns: the same, transposed.
-    rows = np.zeros((n_lanes, (D + n_lanes - 1) // n_lanes * n_lanes), x.dtype)
-    columns, product = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, rows.shape[1]), x.dtype)
+    rows, product = scatter_buffers(x, D)  # rows: points scaled by the square root of their responsibility
     new_mean, root = np.empty(D, x.dtype), np.empty(1, x.dtype)
     total, scatter, members = np.empty(D), np.empty((D, D)), np.empty(n, np.int64)
     for k in range(K):
@@ -115,10 +114,7 @@ def _group(
                 root[0] = math.sqrt(responsibility[i, k])
                 for j in range(D):
                     rows[p, j] = root[0] * (x[i, j] - new_mean[j])
-            for p in range(filled):
-                for j in range(D):
-                    columns[j, p] = rows[p, j]
-            add_scatter(rows, columns, filled, product, scatter)
+            add_scatter(rows, filled, product, scatter)
         for i in range(D):
             for j in range(i + 1):
                 scatters[k, i, j] = scatter[i, j]

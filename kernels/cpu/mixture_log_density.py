@@ -56,19 +56,12 @@ def mixture_log_density(
 
 def component_constants(D: int, precision_chol: Tensor, df: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """[M] float64 log normaliser of each component, and half its degrees of freedom (inf for a Gaussian)."""
-    log_det = precision_chol.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+    log_det = np.log(np.diagonal(precision_chol.numpy(), axis1=1, axis2=2).astype(np.float64)).sum(1)
     if df is None:
-        log_constant = log_det - 0.5 * D * math.log(2 * math.pi)
-        half_df = torch.full_like(log_constant, math.inf)
-    else:
-        half_df = 0.5 * df.double()
-        log_constant = (
-            log_det
-            + torch.lgamma(half_df + 0.5 * D)
-            - torch.lgamma(half_df)
-            - 0.5 * D * torch.log(2 * math.pi * half_df)
-        )
-    return log_constant.numpy(), half_df.numpy()
+        return log_det - 0.5 * D * math.log(2 * math.pi), np.full_like(log_det, math.inf)
+    half_df = 0.5 * df.double()
+    log_constant = torch.lgamma(half_df + 0.5 * D) - torch.lgamma(half_df) - 0.5 * D * torch.log(2 * math.pi * half_df)
+    return log_det + log_constant.numpy(), half_df.numpy()
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)

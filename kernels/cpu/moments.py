@@ -5,21 +5,20 @@ import math
 import numpy as np
 from numba import njit
 
-from kernels.cpu.tile import FASTMATH, ROWS, multiply_rows
+from kernels.cpu.tile import FASTMATH, ROWS, multiply_columns
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
-def add_scatter(a: np.ndarray, at: np.ndarray, n: int, work: np.ndarray, scatter: np.ndarray) -> None:
-    """scatter += sum_{j < n} a_j a_j', lower triangle only.
+def add_scatter(rows: np.ndarray, n: int, work: np.ndarray, scatter: np.ndarray) -> None:
+    """scatter += sum_{j < n} a_j a_j', a_j the rows of `rows`; lower triangle only.
 
-    a [LANES, C] holds the rows a_j, zero-filled to a multiple C of LANES columns; at [Dp, LANES] the same, transposed.
-    work [Dp, C] is overwritten; scatter is [D, D] float64, whatever the dtype of a.
+    rows [LANES, C] is zero past column D; its width C is a multiple of LANES. work [Dp, C] is overwritten; scatter is
+    [D, D] float64, whatever the dtype of rows.
     """
-    D, n_lanes = len(scatter), at.shape[1]
+    D, n_lanes = len(scatter), rows.shape[0]
     for column in range(0, D, n_lanes):
-        first_row = column // ROWS * ROWS
-        for i in range(first_row, len(at), ROWS):
-            multiply_rows(at, i, n, a, work, column)  # type: ignore[call-arg]
+        for i in range(column, len(work), ROWS):
+            multiply_columns(rows, i, n, rows, work, column)
         for i in range(column, D):
             for j in range(column, min(i + 1, column + n_lanes)):
                 scatter[i, j] += work[i, j]

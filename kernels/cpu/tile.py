@@ -39,60 +39,69 @@ def padded(n: int) -> int:
     return (n + ROWS - 1) // ROWS * ROWS
 
 
-@intrinsic
-def multiply_rows(
-    typingctx: Any, matrix: Any, row: Any, n: Any, tile: Any, out: Any, column: Any
-) -> tuple[Any, Callable]:
+def _multiply(transposed: bool) -> Any:
     """out[row + r, column:column + LANES] = sum_{l < n} matrix[row + r, l] tile[l, column:column + LANES], r < ROWS.
 
-    matrix, tile and out are C-contiguous 2-d arrays of one dtype. No bounds are checked.
+    """out[row + r, column:column + LANES] = sum_{l < n} matrix[row + r, l] tile[l, column:column + LANES], r < ROWS
+    No bounds are checked.
     """
-    signature = types.void(matrix, types.intp, types.intp, tile, out, types.intp)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        dtype = signature.args[0].dtype
-        itemsize = dtype.bitwidth // 8
-        width = 64 // itemsize
-        scalar = context.get_value_type(dtype)
-        vector = ir.VectorType(scalar, width)
-        n_vectors = TILE_BYTES // 64
-        matrix, tile, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 4))
-        row, n, column = args[1], args[2], args[5]
-        stride = {id(a): cgutils.unpack_tuple(builder, a.shape)[1] for a in (matrix, tile, out)}
+    @intrinsic
+    def multiply(
+        typingctx: Any, matrix: Any, row: Any, n: Any, tile: Any, out: Any, column: Any
+    ) -> tuple[Any, Callable]:
+        signature = types.void(matrix, types.intp, types.intp, tile, out, types.intp)
 
-        def constant(value: int) -> Any:
-            return ir.Constant(row.type, value)
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            dtype = signature.args[0].dtype
+            itemsize = dtype.bitwidth // 8
+            width = 64 // itemsize
+            scalar = context.get_value_type(dtype)
+            vector = ir.VectorType(scalar, width)
+            n_vectors = TILE_BYTES // 64
+            matrix, tile, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 4))
+            row, n, column = args[1], args[2], args[5]
+            stride = {id(a): cgutils.unpack_tuple(builder, a.shape)[1] for a in (matrix, tile, out)}
 
-        def address(array: Any, i: Any, j: Any) -> Any:
-            return builder.gep(array.data, [builder.add(builder.mul(i, stride[id(array)]), j)])
+            def constant(value: int) -> Any:
+                return ir.Constant(row.type, value)
 
-        def vector_address(array: Any, i: Any, v: int) -> Any:
-            return builder.bitcast(address(array, i, builder.add(column, constant(v * width))), vector.as_pointer())
+            def address(array: Any, i: Any, j: Any) -> Any:
+                return builder.gep(array.data, [builder.add(builder.mul(i, stride[id(array)]), j)])
 
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{width}f{dtype.bitwidth}"
-        )
-        rows = [builder.add(row, constant(r)) for r in range(ROWS)]
-        sums = [[cgutils.alloca_once(builder, vector) for _ in range(n_vectors)] for _ in range(ROWS)]
-        for r in range(ROWS):
-            for v in range(n_vectors):
-                builder.store(ir.Constant(vector, None), sums[r][v])
-        lane_zero = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
-        undefined = ir.Constant(vector, ir.Undefined)
-        with cgutils.for_range(builder, n, intp=row.type) as loop:
-            points = [builder.load(vector_address(tile, loop.index, v), align=itemsize) for v in range(n_vectors)]
+            def vector_address(array: Any, i: Any, v: int) -> Any:
+                return builder.bitcast(address(array, i, builder.add(column, constant(v * width))), vector.as_pointer())
+
+            fma = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{width}f{dtype.bitwidth}"
+            )
+            rows = [builder.add(row, constant(r)) for r in range(ROWS)]
+            sums = [[cgutils.alloca_once(builder, vector) for _ in range(n_vectors)] for _ in range(ROWS)]
             for r in range(ROWS):
-                entry = builder.load(address(matrix, rows[r], loop.index))
-                entry = builder.insert_element(undefined, entry, ir.Constant(ir.IntType(32), 0))
-                entry = builder.shuffle_vector(entry, undefined, lane_zero)
                 for v in range(n_vectors):
-                    builder.store(builder.call(fma, [entry, points[v], builder.load(sums[r][v])]), sums[r][v])
-        for r in range(ROWS):
-            for v in range(n_vectors):
-                builder.store(builder.load(sums[r][v]), vector_address(out, rows[r], v), align=itemsize)
-        return context.get_dummy_value()
+                    builder.store(ir.Constant(vector, None), sums[r][v])
+            lane_zero = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
+            undefined = ir.Constant(vector, ir.Undefined)
+            with cgutils.for_range(builder, n, intp=row.type) as loop:
+                points = [builder.load(vector_address(tile, loop.index, v), align=itemsize) for v in range(n_vectors)]
+                for r in range(ROWS):
+                    place = (loop.index, rows[r]) if transposed else (rows[r], loop.index)
+                    entry = builder.load(address(matrix, *place))
+                    entry = builder.insert_element(undefined, entry, ir.Constant(ir.IntType(32), 0))
+                    entry = builder.shuffle_vector(entry, undefined, lane_zero)
+                    for v in range(n_vectors):
+                        builder.store(builder.call(fma, [entry, points[v], builder.load(sums[r][v])]), sums[r][v])
+            for r in range(ROWS):
+                for v in range(n_vectors):
+                    builder.store(builder.load(sums[r][v]), vector_address(out, rows[r], v), align=itemsize)
+            return context.get_dummy_value()
 
-    return signature, generate
+        return signature, generate
+
+    return multiply
+
+
+multiply_rows, multiply_columns = _multiply(transposed=False), _multiply(transposed=True)
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
@@ -112,7 +121,7 @@ def whiten(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray,
     for j in range(n_lanes):
         q[j] = 0
     for i in range(0, len(W), ROWS):
-        multiply_rows(W, i, i + ROWS, work, y, 0)  # type: ignore[call-arg]
+        multiply_rows(W, i, i + ROWS, work, y, 0)
         for r in range(i, i + ROWS):
             for j in range(n_lanes):
                 q[j] += y[r, j] * y[r, j]
