@@ -42,7 +42,7 @@ def padded(n: int) -> int:
 def _multiply(transposed: bool) -> Any:
     """out[row + r, column:column + LANES] = sum_{l < n} matrix[row + r, l] tile[l, column:column + LANES], r < ROWS.
 
-    """out[row + r, column:column + LANES] = sum_{l < n} matrix[row + r, l] tile[l, column:column + LANES], r < ROWS
+    matrix, tile, out: C-contiguous 2-d arrays of one dtype. With `transposed`, matrix[l, row + r] is read instead.
     No bounds are checked.
     """
 
