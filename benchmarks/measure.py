@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+PAUSE_SECONDS = 0.02
+"""Before each call: after one, OpenMP's threads go on spinning for milliseconds, on the cores of the next."""
+
 __all__ = ["Measure", "Peer", "Result", "compare", "elsewhere", "prove", "spread"]
 
 
@@ -102,11 +105,13 @@ def compare(
         nonlocal n_setups
         for peer in peers:
             if n_setups % peer.every == 0:
+                time.sleep(PAUSE_SECONDS)
                 start = clock()
                 peer.run()
                 times[peer.name].append(clock() - start)
                 timed_in[peer.name].append(n_setups)
         n_setups += 1
+        time.sleep(PAUSE_SECONDS)
 
     load = elsewhere()
     benchmark.pedantic(ours, setup=time_peers, rounds=rounds)

@@ -105,14 +105,9 @@ def initial_mixtures(
 
 def e_step(x: Tensor, mixtures: Mixtures, group_offsets: Tensor, component_offsets: Tensor) -> kernels.EMStatistics:
     """Moments of the responsibilities, and the log-likelihood of each group (see `kernels.em_statistics`)."""
-    return kernels.em_statistics(
-        x,
-        mixtures.weights.log().to(x.dtype),
-        mixtures.means.to(x.dtype),
-        mixtures.precision_chol.to(x.dtype),
-        group_offsets=group_offsets,
-        component_offsets=component_offsets,
-    )
+    with _one_thread():  # or torch's threads would still be spinning when the engine's start
+        arguments = [field.to(x.dtype) for field in (mixtures.weights.log(), mixtures.means, mixtures.precision_chol)]
+    return kernels.em_statistics(x, *arguments, group_offsets=group_offsets, component_offsets=component_offsets)
 
 
 @_one_thread()
