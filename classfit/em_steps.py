@@ -106,8 +106,11 @@ def initial_mixtures(
 def e_step(x: Tensor, mixtures: Mixtures, group_offsets: Tensor, component_offsets: Tensor) -> kernels.EMStatistics:
     """Moments of the responsibilities, and the log-likelihood of each group (see `kernels.em_statistics`)."""
     with _one_thread():  # or torch's threads would still be spinning when the engine's start
-        arguments = [field.to(x.dtype) for field in (mixtures.weights.log(), mixtures.means, mixtures.precision_chol)]
-    return kernels.em_statistics(x, *arguments, group_offsets=group_offsets, component_offsets=component_offsets)
+        cast = [
+            field.to(x.dtype).contiguous()
+            for field in (mixtures.weights.log(), mixtures.means, mixtures.precision_chol)
+        ]
+    return kernels.em_statistics(x, *cast, group_offsets=group_offsets, component_offsets=component_offsets)
 
 
 @_one_thread()
@@ -225,6 +228,7 @@ def _precision_chol(covariances: Tensor, dtype: torch.dtype) -> tuple[Tensor, Te
     return torch.linalg.solve_triangular(factor, identity, upper=False), singular
 
 
+@_one_thread()
 def _per_row(values: Tensor, offsets: Tensor) -> Tensor:
     """The value of its group for each row."""
     return torch.repeat_interleave(values, offsets.diff())
@@ -235,6 +239,7 @@ def _select(keep: Tensor, offsets: Tensor) -> Tensor:
     return torch.cat([offsets[:1], offsets.diff()[keep].cumsum(0)])
 
 
+@_one_thread()
 def _group_sums(values: Tensor, offsets: Tensor) -> Tensor:
     group = torch.repeat_interleave(offsets.diff())
     return torch.zeros(len(offsets) - 1, dtype=values.dtype).index_add_(0, group, values)

@@ -16,7 +16,7 @@ from kernels.types import ComponentStatistics
 def component_statistics(
     x: Tensor, labels: Tensor, n_components: int, *, group_offsets: Tensor | None = None
 ) -> ComponentStatistics:
-    points, assigned = x.contiguous().numpy(), labels.contiguous().numpy()
+    points, assigned = np.ascontiguousarray(x.numpy()), np.ascontiguousarray(labels.numpy())
     edges = [0, len(x)] if group_offsets is None else group_offsets.tolist()
     G, D = len(edges) - 1, x.shape[1]
     counts = np.zeros((G, n_components), np.int64)

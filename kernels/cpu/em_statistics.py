@@ -30,8 +30,8 @@ def em_statistics(
     group_offsets: Tensor | None = None,
     component_offsets: Tensor | None = None,
 ) -> EMStatistics:
-    points = x.contiguous().numpy()
-    means, factors = mean.contiguous().numpy(), precision_chol.contiguous().numpy()
+    points = np.ascontiguousarray(x.numpy())
+    means, factors = np.ascontiguousarray(mean.numpy()), np.ascontiguousarray(precision_chol.numpy())
     log_constant = component_constants(x.shape[1], precision_chol, None)[0] + log_weight.double().numpy()
     rows = [0, len(x)] if group_offsets is None else group_offsets.tolist()
     components = [0, len(mean)] if component_offsets is None else component_offsets.tolist()

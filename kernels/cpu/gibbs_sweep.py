@@ -43,14 +43,14 @@ def gibbs_sweep(
     shared_new: bool = False,
     alpha_shape: int = 1,
 ) -> GibbsState:
-    points = x.contiguous().numpy()
+    points = np.ascontiguousarray(x.numpy())
     edges = [0, len(x)] if group_offsets is None else group_offsets.tolist()
     stacked = order.ndim == 2
     T = len(order) if stacked else 1
     resample = alpha_noise is not None
     noise = AlphaNoise(*(torch.empty(0),) * 3) if alpha_noise is None else alpha_noise
     per_sweep = [field.reshape(T, -1).numpy() for field in (order, uniforms.double(), *noise)]
-    mu0, kappa0, nu0, S0 = (field.contiguous().numpy() for field in prior)
+    mu0, kappa0, nu0, S0 = (np.ascontiguousarray(field.numpy()) for field in prior)
     labels, alpha = [], []
     tasks = []
     for g, (a, b) in enumerate(pairwise(edges)):

@@ -32,11 +32,11 @@ def mixture_log_density(
     log_constant, half_df = component_constants(x.shape[1], precision_chol, df)
     log_constant += log_weight.double().numpy()
     arrays = (
-        x.contiguous().numpy(),
+        np.ascontiguousarray(x.numpy()),
         log_constant,
         half_df,
-        location.contiguous().numpy(),
-        precision_chol.contiguous().numpy(),
+        np.ascontiguousarray(location.numpy()),
+        np.ascontiguousarray(precision_chol.numpy()),
     )
     N, panel = len(x), PANEL * lanes(arrays[0])
     offsets = np.array([0, len(location)]) if component_offsets is None else component_offsets.numpy()

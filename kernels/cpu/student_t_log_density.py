@@ -11,12 +11,12 @@ from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, 
 
 
 def student_t_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, df: Tensor | None) -> Tensor:
-    points = x.contiguous().numpy()
+    points = np.ascontiguousarray(x.numpy())
     out = np.empty((len(points), len(location)), points.dtype)
     components = (
         *component_constants(x.shape[1], precision_chol, df),
-        location.contiguous().numpy(),
-        precision_chol.contiguous().numpy(),
+        np.ascontiguousarray(location.numpy()),
+        np.ascontiguousarray(precision_chol.numpy()),
     )
     threads.run(_tiles, [(points, *components, a, b, out) for a, b in threads.split(len(points), lanes(points))])
     return torch.from_numpy(out)

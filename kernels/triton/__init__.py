@@ -1,0 +1,21 @@
+"""The Triton engine, for GPUs: one file an operation, the same functions as `kernels.reference`.
+
+Without a GPU the kernels run under Triton's interpreter, on CPU tensors (TRITON_INTERPRET=1 before Python starts), and
+compile for every target ahead of time (`python -m kernels.aot`).
+"""
+
+from kernels.triton.component_statistics import component_statistics
+from kernels.triton.em_statistics import em_statistics
+from kernels.triton.gaussian_log_density import gaussian_log_density
+from kernels.triton.gibbs_sweep import gibbs_sweep
+from kernels.triton.mixture_log_density import mixture_log_density
+from kernels.triton.student_t_log_density import student_t_log_density
+
+__all__ = [
+    "component_statistics",
+    "em_statistics",
+    "gaussian_log_density",
+    "gibbs_sweep",
+    "mixture_log_density",
+    "student_t_log_density",
+]

@@ -1,0 +1,309 @@
+"""What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the choice of target.
+
+Whitening is nearly all the work: y = W (x - mean) for a tile of BN points and one component after another. W is lower
+triangular, so it is cut into blocks of BK features and those above the diagonal are left out. Two ways:
+
+Held, up to D = 64. The program keeps its tile of points (the compiler puts it in shared memory) and streams components
+past it; the next component's factor is loaded into registers while this one is at work. One block up to D = 32, above it
+
+    | y0 |   | W00   0  | | d0 |        y0, y1' = [W00; W10] d0     one product, BK x 2 BK
+    | y1 | = | W10  W11 | | d1 |        y1      = y1' + W11 d1      one product, BK x BK
+
+which is 3/4 of the multiply-adds of the square. (Quarters would save 1/8 more, in 10 products instead of 2, each with its
+own wait for the tensor cores: 539 instructions a component on sm_90 instead of 399.)
+
+Streamed, above. Nothing is held: loops over the blocks of W, rows and columns, load blocks of x again (from L1). With
+4 x 4 blocks that is 5/8 of the multiply-adds, and 100 to 128 registers on every target, where the whole factor at once
+spills on all but one.
+
+float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the same,
+but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
+instructions a component, these kernels 117 and 399.
+"""
+
+# mypy: allow-untyped-defs
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_FEATURES = 128
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+class Blocks(NamedTuple):
+    """One entry of an operation's table of block sizes."""
+
+    points: int
+    """BN: points in a tile."""
+    features: int
+    """BK: features in a block of the factor."""
+    warps: int
+
+
+class Case(NamedTuple):
+    """A kernel with the block sizes of one entry of its table, for `kernels.aot` to compile."""
+
+    kernel: Any
+    signature: dict[str, str]
+    constexprs: dict[str, Any]
+    num_warps: int
+    num_stages: int
+    label: str
+    targets: tuple[str, ...] = TARGETS
+
+
+# ---------------------------------------------------------------- on the device
+
+
+@triton.jit
+def split_tf32(a):
+    """hi + lo = a exactly: hi is a rounded to the 11 bits of TF32, lo the rest, of 12 bits, of which TF32 drops one.
+
+    So lo hi + hi lo + hi hi misses lo lo and that bit: 2^-22 of each product at most, in place of float32's 2^-24.
+    """
+    bits = a.to(tl.int32, bitcast=True)
+    hi = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return hi, a - hi
+
+
+@triton.jit
+def dot(a, b, SPLIT: tl.constexpr):
+    """a @ b to the accuracy of their dtype; SPLIT: float32 on TF32 tensor cores."""
+    if SPLIT:
+        a_hi, a_lo = split_tf32(a)
+        b_hi, b_lo = split_tf32(b)
+        c = tl.dot(a_lo, b_hi, input_precision="tf32")
+        c = tl.dot(a_hi, b_lo, c, input_precision="tf32")
+        c = tl.dot(a_hi, b_hi, c, input_precision="tf32")
+    else:
+        c = tl.dot(a, b, input_precision="ieee", out_dtype=a.dtype)
+    return c
+
+
+@triton.jit
+def load_points(p_x, n, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """The first BK features of n points and the next BK, two tiles [BN, BK]; zero outside the data."""
+    k = tl.arange(0, BK)
+    o_n = tl.arange(0, BN)
+    p_x = p_x + o_n[:, None] * D + k[None, :]
+    m_row = (o_n < n)[:, None]
+    left = tl.load(p_x, mask=m_row & (k < D)[None, :], other=0.0)
+    right = tl.load(p_x + BK, mask=m_row & (k + BK < D)[None, :], other=0.0)
+    return left, right
+
+
+@triton.jit
+def load_factor(p_factor, inside, DP: tl.constexpr, BK: tl.constexpr):
+    """A factor of one block or three: [BK, DP] of [W00; W10]' and [BK, BK] of W11'; zeros if not inside the data."""
+    k = tl.arange(0, BK)
+    j = tl.arange(0, DP)
+    # Masked by output feature, not by k, along which threads load 4 numbers at a time.
+    n_out = tl.where(inside, DP, 0)
+    left = tl.load(p_factor + j[None, :] * BK + k[:, None], mask=(j < n_out)[None, :], other=0.0)
+    p_right = p_factor + DP * BK
+    right = tl.load(p_right + k[None, :] * BK + k[:, None], mask=(k + BK < n_out)[None, :], other=0.0)
+    return left, right
+
+
+@triton.jit
+def squared_distance(
+    x_left, x_right, w_left, w_right, p_mean, D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
+):
+    """[BN] of |W (x - mean)|^2, held: for tiles of `load_points` and blocks of `load_factor`."""
+    BN: tl.constexpr = x_left.shape[0]
+    o_d = tl.arange(0, DP)
+    mean = tl.load(p_mean + o_d, mask=o_d < D, other=0.0)
+    if BK == DP:
+        y = dot(x_left - mean[None, :], w_left, SPLIT)
+        squares = y * y
+    else:
+        mean_left, mean_right = tl.split(mean.reshape(2, BK).permute(1, 0))
+        y = dot(x_left - mean_left[None, :], w_left, SPLIT)
+        z = dot(x_right - mean_right[None, :], w_right, SPLIT)
+        # The two halves of y's columns; on sm_90 neither split leaves the registers.
+        y0, y1 = tl.split(y.reshape(BN, 2, BK).permute(0, 2, 1))
+        y1 += z
+        squares = y0 * y0 + y1 * y1
+    return tl.sum(squares, 1)
+
+
+@triton.jit
+def squared_distance_streamed(
+    p_x, n, p_factor, p_mean,
+    D: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """[BN] of |W (x - mean)|^2, streamed, from a factor of `pack_factor`."""
+    dtype = p_x.dtype.element_ty
+    k = tl.arange(0, BK)
+    o_n = tl.arange(0, BN)
+    p_tile = p_x + o_n[:, None] * D + k[None, :]
+    m_row = (o_n < n)[:, None]
+    p_w = p_factor + k[None, :] * BK + k[:, None]
+    squares = tl.zeros([BN, BK], dtype)
+    for i in range(0, DP, BK):
+        y = tl.zeros([BN, BK], dtype)
+        for j in range(0, i + BK, BK):
+            m_k = j + k < D
+            x = tl.load(p_tile + j, mask=m_row & m_k[None, :], other=0.0)
+            mean = tl.load(p_mean + j + k, mask=m_k, other=0.0)
+            w = tl.load(p_w, mask=(k < BK)[None, :], other=0.0)
+            y += dot(x - mean[None, :], w, SPLIT)
+            p_w += BK * BK
+        squares += y * y
+    return tl.sum(squares, 1)
+
+
+@triton.jit
+def log_density(q, p_constant, STUDENT_T: tl.constexpr):
+    """From squared distances and the component's three constants (`component_constants`)."""
+    constant = tl.load(p_constant)
+    if STUDENT_T:
+        power = tl.load(p_constant + 1)
+        z = q * tl.load(p_constant + 2)
+        # log(1 + z) loses z below the roundoff of 1, which (df + D) / 2 then magnifies; 2 atanh(z / (2 + z)) does not.
+        s = z / (2 + z)
+        s2 = s * s
+        series = 1 + s2 * (1 / 3 + s2 * (1 / 5 + s2 * (1 / 7 + s2 * (1 / 9 + s2 * (1 / 11)))))
+        value = constant - power * tl.where(z < 0.1, 2 * s * series, tl.log(1 + z))
+    else:
+        value = constant - 0.5 * q
+    return value
+
+
+# ---------------------------------------------------------------- on the host
+
+INTERPRETED = not isinstance(split_tf32, triton.JITFunction)
+
+
+def target(x: Tensor) -> str:
+    """The entry of TARGETS that x's device runs.
+
+    Raises:
+        ValueError: a device that the kernels are not compiled for, or more features than they take.
+    """
+    if x.shape[1] > MAX_FEATURES:
+        raise ValueError(
+            f"engine 'triton' takes x with at most {MAX_FEATURES} features, got {x.shape[1]}; use engine='reference'"
+        )
+    if INTERPRETED:
+        if x.device.type != "cpu":
+            raise ValueError(f"TRITON_INTERPRET is set: engine 'triton' takes tensors on the CPU, x is on {x.device}")
+        return "sm_90"
+    if x.device.type != "cuda":
+        raise ValueError(
+            f"engine 'triton' needs tensors on a GPU, x is on {x.device} (Triton's interpreter takes tensors on the CPU: "
+            "set TRITON_INTERPRET=1 before Python starts)"
+        )
+    if torch.version.hip:
+        name = torch.cuda.get_device_properties(x.device).gcnArchName.split(":")[0]
+    else:
+        major, minor = torch.cuda.get_device_capability(x.device)
+        name = f"sm_{major}{minor}"
+        # Minor versions run the code of their major version, in no more registers, but 8.6 and 8.9 have less shared memory.
+        if name not in TARGETS and f"sm_{major}0" in TARGETS:
+            name = f"sm_{major}0"
+    if name not in TARGETS:
+        raise ValueError(f"engine 'triton' runs on {', '.join(TARGETS)}, x is on {x.device}, which is {name}")
+    return name
+
+
+Table = dict[tuple[torch.dtype, int], Blocks]
+"""Block sizes by dtype and padded D. An entry must compile without a spill for every target."""
+
+
+def padded(D: int) -> int:
+    """Features that a kernel for D features holds: a power of two, 16 at least for the tensor cores."""
+    return max(16, triton.next_power_of_2(D))
+
+
+def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> dict[str, Any]:
+    """The constants that every kernel takes. D is one of them: masks of a full tile vanish when it is compiled."""
+    return {
+        "D": D,
+        "DP": padded(D),
+        "BK": blocks.features,
+        "BN": blocks.points,
+        # AMD's matrix cores, and float64 ones everywhere, take their operands whole.
+        "SPLIT": dtype == torch.float32 and name.startswith("sm_"),
+    }
+
+
+def launch_options(warps: int) -> dict[str, Any]:
+    """Loads are prefetched by hand or not at all: more stages cost shared memory and registers, and gained nothing."""
+    return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+
+
+def tile_cases(table: Table, kernel: Any, signature: dict[str, str], label: str, **constexprs: Any) -> list[Case]:
+    """A `Case` for every entry of the table and every target; in the signature, "*x" is a pointer to x's dtype."""
+    cases = []
+    for dtype, short in ((torch.float32, "fp32"), (torch.float64, "fp64")):
+        for DP in (16, 32, 64, 128):
+            blocks = table[dtype, DP]
+            for name in TARGETS:
+                cases.append(
+                    Case(
+                        kernel,
+                        {key: f"*{short}" if kind == "*x" else kind for key, kind in signature.items()},
+                        tile_constexprs(dtype, DP, blocks, name) | constexprs,
+                        blocks.warps,
+                        1,
+                        f"{label} {short} D={DP}",
+                        (name,),
+                    )
+                )
+    return cases
+
+
+def pack_factor(precision_chol: Tensor, blocks: Blocks) -> Tensor:
+    """[M, DP (DP + BK) / 2]: the blocks of the lower triangle, row after row of them, padded with zeros; M may be 0."""
+    M, D, _ = precision_chol.shape
+    BK = blocks.features
+    edges = range(0, padded(D), BK)
+    packed = precision_chol.new_zeros(M, len(edges) * (len(edges) + 1) // 2, BK, BK)
+    for p, (i, j) in enumerate((i, j) for i in edges for j in edges if j <= i):
+        block = precision_chol[:, i : i + BK, j : j + BK]
+        packed[:, p, : block.shape[1], : block.shape[2]] = block.tril() if i == j else block
+    return packed
+
+
+def group_of(offsets: Tensor, n: int) -> Tensor:
+    """[n] int64: the group that each of n points or components belongs to."""
+    return torch.searchsorted(offsets[1:].contiguous(), torch.arange(n, device=offsets.device), right=True)
+
+
+def component_constants(precision_chol: Tensor, df: Tensor | None) -> Tensor:
+    """[M, 3] float64: what `log_density` needs beside the squared distance q: the first term, (df + D)/2 and 1/df.
+
+    Gaussian:   log det W - D/2 log(2 pi)                                       - q / 2
+    Student-t:  log det W - D/2 log(df pi) + lgamma((df + D)/2) - lgamma(df/2)  - (df + D)/2 log(1 + q / df)
+    """
+    D = precision_chol.shape[1]
+    constant = precision_chol.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+    if df is None:
+        constant = constant - 0.5 * D * math.log(2 * math.pi)
+        return torch.stack([constant, torch.full_like(constant, 0.5), torch.ones_like(constant)], dim=1)
+    df = df.double()
+    constant = constant - 0.5 * D * torch.log(df * math.pi) + torch.lgamma(0.5 * (df + D)) - torch.lgamma(0.5 * df)
+    return torch.stack([constant, 0.5 * (df + D), 1 / df], dim=1)
+
+
+def relative_constants(
+    log_weight: Tensor, precision_chol: Tensor, df: Tensor | None, component_offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`component_constants` plus log weights, less the largest of each group; and these [G], 0 where there is none.
+
+    A kernel then rounds numbers of the size of q, whatever the unit of the data, and a group's numbers are its own.
+    """
+    constants = component_constants(precision_chol, df)
+    constants[:, 0] += log_weight.double()
+    group = group_of(component_offsets, len(constants))
+    largest = constants.new_full((len(component_offsets) - 1,), -math.inf)
+    largest.scatter_reduce_(0, group, constants[:, 0], "amax")
+    largest = torch.where(largest == -math.inf, 0.0, largest)
+    constants[:, 0] -= largest[group]
+    return constants, largest

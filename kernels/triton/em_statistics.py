@@ -1,0 +1,220 @@
+"""The E-step of EM and the moments for its M-step, on the GPU, in two launches.
+
+1. The logsumexp of each point over the components of its group (`mixture_log_density.py`), relative to the group's largest
+   constant: N numbers.
+2. One program a component (and a run of its group's points, and a block of rows of its scatter): the factor stays, the
+   points stream past in tiles of BN. Each tile is whitened again for its responsibilities r = exp(log joint - logsumexp),
+   which never reach memory, and gives a count, a mean and a scatter about that mean, q' q for q = sqrt(r) (x - mean) on
+   the tensor cores. These are added to the running ones by the formula of Chan, Golub & LeVeque (1983),
+
+       scatter += scatter_tile + n n_tile / (n + n_tile) (mean_tile - mean)(mean_tile - mean)'
+
+   All its terms are positive, so nothing cancels, however far the new mean lies from the old one, and one pass suffices
+   for scatters about the new mean. Runs of points are partial buffers, merged by the same formula in float64.
+
+Where a group has many points, its points are cut into `splits` runs to make PROGRAMS programs, so the buffers hold about
+PROGRAMS scatters at most. No atomics: the order of every sum follows from the shapes.
+"""
+
+# mypy: allow-untyped-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton.common import (
+    Blocks,
+    Case,
+    Table,
+    dot,
+    group_of,
+    launch_options,
+    log_density,
+    pack_factor,
+    padded,
+    relative_constants,
+    squared_distance_streamed,
+    target,
+    tile_cases,
+    tile_constexprs,
+)
+from kernels.triton.mixture_log_density import logsumexp_density
+from kernels.types import EMStatistics
+
+PROGRAMS = 1024
+
+BLOCKS: Table = {
+    (torch.float32, 16): Blocks(points=64, features=16, warps=4),
+    (torch.float32, 32): Blocks(points=64, features=16, warps=4),
+    (torch.float32, 64): Blocks(points=64, features=16, warps=8),
+    (torch.float32, 128): Blocks(points=64, features=16, warps=8),
+    (torch.float64, 16): Blocks(points=32, features=16, warps=4),
+    (torch.float64, 32): Blocks(points=32, features=16, warps=4),
+    (torch.float64, 64): Blocks(points=32, features=16, warps=8),
+    (torch.float64, 128): Blocks(points=32, features=32, warps=8),
+}
+SIDE = 64  # of a block of a scatter, at most; of larger scatters, programs compute the blocks of the lower triangle
+
+
+def em_statistics(
+    x: Tensor,
+    log_weight: Tensor,
+    mean: Tensor,
+    precision_chol: Tensor,
+    *,
+    group_offsets: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+) -> EMStatistics:
+    """See `kernels.em_statistics`."""
+    (N, D), M = x.shape, len(mean)
+    name = target(x)
+    if group_offsets is None or component_offsets is None:
+        group_offsets, component_offsets = (torch.tensor([0, n], device=x.device) for n in (N, M))
+    group_offsets = group_offsets.contiguous()
+    G = len(group_offsets) - 1
+    constants, largest = relative_constants(log_weight, precision_chol, None, component_offsets)
+    evidence = logsumexp_density(x, constants, mean, precision_chol, False, component_offsets, group_offsets)
+    log_likelihood = torch.empty(G, dtype=torch.float64, device=x.device)
+    with torch.cuda.device_of(x):
+        _group_sum_kernel[(G,)](evidence, group_offsets, log_likelihood, BN=1024, **launch_options(4))
+    log_likelihood += largest * group_offsets.diff()
+    if M == 0:
+        return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
+
+    blocks = BLOCKS[x.dtype, padded(D)]
+    splits = max(1, min(triton.cdiv(PROGRAMS, M), triton.cdiv(N, G * blocks.points)))
+    side = min(padded(D), SIDE)
+    scatter_blocks = 1 if side >= D else 3
+    counts = torch.empty(splits, M, dtype=x.dtype, device=x.device)
+    shifts = torch.empty(splits, M, D, dtype=x.dtype, device=x.device)
+    scatters = torch.empty(splits, M, D, D, dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        _statistics_kernel[(M * splits * scatter_blocks,)](
+            x.contiguous(),
+            mean.contiguous(),
+            pack_factor(precision_chol, blocks),
+            constants.to(x.dtype),
+            evidence,
+            group_offsets,
+            group_of(component_offsets, M),
+            counts,
+            shifts,
+            scatters,
+            M,
+            splits,
+            scatter_blocks,
+            **tile_constexprs(x.dtype, D, blocks, name),
+            SIDE=side,
+            **launch_options(blocks.warps),
+        )
+    count, total, scatter = merge(counts, shifts, scatters)
+    return EMStatistics(count.to(x.dtype), total.to(x.dtype), scatter.to(x.dtype), log_likelihood)
+
+
+def merge(counts: Tensor, shifts: Tensor, scatters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[M], [M, D], [M, D, D] float64: counts, sums and scatters of partial ones [splits, M, ...] about their own means."""
+    counts, shifts = counts.double(), shifts.double()
+    count = counts.sum(0)
+    total = (counts[..., None] * shifts).sum(0)
+    new_mean = total / torch.where(count > 0, count, 1.0)[:, None]
+    apart = counts.sqrt()[..., None] * (shifts - new_mean)
+    scatter = scatters.sum(0, dtype=torch.float64) + torch.einsum("smi,smj->mij", apart, apart)
+    return count, total, scatter.tril() + scatter.tril(-1).mT
+
+
+@triton.jit(do_not_specialize=["M", "splits", "scatter_blocks"])
+def _statistics_kernel(
+    x_ptr, mean_ptr, factor_ptr, constants_ptr, evidence_ptr, group_offsets_ptr, group_ptr, counts_ptr, shifts_ptr,
+    scatters_ptr, M, splits, scatter_blocks,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    SIDE: tl.constexpr,
+):  # fmt: skip
+    SIZE: tl.constexpr = DP * (DP + BK) // 2
+    pid = tl.program_id(0)
+    # Blocks of a scatter's lower triangle: one, or (0, 0), (1, 0), (1, 1).
+    block = pid % scatter_blocks
+    o_row = (block + 1) // 2 * SIDE + tl.arange(0, SIDE)
+    o_col = block // 2 * SIDE + tl.arange(0, SIDE)
+    split = (pid // scatter_blocks) % splits
+    m = (pid // scatter_blocks // splits).to(tl.int64)
+    group = tl.load(group_ptr + m)
+    first = tl.load(group_offsets_ptr + group)
+    last = tl.load(group_offsets_ptr + group + 1)
+    in_split = tl.cdiv(tl.cdiv(last - first, BN), splits) * BN
+    first += split * in_split
+    last = tl.minimum(first + in_split, last)
+
+    dtype = x_ptr.dtype.element_ty
+    o_n = tl.arange(0, BN)
+    m_row = o_row < D
+    m_col = o_col < D
+    p_factor = factor_ptr + m * SIZE
+    p_mean = mean_ptr + m * D
+    p_constant = constants_ptr + m * 3
+    mean_row = tl.load(p_mean + o_row, mask=m_row, other=0.0)
+    mean_col = tl.load(p_mean + o_col, mask=m_col, other=0.0)
+    count = tl.sum(tl.zeros([BN], dtype))
+    shift_row = tl.zeros([SIDE], dtype)
+    shift_col = tl.zeros([SIDE], dtype)
+    scatter = tl.zeros([SIDE, SIDE], dtype)
+    # Nothing hoisted: what a tile needs of the component is read again (from L1), which takes no registers in between.
+    for row in tl.range(first, last, BN, disable_licm=True):
+        p_x = x_ptr + row * D
+        n_points = last - row
+        q = squared_distance_streamed(p_x, n_points, p_factor, p_mean, D, DP, BN, BK, SPLIT)
+        m_n = o_n < n_points
+        evidence = tl.load(evidence_ptr + row + o_n, mask=m_n, other=float("-inf"))
+        joint = log_density(q, p_constant, False)
+        r = tl.where(evidence == float("-inf"), 0.0, tl.exp(joint - evidence))
+
+        n_tile = tl.sum(r)
+        # A division by this, not a product with its inverse: a count may be subnormal.
+        divisor = tl.where(n_tile > 0, n_tile, 1.0)
+        root = tl.sqrt(r)[:, None]
+        p_tile = p_x + o_n[:, None] * D
+        d = tl.load(p_tile + o_col[None, :], mask=m_n[:, None] & m_col[None, :], other=0.0) - mean_col[None, :]
+        tile_col = tl.sum(r[:, None] * d, 0) / divisor
+        right = root * (d - tile_col[None, :])
+        if SIDE == DP:
+            tile_row = tile_col
+            left = right
+        else:
+            d = tl.load(p_tile + o_row[None, :], mask=m_n[:, None] & m_row[None, :], other=0.0) - mean_row[None, :]
+            tile_row = tl.sum(r[:, None] * d, 0) / divisor
+            left = root * (d - tile_row[None, :])
+        # A fresh product, added in float32: tensor cores truncate as they accumulate, which would add up over tiles.
+        scatter += dot(tl.trans(left), right, SPLIT)
+        share = n_tile / (count + divisor)
+        scatter += (count * share) * (tile_row - shift_row)[:, None] * (tile_col - shift_col)[None, :]
+        shift_row += share * (tile_row - shift_row)
+        shift_col += share * (tile_col - shift_col)
+        count += n_tile
+
+    out = split.to(tl.int64) * M + m
+    tl.store(counts_ptr + out, count, mask=block == 0)
+    tl.store(shifts_ptr + out * D + o_row, shift_row, mask=o_row < tl.where(block == 1, 0, D))
+    p_scatter = scatters_ptr + out * D * D + o_row[:, None] * D + o_col[None, :]
+    tl.store(p_scatter, scatter, mask=m_row[:, None] & m_col[None, :])
+
+
+@triton.jit
+def _group_sum_kernel(value_ptr, offsets_ptr, out_ptr, BN: tl.constexpr):
+    group = tl.program_id(0)
+    first = tl.load(offsets_ptr + group)
+    last = tl.load(offsets_ptr + group + 1)
+    total = tl.zeros([BN], tl.float64)
+    for start in range(first, last, BN):
+        o_n = start + tl.arange(0, BN)
+        total += tl.load(value_ptr + o_n, mask=o_n < last, other=0.0).to(tl.float64)
+    tl.store(out_ptr + group, tl.sum(total))
+
+
+def aot_cases() -> list[Case]:
+    signature = {
+        "x_ptr": "*x", "mean_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x", "evidence_ptr": "*x",
+        "group_offsets_ptr": "*i64", "group_ptr": "*i64", "counts_ptr": "*x", "shifts_ptr": "*x", "scatters_ptr": "*x",
+        "M": "i32", "splits": "i32", "scatter_blocks": "i32",
+    }  # fmt: skip
+    cases = tile_cases(BLOCKS, _statistics_kernel, signature, "em")
+    return [case._replace(constexprs=case.constexprs | {"SIDE": min(case.constexprs["DP"], SIDE)}) for case in cases]

@@ -1,0 +1,196 @@
+"""Log-density of every point under mixtures, on the GPU: component densities and their logsumexp in one kernel.
+
+One program: a tile of BN points against a run of components, one after another (`common.py` has the whitening), with a
+running maximum and a running sum of exponentials in registers, two numbers a point. Nothing of size N x M exists.
+
+Work is cut into programs by tile of points, by group of components, and, where that makes fewer than PROGRAMS of them,
+by SPLITS of the components of a group; the partial results [SPLITS, N, G] are then summed in a fixed order. The number
+of splits follows from the shapes alone, so results are the same on every GPU of a kind. Tiles vary fastest: programs that
+run at the same time read the same components, from L2.
+"""
+
+# mypy: allow-untyped-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton.common import (
+    Blocks,
+    Case,
+    Table,
+    group_of,
+    launch_options,
+    load_factor,
+    load_points,
+    log_density,
+    pack_factor,
+    padded,
+    relative_constants,
+    squared_distance,
+    squared_distance_streamed,
+    target,
+    tile_cases,
+    tile_constexprs,
+)
+
+PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of an H100: the last one is 1/8 at most
+LEAST_COMPONENTS = 8  # in a split, against the load of the tile
+
+BLOCKS: Table = {
+    (torch.float32, 16): Blocks(points=128, features=16, warps=8),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 64): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 128): Blocks(points=128, features=32, warps=8),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=8),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=8),
+    (torch.float64, 64): Blocks(points=32, features=32, warps=4),
+    (torch.float64, 128): Blocks(points=64, features=32, warps=8),
+}
+
+
+def mixture_log_density(
+    x: Tensor,
+    log_weight: Tensor,
+    location: Tensor,
+    precision_chol: Tensor,
+    df: Tensor | None = None,
+    component_offsets: Tensor | None = None,
+    *,
+    group_offsets: Tensor | None = None,
+) -> Tensor:
+    """See `kernels.mixture_log_density`."""
+    offsets = component_offsets
+    if offsets is None:
+        offsets = torch.tensor([0, len(location)], device=x.device)
+    constants, largest = relative_constants(log_weight, precision_chol, df, offsets)
+    out = logsumexp_density(x, constants, location, precision_chol, df is not None, offsets, group_offsets)
+    if group_offsets is not None:
+        return out + largest[group_of(group_offsets, len(x))].to(x.dtype)
+    out += largest.to(x.dtype)
+    return out[:, 0] if component_offsets is None else out
+
+
+def logsumexp_density(
+    x: Tensor,
+    constants: Tensor,
+    location: Tensor,
+    precision_chol: Tensor,
+    student_t: bool,
+    component_offsets: Tensor,
+    group_offsets: Tensor | None,
+) -> Tensor:
+    """[N, G], or with group_offsets [N], log-densities under components with the given constants."""
+    (N, D), M = x.shape, len(location)
+    name = target(x)
+    blocks = BLOCKS[x.dtype, padded(D)]
+    G = len(component_offsets) - 1
+    own = group_offsets is not None
+    if group_offsets is None:
+        group_offsets = torch.tensor([0, N], device=x.device)
+    tile_group, tile_first, tile_last = point_tiles(group_offsets, N, blocks.points)
+    n_tiles, n_columns = len(tile_group), 1 if own else G
+    splits = max(1, min(triton.cdiv(PROGRAMS, n_tiles * n_columns), M // (G * LEAST_COMPONENTS)))
+    out = torch.empty(splits, N, n_columns, dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        _mixture_kernel[(n_tiles * n_columns * splits,)](
+            x.contiguous(),
+            location.contiguous(),
+            pack_factor(precision_chol, blocks),
+            constants.to(x.dtype),
+            component_offsets.contiguous(),
+            tile_group,
+            tile_first,
+            tile_last,
+            out,
+            N,
+            n_tiles,
+            n_columns,
+            splits,
+            **tile_constexprs(x.dtype, D, blocks, name),
+            STUDENT_T=student_t,
+            **launch_options(blocks.warps),
+        )
+    total = out[0] if splits == 1 else torch.logsumexp(out, dim=0)
+    return total[:, 0] if own else total
+
+
+def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tiles of at most BN points of one group each: group, first point and the end of the group's points, all int64.
+
+    There are N // BN + G, which is as many as there can be, so that the host need not wait for the offsets. Those left
+    over hold no point.
+    """
+    group_tiles = (group_offsets.diff() + BN - 1) // BN
+    ends = group_tiles.cumsum(0)
+    G = len(ends)
+    tile = torch.arange(N // BN + G, device=group_offsets.device)
+    group = torch.searchsorted(ends, tile, right=True).clamp(max=G - 1)
+    first = group_offsets[group] + (tile - (ends - group_tiles)[group]) * BN
+    return group, first, group_offsets[group + 1]
+
+
+@triton.jit(do_not_specialize=["N", "n_tiles", "n_columns", "splits"])
+def _mixture_kernel(
+    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr, tile_last_ptr,
+    out_ptr, N, n_tiles, n_columns, splits,
+    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    STUDENT_T: tl.constexpr,
+):  # fmt: skip
+    HELD: tl.constexpr = DP <= 2 * BK
+    SIZE: tl.constexpr = DP * (DP + BK) // 2
+    pid = tl.program_id(0)
+    tile = pid % n_tiles
+    column = (pid // n_tiles) % n_columns
+    split = (pid // n_tiles // n_columns).to(tl.int64)
+    row = tl.load(tile_first_ptr + tile)
+    n_points = tl.load(tile_last_ptr + tile) - row
+    group = tl.load(tile_group_ptr + tile) + column
+    first = tl.load(component_offsets_ptr + group)
+    last = tl.load(component_offsets_ptr + group + 1)
+    in_split = tl.cdiv(last - first, splits)
+    first += split * in_split
+    n = tl.where(n_points > 0, tl.minimum(in_split, last - first), 0).to(tl.int32)
+
+    dtype = x_ptr.dtype.element_ty
+    # The sum of exp(value - maximum). A maximum that starts finite needs no special case for values of -inf.
+    maximum = tl.full([BN], -3e38 if dtype == tl.float32 else -1e308, dtype)
+    total = tl.zeros([BN], dtype)
+    p_factor = factor_ptr + first * SIZE
+    p_mean = location_ptr + first * D
+    p_constant = constants_ptr + first * 3
+    if HELD:
+        x_left, x_right = load_points(x_ptr + row * D, n_points, D, BN, BK)
+        next_left, next_right = load_factor(p_factor, n > 0, DP, BK)
+    for m in range(n):
+        if HELD:
+            w_left, w_right = next_left, next_right
+            next_left, next_right = load_factor(p_factor + SIZE, m + 1 < n, DP, BK)
+            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, D, DP, BK, SPLIT)
+        else:
+            q = squared_distance_streamed(x_ptr + row * D, n_points, p_factor, p_mean, D, DP, BN, BK, SPLIT)
+        value = log_density(q, p_constant, STUDENT_T)
+        # One exponential: of the smaller of the two over the larger.
+        ratio = tl.exp(-tl.abs(value - maximum))
+        total = tl.where(value > maximum, total * ratio + 1, total + ratio)
+        maximum = tl.maximum(value, maximum)
+        p_factor += SIZE
+        p_mean += D
+        p_constant += 3
+    o_n = tl.arange(0, BN)
+    p_out = out_ptr + (split * N + row) * n_columns + column
+    tl.store(p_out + o_n * n_columns, maximum + tl.log(total), mask=o_n < n_points)
+
+
+def aot_cases() -> list[Case]:
+    signature = {
+        "x_ptr": "*x", "location_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x",
+        "component_offsets_ptr": "*i64", "tile_group_ptr": "*i64", "tile_first_ptr": "*i64", "tile_last_ptr": "*i64",
+        "out_ptr": "*x", "N": "i32", "n_tiles": "i32", "n_columns": "i32", "splits": "i32",
+    }  # fmt: skip
+    return [
+        case
+        for name, student_t in (("gaussian", False), ("student_t", True))
+        for case in tile_cases(BLOCKS, _mixture_kernel, signature, f"{name} mixture", STUDENT_T=student_t)
+    ]
