@@ -11,6 +11,7 @@ help:
 	@echo "make test    set up, then lint, type-check and test"
 	@echo "make faults  set up, then plant faults one at a time and show that the tests catch each"
 	@echo "make bench   set up, then time every op and whole fits beside their peers"
+	@echo "make bench-check BASE=COMMIT  time this tree and an earlier commit in turns; fails on a regression"
 	@echo "make clean   remove the environment (runs/ stays)"
 
 $(BIN)/.ready: pyproject.toml
@@ -37,7 +38,11 @@ faults: $(BIN)/.ready
 	$(BIN)/python tests/planted_faults.py
 
 bench: $(BIN)/.ready-bench
-	$(BIN)/python -m pytest benchmarks --benchmark-sort=name
+	$(BIN)/python -m benchmarks.record
+	$(BIN)/python -m benchmarks.report
+
+bench-check: $(BIN)/.ready-bench
+	$(BIN)/python -m benchmarks.check $(BASE)
 
 clean:
 	rm -rf $(VENV)
