@@ -7,8 +7,10 @@ from torch import Tensor
 
 from classfit.prior import log_marginal_likelihood, niw_posterior
 from kernels import NIWPrior, component_statistics
+from kernels.cpu import threads
 
 
+@threads.reserved()
 def log_joint(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, prior: NIWPrior) -> Tensor:
     """Log of the joint density of the labels and the data of each group, given alpha.
 

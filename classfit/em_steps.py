@@ -4,8 +4,7 @@ Pure functions, in the order in which they are used: initial_labels, initial_mix
 expectation_maximisation. The estimator is in `classfit.em`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 import kernels
+from kernels.cpu import threads
 
 __all__ = ["Fit", "Mixtures", "e_step", "expectation_maximisation", "initial_labels", "initial_mixtures", "m_step"]
 
@@ -45,19 +45,6 @@ class Fit(NamedTuple):
     """The last step changed log_likelihood by less than tol."""
     singular: bool
     """The next step would have needed a covariance that is not positive definite to working precision."""
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For linear algebra on many small matrices: threads that wait for each other after each of them gain nothing on
-    free cores, and take a hundred times as long when another process uses one. Results do not depend on their number.
-    """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def initial_labels(x: np.ndarray, n_components: int, init_params: str, seed: list[int]) -> np.ndarray:
@@ -105,15 +92,12 @@ def initial_mixtures(
 
 def e_step(x: Tensor, mixtures: Mixtures, group_offsets: Tensor, component_offsets: Tensor) -> kernels.EMStatistics:
     """Moments of the responsibilities, and the log-likelihood of each group (see `kernels.em_statistics`)."""
-    with _one_thread():  # or torch's threads would still be spinning when the engine's start
-        cast = [
-            field.to(x.dtype).contiguous()
-            for field in (mixtures.weights.log(), mixtures.means, mixtures.precision_chol)
-        ]
+    cast = [
+        field.to(x.dtype).contiguous() for field in (mixtures.weights.log(), mixtures.means, mixtures.precision_chol)
+    ]
     return kernels.em_statistics(x, *cast, group_offsets=group_offsets, component_offsets=component_offsets)
 
 
-@_one_thread()
 def m_step(
     statistics: kernels.EMStatistics,
     mixtures: Mixtures,
@@ -155,6 +139,7 @@ def m_step(
     return Mixtures(weights, means, covariances, precision_chol), singular
 
 
+@threads.reserved()
 def expectation_maximisation(
     x: Tensor,
     labels: Tensor,
@@ -213,22 +198,19 @@ def expectation_maximisation(
     return [fits[g] for g in range(len(fits))]
 
 
-@_one_thread()
 def _precision_chol(covariances: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """[M, D, D] W with W'W the inverse, and [M] bool, True where rounding errors of dtype would decide what it is.
 
     The squared diagonal of the Cholesky factor is the variance of each feature given those before it. Moments summed in
     dtype leave it an error of some epsilons of the feature's variance; less than 10^3 of them is refused.
     """
-    factor, info = torch.linalg.cholesky_ex(covariances)
-    conditional = factor.diagonal(dim1=-2, dim2=-1).square()
+    precision_chol = kernels.precision_cholesky(covariances).precision_chol
+    conditional = precision_chol.diagonal(dim1=-2, dim2=-1).pow(-2)
     variance = covariances.diagonal(dim1=-2, dim2=-1)
-    singular = (info != 0) | ~(conditional > 1e3 * torch.finfo(dtype).eps * variance).all(-1)
-    identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype).expand_as(covariances)
-    return torch.linalg.solve_triangular(factor, identity, upper=False), singular
+    # Not above the bound, or nan.
+    return precision_chol, ~(conditional > 1e3 * torch.finfo(dtype).eps * variance).all(-1)
 
 
-@_one_thread()
 def _per_row(values: Tensor, offsets: Tensor) -> Tensor:
     """The value of its group for each row."""
     return torch.repeat_interleave(values, offsets.diff())
@@ -239,7 +221,6 @@ def _select(keep: Tensor, offsets: Tensor) -> Tensor:
     return torch.cat([offsets[:1], offsets.diff()[keep].cumsum(0)])
 
 
-@_one_thread()
 def _group_sums(values: Tensor, offsets: Tensor) -> Tensor:
     group = torch.repeat_interleave(offsets.diff())
     return torch.zeros(len(offsets) - 1, dtype=values.dtype).index_add_(0, group, values)

@@ -18,6 +18,7 @@ from classfit.groups import index_of
 from classfit.prior import StudentT, niw_posterior, predictive
 from classfit.storage import write_npz
 from kernels import NIWPrior, component_statistics, mixture_log_density, student_t_log_density
+from kernels.cpu import threads
 
 FORMAT = 1
 
@@ -78,6 +79,7 @@ class Posterior:
         self.labels, self.alpha = labels, alpha
         self.prior, self.variance, self.official = prior, variance, official
 
+    @threads.reserved()
     def mixture(self, group: int) -> Mixture:
         """The predictive of the group of that index as one mixture of Student-t components."""
         a, b = self.group_offsets[group : group + 2].tolist()
@@ -118,6 +120,7 @@ class Posterior:
         components = StudentT(*(torch.cat(field) for field in zip(*parts, strict=True)))
         return Mixture(torch.tensor(weights, dtype=torch.float64).log(), components, torch.tensor(part_offsets))
 
+    @threads.reserved()
     def log_density(self, X: Any, groups: Any = None, *, verbose: int = 0) -> np.ndarray:
         """Log posterior predictive density of points (paper eq. 3).
 
@@ -148,6 +151,7 @@ class Posterior:
             out[rows] = self._mixture_log_density(points[torch.from_numpy(rows)], self.mixture(g))
         return out
 
+    @threads.reserved()
     def component_probabilities(self, X: Any, groups: Any = None) -> np.ndarray:
         """Probability of each component for each point, at the last kept sweep, within the point's own group.
 
@@ -192,6 +196,7 @@ class Posterior:
         g = int(index_of([group], self.groups)[0])
         return self._draw(self.mixture(g), n_samples, np.random.default_rng(random_state)).numpy()
 
+    @threads.reserved()
     def relative_entropy(self, n_draws: int = 100_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
         """KL(p || q), p the predictive, q the diagonal Gaussian of the group's mean and variances (paper eq. 4).
 
@@ -215,6 +220,7 @@ class Posterior:
             value[g], error[g] = _mean(self._mixture_log_density(draws, mixture) - log_q.numpy())
         return Estimate(value, error)
 
+    @threads.reserved()
     def kl_divergence(self, n_draws: int = 10_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
         """KL divergence between the predictives of every two groups, KL(p_row || p_column).
 

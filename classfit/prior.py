@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import ComponentStatistics, NIWPrior
+from kernels import ComponentStatistics, NIWPrior, precision_cholesky
 
 KAPPA0 = 0.01
 
@@ -128,9 +128,8 @@ def predictive(posterior: NIWPosterior) -> StudentT:
     D = posterior.m_n.shape[1]
     df = posterior.nu_n - D + 1
     factor = torch.sqrt((posterior.kappa_n + 1) / (posterior.kappa_n * df))
-    chol = torch.linalg.cholesky(posterior.S_n) * factor[:, None, None]
-    identity = torch.eye(D, dtype=torch.float64).expand_as(chol)
-    return StudentT(posterior.m_n, torch.linalg.solve_triangular(chol, identity, upper=False), df)
+    precision_chol = precision_cholesky(posterior.S_n).precision_chol / factor[:, None, None]
+    return StudentT(posterior.m_n, precision_chol, df)
 
 
 def log_marginal_likelihood(prior: NIWPrior, group: int, posterior: NIWPosterior) -> Tensor:
@@ -141,8 +140,8 @@ def log_marginal_likelihood(prior: NIWPrior, group: int, posterior: NIWPosterior
     D = posterior.m_n.shape[1]
     kappa0, nu0 = prior.kappa0[group], prior.nu0[group]
     n = posterior.nu_n - nu0
-    log_det0 = 2 * torch.linalg.cholesky(prior.S0[group]).diagonal().log().sum()
-    log_det_n = 2 * torch.linalg.cholesky(posterior.S_n).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_det0 = precision_cholesky(prior.S0[group : group + 1]).log_det
+    log_det_n = precision_cholesky(posterior.S_n).log_det
     return (
         -0.5 * n * D * math.log(math.pi)
         + torch.mvlgamma(0.5 * posterior.nu_n, D)

@@ -20,7 +20,7 @@ from types import ModuleType
 from torch import Tensor
 
 from kernels import _check as check
-from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior
+from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior, PrecisionCholesky
 
 __all__ = [
     "ENGINES",
@@ -29,11 +29,13 @@ __all__ = [
     "EMStatistics",
     "GibbsState",
     "NIWPrior",
+    "PrecisionCholesky",
     "component_statistics",
     "em_statistics",
     "gaussian_log_density",
     "gibbs_sweep",
     "mixture_log_density",
+    "precision_cholesky",
     "student_t_log_density",
 ]
 
@@ -207,6 +209,27 @@ def component_statistics(
     if group_offsets is not None:
         check.offsets(group_offsets, "group_offsets", len(x), x)
     return _engine(engine, x).component_statistics(x, labels, n_components, group_offsets=group_offsets)
+
+
+def precision_cholesky(covariance: Tensor, *, engine: str = "auto") -> PrecisionCholesky:
+    """From covariance (Student-t: scale) matrices to what the log-densities take.
+
+        covariance_m = L_m L_m',    precision_chol_m = L_m^-1,    log_det_m = 2 log det L_m
+
+    Computed in float64. A matrix that is not positive definite gives nan, so that one of many does no harm to the rest.
+
+    Args:
+        covariance: [M, D, D] float32 or float64; only the lower triangles are read.
+        engine: see `kernels`.
+
+    Returns:
+        PrecisionCholesky: precision_chol [M, D, D] of the dtype of covariance (the reference: float64), log_det [M].
+
+    Raises:
+        ValueError: wrong shape or dtype, a non-finite value.
+    """
+    check.matrices(covariance)
+    return _engine(engine, covariance).precision_cholesky(covariance)
 
 
 def gibbs_sweep(

@@ -41,6 +41,14 @@ def components(x: Tensor, location: Tensor, precision_chol: Tensor, name: str) -
         )
 
 
+def matrices(covariance: Tensor) -> None:
+    _tensor(covariance, "covariance")
+    if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2] or covariance.shape[1] < 1:
+        raise ValueError(f"covariance must have shape [M, D, D] with D >= 1, got {list(covariance.shape)}")
+    _floating(covariance, "covariance")
+    finite(covariance, "covariance")
+
+
 def degrees_of_freedom(x: Tensor, df: Tensor, M: int) -> None:
     _tensor(df, "df")
     _shape(df, "df", (M,), "shape [M]")

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior
+from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior, PrecisionCholesky
 
 
 def _squared_distance(x: Tensor, location: Tensor, precision_chol: Tensor) -> Tensor:
@@ -111,6 +111,15 @@ def em_statistics(
         scatters=torch.stack(scatters) if scatters else x.new_empty(0, D, D),
         log_likelihood=torch.stack(log_likelihood),
     )
+
+
+def precision_cholesky(covariance: Tensor) -> PrecisionCholesky:
+    """W = L^-1 and log det(covariance) = -2 log det W, with covariance = L L'; nan where there is no such L."""
+    covariance = covariance.double()
+    chol, info = torch.linalg.cholesky_ex(covariance.tril() + covariance.tril(-1).mT)
+    precision_chol = torch.linalg.inv_ex(chol).inverse.tril()
+    precision_chol[info != 0] = torch.nan
+    return PrecisionCholesky(precision_chol, -2 * _half_log_det_precision(precision_chol))
 
 
 def component_statistics(

@@ -51,6 +51,15 @@ class EMStatistics(NamedTuple):
     """[G] sum over the group's points of log sum_m exp(log_weight_m) N(x_n | m), in nats."""
 
 
+class PrecisionCholesky(NamedTuple):
+    """What a log-density needs of a covariance matrix."""
+
+    precision_chol: Tensor
+    """[M, D, D] inverse of the lower Cholesky factor, lower triangular; nan where there is none."""
+    log_det: Tensor
+    """[M] float64 log determinant of the covariance matrix; nan where that is not positive definite."""
+
+
 class ComponentStatistics(NamedTuple):
     """Moments of hard assignments; rows of labels that hold no point are zero."""
 

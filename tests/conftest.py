@@ -1,8 +1,6 @@
 """Set-up that all tests share."""
 
-import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -13,11 +11,6 @@ if not torch.cuda.is_available():
 
 import numpy as np
 import pytest
-
-# Numba looks for changes in the file of the compiled function only, not in those that it calls: a cache for each state.
-CPU_ENGINE = sorted((Path(__file__).resolve().parents[1] / "kernels" / "cpu").glob("*.py"))
-STATE = hashlib.sha256(b"".join(path.read_bytes() for path in CPU_ENGINE)).hexdigest()[:16]
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"classfit-numba-{os.getuid()}-{STATE}"))
 
 # scikit-learn's estimator checks skip their array-API part without it; scipy reads it when it is first imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")

@@ -35,6 +35,15 @@ def moments(dtype: torch.dtype, N: int, magnitude: float, log_density_error: flo
     return (50 * UNIT_ROUNDOFF[dtype] + 0.5 * log_density_error) * N * magnitude
 
 
+def inverse_factor(dtype: torch.dtype, D: int, condition: float) -> float:
+    """Relative error of W = L^-1, of W S W' - I, and of log det S: backward error D u of the factorisation (Higham
+    2002, theorem 10.3) times the condition number, with 4 to cover the inversion of the factor."""
+    return 4 * D * UNIT_ROUNDOFF[dtype] * condition
+
+
+VECTOR_MATH = 2 * 2.0**-52
+"""Promised relative error of exp and log1p: two units in the last place."""
+
 FLOAT32_NATS_PER_FEATURE = 2e-5
 """Promised error of float32 at condition number 1e3 and a data shift of 1e3, for points of the component."""
 

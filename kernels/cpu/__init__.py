@@ -5,12 +5,42 @@ them all. Work is split over threads by group or by panel of points and never wi
 does not change a bit of the result.
 """
 
-from kernels.cpu.component_statistics import component_statistics
-from kernels.cpu.em_statistics import em_statistics
-from kernels.cpu.gaussian_log_density import gaussian_log_density
-from kernels.cpu.gibbs_sweep import gibbs_sweep
-from kernels.cpu.mixture_log_density import mixture_log_density
-from kernels.cpu.student_t_log_density import student_t_log_density
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numba import config as numba_config
+
+config: Any = numba_config  # its names are made when it is imported
+
+
+@contextmanager
+def _cache_of_these_sources() -> Iterator[None]:
+    """Compiled code is kept from run to run, in a folder named after the sources.
+
+    Numba on its own compares only the file of a compiled function, not those of the functions that it calls, and would
+    go on using old code after an update. A folder that the user has chosen (NUMBA_CACHE_DIR) is left alone.
+    """
+    chosen, folder = config.CACHE_DIR, Path(__file__).resolve().parent
+    if not chosen:
+        sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+        config.CACHE_DIR = str(folder / "__pycache__" / hashlib.sha256(sources).hexdigest()[:16])
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = chosen
+
+
+with _cache_of_these_sources():
+    from kernels.cpu.component_statistics import component_statistics
+    from kernels.cpu.em_statistics import em_statistics
+    from kernels.cpu.gaussian_log_density import gaussian_log_density
+    from kernels.cpu.gibbs_sweep import gibbs_sweep
+    from kernels.cpu.mixture_log_density import mixture_log_density
+    from kernels.cpu.precision_cholesky import precision_cholesky
+    from kernels.cpu.student_t_log_density import student_t_log_density
 
 __all__ = [
     "component_statistics",
@@ -18,5 +48,6 @@ __all__ = [
     "gaussian_log_density",
     "gibbs_sweep",
     "mixture_log_density",
+    "precision_cholesky",
     "student_t_log_density",
 ]

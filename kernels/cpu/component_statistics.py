@@ -47,7 +47,7 @@ def scatter_buffers(x: np.ndarray, D: int) -> tuple[np.ndarray, np.ndarray]:
     """Working memory of `add_scatter` in the dtype of x: a tile of rows, and a product."""
     n_lanes = lanes(x)
     width = (D + n_lanes - 1) // n_lanes * n_lanes
-    return np.zeros((n_lanes, width), x.dtype), np.zeros((padded(D), width), x.dtype)
+    return np.zeros((n_lanes, width), x.dtype), np.zeros((2 * padded((D + 1) // 2), width), x.dtype)
 
 
 @njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from kernels.cpu.component_statistics import lower_scatter, members_of, scatter_buffers
-from kernels.cpu.moments import precision_cholesky
+from kernels.cpu.moments import FactorScratch, factor_lower
 from kernels.cpu.tile import lanes, padded
 
 
@@ -86,17 +86,16 @@ def make_prior(
     kappa0: float,
     nu0: float,
     S0: np.ndarray,
-    factor: np.ndarray,
-    inverse: np.ndarray,
+    scratch: FactorScratch,
 ) -> Prior:
     n, D = x.shape
     Dp, n_lanes = padded(D), lanes(x)
-    log_det = precision_cholesky(S0, factor, inverse)
+    log_det = factor_lower(S0, scratch)
     mean, W = np.zeros(D, x.dtype), np.zeros((Dp, Dp), x.dtype)
     for i in range(D):
         mean[i] = mu0[i]
         for j in range(i + 1):
-            W[i, j] = inverse[i, j]
+            W[i, j] = scratch.W[i, j]
     predictive = np.empty(n + 1)
     for c in range(n + 1):
         kappa, nu = kappa0 + c, nu0 + c
@@ -118,8 +117,7 @@ def rebuild(
     kappa0: float,
     S0: np.ndarray,
     components: Components,
-    factor: np.ndarray,
-    inverse: np.ndarray,
+    scratch: FactorScratch,
 ) -> bool:
     """Count, mean, factor and log det of every component whose members changed, from the data, in float64."""
     n, D = x.shape
@@ -136,7 +134,7 @@ def rebuild(
             for j in range(i + 1):
                 S[i, j] = S0[i, j] + kappa0 * c / kappa * (xbar[i] - mu0[i]) * (xbar[j] - mu0[j])
         lower_scatter(x, members, c, xbar, *buffers, S)
-        log_det = precision_cholesky(S, factor, inverse)
+        log_det = factor_lower(S, scratch)
         if math.isnan(log_det):
             return False
         components.log_det[k] = log_det
@@ -145,7 +143,7 @@ def rebuild(
         for i in range(D):
             components.mean[k, i] = (kappa0 * mu0[i] + c * xbar[i]) / kappa
             for j in range(i + 1):
-                components.W[k, i, j] = inverse[i, j]
+                components.W[k, i, j] = scratch.W[i, j]
     return True
 
 

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from kernels.cpu import threads
 from kernels.cpu.component_statistics import scatter_buffers
-from kernels.cpu.mixture_log_density import component_constants
+from kernels.cpu.mixture_log_density import LARGEST_EXPONENT, LOWEST, component_constants
 from kernels.cpu.moments import add_scatter
-from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
+from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, squared_distance
+from kernels.cpu.vector_math import exp
 from kernels.types import EMStatistics
 
 NEGLIGIBLE = 1e-17
+SMALLEST = 1e-300
+"""Responsibilities below it are zero, as those of a component without weight have to be."""
 
 
 def em_statistics(
@@ -64,22 +67,24 @@ def _group(
     n, D = x.shape
     K, Dp, n_lanes = len(mean), padded(D), lanes(x)
     every_row = np.arange(n)
-    tile, work, y = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype)
-    q = np.zeros(n_lanes, x.dtype)
+    tile, work, q = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.zeros((1, n_lanes), x.dtype)
     W = np.zeros((K, Dp, Dp), x.dtype)
     for k in range(K):
         load_triangle(precision_chol[k], W[k])
 
-    responsibility = np.empty((n, K))
+    responsibility = np.empty((K, n))
+    joint, scratch = np.empty((K, n_lanes)), np.empty((3, n_lanes))
     for first in range(0, n, n_lanes):
         last = min(n, first + n_lanes)
         load_tile(x, every_row, first, last, tile)
         for k in range(K):
-            whiten(W[k], mean[k], tile, work, y, q)
+            squared_distance(W[k], mean[k], tile, work, q)
+            for j in range(n_lanes):
+                joint[k, j] = log_constant[k] - 0.5 * q[0, j]
+        log_likelihood[0] += _normalise(joint, last - first, scratch)
+        for k in range(K):
             for i in range(first, last):
-                responsibility[i, k] = log_constant[k] - 0.5 * q[i - first]
-        for i in range(first, last):
-            log_likelihood[0] += _normalise(responsibility[i])
+                responsibility[k, i] = joint[k, i - first]
 
     rows, product = scatter_buffers(x, D)  # rows: points scaled by the square root of their responsibility
     new_mean, root = np.empty(D, x.dtype), np.empty(1, x.dtype)
@@ -87,7 +92,7 @@ def _group(
     for k in range(K):
         count = 0.0
         for i in range(n):
-            count += responsibility[i, k]
+            count += responsibility[k, i]
         counts[k] = count
         if count == 0:
             continue
@@ -95,12 +100,12 @@ def _group(
         negligible = NEGLIGIBLE * count / n
         n_members = 0
         for i in range(n):
-            if responsibility[i, k] > negligible:
+            if responsibility[k, i] > negligible:
                 members[n_members] = i
                 n_members += 1
         total[:] = 0
         for i in members[:n_members]:
-            r = responsibility[i, k]
+            r = responsibility[k, i]
             for j in range(D):
                 total[j] += r * (np.float64(x[i, j]) - mean[k, j])
         for j in range(D):
@@ -111,7 +116,7 @@ def _group(
             filled = min(n_lanes, n_members - first)
             for p in range(filled):
                 i = members[first + p]
-                root[0] = math.sqrt(responsibility[i, k])
+                root[0] = math.sqrt(responsibility[k, i])
                 for j in range(D):
                     rows[p, j] = root[0] * (x[i, j] - new_mean[j])
             add_scatter(rows, filled, product, scatter)
@@ -121,21 +126,31 @@ def _group(
                 scatters[k, j, i] = scatter[i, j]
 
 
-@njit(nogil=True, cache=True)
-def _normalise(values: np.ndarray) -> float:
-    """Replace log joint densities by responsibilities; return their logsumexp (-inf: all zero)."""
-    largest = -math.inf
-    for k in range(len(values)):
-        largest = max(largest, values[k])
-    if largest == -math.inf:
-        for k in range(len(values)):
-            values[k] = 0
-        return -math.inf
-    total = 0.0
-    for k in range(len(values)):
-        difference = values[k] - largest
-        values[k] = math.exp(difference) if difference > -745 else 0.0
-        total += values[k]
-    for k in range(len(values)):
-        values[k] /= total
-    return largest + math.log(total)
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def _normalise(joint: np.ndarray, filled: int, scratch: np.ndarray) -> float:
+    """Replace the log joint densities [K, LANES] of a tile's points by their responsibilities, zero if all are -inf.
+
+    Returns the sum of their logsumexp over the lanes that are filled; scratch [3, LANES] is overwritten.
+    """
+    largest, power, total = scratch
+    n_lanes = len(largest)
+    largest[:] = LOWEST
+    total[:] = 0
+    for row in joint:
+        for j in range(n_lanes):
+            largest[j] = max(largest[j], row[j])
+    for row in joint:
+        for j in range(n_lanes):
+            row[j] = max(row[j] - largest[j], -LARGEST_EXPONENT)
+        exp(row, power, row)
+        for j in range(n_lanes):
+            total[j] += row[j]
+    log_likelihood = 0.0
+    for j in range(filled):
+        log_likelihood += largest[j] + math.log(total[j]) if largest[j] > LOWEST else -math.inf
+    for j in range(n_lanes):
+        total[j] = 1 / total[j] if largest[j] > LOWEST else 0.0
+    for row in joint:
+        for j in range(n_lanes):
+            row[j] = row[j] * total[j] if row[j] > SMALLEST else 0.0
+    return log_likelihood

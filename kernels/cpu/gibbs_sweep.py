@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kernels.cpu import threads
 from kernels.cpu.components import Components, Prior, Scratch, compact, copy, grow, make_components, make_prior, rebuild
+from kernels.cpu.moments import factor_scratch
 from kernels.cpu.rank_one import move, remove_block
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, padded, whiten
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
@@ -99,8 +100,8 @@ def _sweep_group(
     for label in labels:
         n_components = max(n_components, label + 1)
 
-    factor, inverse = np.empty((D, D)), np.zeros((D, D))
-    prior = make_prior(x, mu0, kappa0, nu0, S0, factor, inverse)
+    factors = factor_scratch(D)
+    prior = make_prior(x, mu0, kappa0, nu0, S0, factors)
     if math.isnan(prior.log_det):
         return False
     capacity = FIRST_CAPACITY
@@ -117,7 +118,7 @@ def _sweep_group(
         np.zeros(block_size),
     )
     for sweep in range(len(orders)):
-        if not rebuild(x, labels, n_components, mu0, kappa0, S0, components, factor, inverse):
+        if not rebuild(x, labels, n_components, mu0, kappa0, S0, components, factors):
             return False
         components, n_slots = _sweep(
             x,

@@ -13,8 +13,14 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
-from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
+from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, squared_distance
+from kernels.cpu.vector_math import exp, log1p
 
+LARGEST = 1e300
+LOWEST = -1.7e308
+"""Stands for minus infinity where a difference is taken."""
+LARGEST_EXPONENT = 700.0
+"""A term e^-700 of the largest changes no sum."""
 PANEL = 8
 """Tiles in a panel: at D = 64 in float32 a panel is 64 KiB, well inside the second-level cache."""
 
@@ -65,14 +71,36 @@ def component_constants(D: int, precision_chol: Tensor, df: Tensor | None) -> tu
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
-def log_densities(q: np.ndarray, log_constant: float, half_df: float, half_dimension: float, out: np.ndarray) -> None:
-    """Log-density of a component at each whitened squared distance q of a tile; `out` is float64."""
+def log_densities(
+    q: np.ndarray, log_constant: float, half_df: float, half_dimension: float, scratch: np.ndarray, out: np.ndarray
+) -> None:
+    """Log-density of a component at each whitened squared distance q [1, LANES] of a tile.
+
+    scratch [3, LANES] is overwritten; scratch and out [LANES] are float64.
+    """
     if half_df == math.inf:
-        for j in range(len(q)):
-            out[j] = log_constant - 0.5 * q[j]
-    else:
-        for j in range(len(q)):
-            out[j] = log_constant - (half_df + half_dimension) * math.log1p(0.5 * q[j] / half_df)
+        for j in range(len(out)):
+            out[j] = log_constant - 0.5 * q[0, j]
+        return
+    ratio, scale = scratch[0], 0.5 / half_df
+    for j in range(len(out)):
+        ratio[j] = min(scale * q[0, j], LARGEST)
+    log1p(ratio, scratch[1], scratch[2])
+    for j in range(len(out)):
+        value = log_constant - (half_df + half_dimension) * scratch[2, j]
+        out[j] = value if q[0, j] < math.inf else -math.inf
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def _add_term(values: np.ndarray, largest: np.ndarray, total: np.ndarray, scratch: np.ndarray) -> None:
+    """One more term of each lane's logsumexp = largest + log(total), with one exponential whichever is larger."""
+    for j in range(len(values)):
+        scratch[0, j] = max(-abs(values[j] - largest[j]), -LARGEST_EXPONENT)
+    exp(scratch[0], scratch[1], scratch[2])
+    for j in range(len(values)):
+        rises = values[j] > largest[j]
+        total[j] = total[j] * scratch[2, j] + 1 if rises else total[j] + scratch[2, j]
+        largest[j] = values[j] if rises else largest[j]
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
@@ -92,32 +120,26 @@ def _panels(
     Dp, n_lanes = padded(D), lanes(x)
     rows = np.arange(start, stop)
     tiles = np.zeros((PANEL, Dp, n_lanes), x.dtype)
-    W, work, y = np.zeros((Dp, Dp), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.empty((Dp, n_lanes), x.dtype)
-    q, values = np.empty(n_lanes, x.dtype), np.empty(n_lanes)
+    W, work, q = np.zeros((Dp, Dp), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.empty((1, n_lanes), x.dtype)
+    values, scratch = np.empty(n_lanes), np.empty((3, n_lanes))
     largest, total = np.empty((PANEL, n_lanes)), np.empty((PANEL, n_lanes))
     for panel in range(0, stop - start, PANEL * n_lanes):
         n_tiles = min(PANEL, (stop - start - panel + n_lanes - 1) // n_lanes)
         for p in range(n_tiles):
             load_tile(x, rows, panel + p * n_lanes, stop - start, tiles[p])
         for g in range(len(component_offsets) - 1):
-            largest[:] = -math.inf
+            largest[:] = LOWEST
             total[:] = 0
             for m in range(component_offsets[g], component_offsets[g + 1]):
                 if log_constant[m] == -math.inf:
                     continue
                 load_triangle(precision_chol[m], W)
                 for p in range(n_tiles):
-                    whiten(W, location[m], tiles[p], work, y, q)
-                    log_densities(q, log_constant[m], half_df[m], 0.5 * D, values)
-                    for j in range(n_lanes):
-                        value = values[j]
-                        difference = value - largest[p, j]
-                        if difference > 0:
-                            total[p, j] = total[p, j] * math.exp(-difference) + 1
-                            largest[p, j] = value
-                        elif difference > -40:  # below that a term is under half a rounding of the sum, 1e-17
-                            total[p, j] += math.exp(difference)
+                    squared_distance(W, location[m], tiles[p], work, q)
+                    log_densities(q, log_constant[m], half_df[m], 0.5 * D, scratch, values)
+                    _add_term(values, largest[p], total[p], scratch)
             for p in range(n_tiles):
                 first = start + panel + p * n_lanes
                 for j in range(min(n_lanes, stop - first)):
-                    out[first + j, g] = largest[p, j] + math.log(total[p, j]) if total[p, j] > 0 else -math.inf
+                    found = largest[p, j] > LOWEST
+                    out[first + j, g] = largest[p, j] + math.log(total[p, j]) if found else -math.inf

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kernels.cpu import threads
 from kernels.cpu.mixture_log_density import component_constants, log_densities
-from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, whiten
+from kernels.cpu.tile import FASTMATH, lanes, load_tile, load_triangle, padded, squared_distance
 
 
 def student_t_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, df: Tensor | None) -> Tensor:
@@ -36,13 +36,13 @@ def _tiles(
     D = x.shape[1]
     Dp, n_lanes = padded(D), lanes(x)
     rows = np.arange(start, stop)
-    tile, work, y = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.empty((Dp, n_lanes), x.dtype)
-    W, q, values = np.zeros((Dp, Dp), x.dtype), np.empty(n_lanes, x.dtype), np.empty(n_lanes)
+    tile, work, q = np.zeros((Dp, n_lanes), x.dtype), np.zeros((Dp, n_lanes), x.dtype), np.empty((1, n_lanes), x.dtype)
+    W, values, scratch = np.zeros((Dp, Dp), x.dtype), np.empty(n_lanes), np.empty((3, n_lanes))
     for first in range(start, stop, n_lanes):
         load_tile(x, rows, first - start, stop - start, tile)
         for m in range(len(location)):
             load_triangle(precision_chol[m], W)
-            whiten(W, location[m], tile, work, y, q)
-            log_densities(q, log_constant[m], half_df[m], 0.5 * D, values)
+            squared_distance(W, location[m], tile, work, q)
+            log_densities(q, log_constant[m], half_df[m], 0.5 * D, scratch, values)
             for j in range(min(n_lanes, stop - first)):
                 out[first + j, m] = values[j]

@@ -1,23 +1,68 @@
 """Run compiled calls on as many threads as torch may use. The calls release the interpreter lock."""
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+
+_reserved: ContextVar[int | None] = ContextVar("_reserved", default=None)
+
+
+@contextmanager
+def reserved() -> Iterator[None]:
+    """Within it torch runs on one thread, and the engine keeps the threads that torch had.
+
+    For code that goes to and fro between the engine and small torch operations: torch's threads spin for milliseconds
+    after each operation, on the cores that the engine needs, and wait for each other when another process has one.
+    """
+    n_threads = torch.get_num_threads()
+    token = _reserved.set(available())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        _reserved.reset(token)
+
+
+def available() -> int:
+    """Threads that the engine may use."""
+    n_threads = _reserved.get()
+    return torch.get_num_threads() if n_threads is None else n_threads
 
 
 def run(function: Callable[..., object], tasks: Iterable[tuple]) -> list:
     """[function(*task) for task in tasks], in parallel, results in order; an error in one is raised."""
     tasks = list(tasks)
-    n_threads = min(torch.get_num_threads(), len(tasks))
-    if n_threads <= 1:
-        return [function(*task) for task in tasks]
-    with ThreadPoolExecutor(n_threads) as pool:
-        return list(pool.map(lambda task: function(*task), tasks))
+    results: list = [None] * len(tasks)
+    left = deque(enumerate(tasks))
+
+    def work() -> None:
+        while left:
+            try:
+                i, task = left.popleft()
+            except IndexError:  # another thread took the last
+                return
+            results[i] = function(*task)
+
+    # Threads help themselves: handing each task to a pool would take longer than a small one runs.
+    n_helpers = min(available(), len(tasks)) - 1
+    if n_helpers < 1:
+        work()
+        return results
+    with ThreadPoolExecutor(n_helpers) as pool:
+        helpers = [pool.submit(work) for _ in range(n_helpers)]
+        work()
+    for helper in helpers:
+        helper.result()
+    return results
 
 
 def split(n: int, multiple: int) -> list[tuple[int, int]]:
     """Ranges that cover 0..n, a few for each thread so that a slow core does less, cut at multiples of `multiple`."""
-    n_pieces = 1 if torch.get_num_threads() == 1 else 4 * torch.get_num_threads()
+    n_pieces = 1 if available() == 1 else 4 * available()
     step = max(1, -(-n // (n_pieces * multiple))) * multiple
     return [(start, min(start + step, n)) for start in range(0, n, step)]

@@ -39,11 +39,12 @@ def padded(n: int) -> int:
     return (n + ROWS - 1) // ROWS * ROWS
 
 
-def _multiply(transposed: bool) -> Any:
-    """out[row + r, column:column + LANES] = sum_{l < n} matrix[row + r, l] tile[l, column:column + LANES], r < ROWS.
+def _multiply(*, transposed: bool = False, squared: bool = False, n_rows: int = ROWS) -> Any:
+    """out[row + r, column + j] = sum_{l < n} matrix[row + r, l] tile[l, column + j] for r < ROWS, j < LANES.
 
-    matrix, tile, out: C-contiguous 2-d arrays of one dtype. With `transposed`, matrix[l, row + r] is read instead.
-    No bounds are checked.
+    matrix, tile, out: C-contiguous 2-d arrays of one dtype. With `transposed`, matrix[l, row + r] is read instead. With
+    `squared`, the ROWS sums are squared and added to out[0, column + j]. Twice as many rows have half as many lanes. No
+    bounds are checked.
     """
 
     @intrinsic
@@ -58,7 +59,7 @@ def _multiply(transposed: bool) -> Any:
             width = 64 // itemsize
             scalar = context.get_value_type(dtype)
             vector = ir.VectorType(scalar, width)
-            n_vectors = TILE_BYTES // 64
+            n_vectors = TILE_BYTES // 64 * ROWS // n_rows
             matrix, tile, out = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 3, 4))
             row, n, column = args[1], args[2], args[5]
             stride = {id(a): cgutils.unpack_tuple(builder, a.shape)[1] for a in (matrix, tile, out)}
@@ -75,25 +76,33 @@ def _multiply(transposed: bool) -> Any:
             fma = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{width}f{dtype.bitwidth}"
             )
-            rows = [builder.add(row, constant(r)) for r in range(ROWS)]
-            sums = [[cgutils.alloca_once(builder, vector) for _ in range(n_vectors)] for _ in range(ROWS)]
-            for r in range(ROWS):
+            rows = [builder.add(row, constant(r)) for r in range(n_rows)]
+            sums = [[cgutils.alloca_once(builder, vector) for _ in range(n_vectors)] for _ in rows]
+            for r in range(n_rows):
                 for v in range(n_vectors):
                     builder.store(ir.Constant(vector, None), sums[r][v])
             lane_zero = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
             undefined = ir.Constant(vector, ir.Undefined)
             with cgutils.for_range(builder, n, intp=row.type) as loop:
                 points = [builder.load(vector_address(tile, loop.index, v), align=itemsize) for v in range(n_vectors)]
-                for r in range(ROWS):
+                for r in range(n_rows):
                     place = (loop.index, rows[r]) if transposed else (rows[r], loop.index)
                     entry = builder.load(address(matrix, *place))
                     entry = builder.insert_element(undefined, entry, ir.Constant(ir.IntType(32), 0))
                     entry = builder.shuffle_vector(entry, undefined, lane_zero)
                     for v in range(n_vectors):
                         builder.store(builder.call(fma, [entry, points[v], builder.load(sums[r][v])]), sums[r][v])
-            for r in range(ROWS):
-                for v in range(n_vectors):
-                    builder.store(builder.load(sums[r][v]), vector_address(out, rows[r], v), align=itemsize)
+            for v in range(n_vectors):
+                if squared:
+                    place = vector_address(out, constant(0), v)
+                    total = builder.load(place, align=itemsize)
+                    for r in range(n_rows):
+                        value = builder.load(sums[r][v])
+                        total = builder.call(fma, [value, value, total])
+                    builder.store(total, place, align=itemsize)
+                else:
+                    for r in range(n_rows):
+                        builder.store(builder.load(sums[r][v]), vector_address(out, rows[r], v), align=itemsize)
             return context.get_dummy_value()
 
         return signature, generate
@@ -101,15 +110,40 @@ def _multiply(transposed: bool) -> Any:
     return multiply
 
 
-multiply_rows, multiply_columns = _multiply(transposed=False), _multiply(transposed=True)
+multiply_rows, multiply_columns, add_squares = _multiply(), _multiply(transposed=True), _multiply(squared=True)
+multiply_tall = _multiply(transposed=True, n_rows=2 * ROWS)
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def squared_distance(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray, q: np.ndarray) -> None:
+    """q = |W (x - location)|^2 for a tile: x, work [Dp, LANES], q [1, LANES], W [Dp, Dp], location [D].
+
+    Rows D..Dp of W and the entries above its diagonal must be zero. `work` is overwritten.
+    """
+    _centre(x, location, work)
+    for j in range(x.shape[1]):
+        q[0, j] = 0
+    for i in range(0, len(W), ROWS):
+        add_squares(W, i, i + ROWS, work, q, 0)
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
 def whiten(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray, y: np.ndarray, q: np.ndarray) -> None:
-    """y = W (x - location) and q = |y|^2 for a tile: x, work, y [Dp, LANES], q [LANES], W [Dp, Dp], location [D].
+    """y = W (x - location) and q = |y|^2 for a tile: as `squared_distance`, with y [Dp, LANES] and q [LANES]."""
+    n_lanes = x.shape[1]
+    _centre(x, location, work)
+    for j in range(n_lanes):
+        q[j] = 0
+    for i in range(0, len(W), ROWS):
+        multiply_rows(W, i, i + ROWS, work, y, 0)
+        for r in range(i, i + ROWS):
+            for j in range(n_lanes):
+                q[j] += y[r, j] * y[r, j]
 
-    Rows D..Dp of W and the entries above its diagonal must be zero. `work` is overwritten.
-    """
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def _centre(x: np.ndarray, location: np.ndarray, work: np.ndarray) -> None:
+    """work = x - location for a tile, zero past the last feature."""
     D, n_lanes = len(location), x.shape[1]
     for i in range(D):
         centre = location[i]
@@ -118,13 +152,6 @@ def whiten(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray,
     for i in range(D, len(work)):
         for j in range(n_lanes):
             work[i, j] = 0
-    for j in range(n_lanes):
-        q[j] = 0
-    for i in range(0, len(W), ROWS):
-        multiply_rows(W, i, i + ROWS, work, y, 0)
-        for r in range(i, i + ROWS):
-            for j in range(n_lanes):
-                q[j] += y[r, j] * y[r, j]
 
 
 @njit(nogil=True, cache=True)

@@ -9,6 +9,7 @@ from kernels.triton.em_statistics import em_statistics
 from kernels.triton.gaussian_log_density import gaussian_log_density
 from kernels.triton.gibbs_sweep import gibbs_sweep
 from kernels.triton.mixture_log_density import mixture_log_density
+from kernels.triton.precision_cholesky import precision_cholesky
 from kernels.triton.student_t_log_density import student_t_log_density
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "gaussian_log_density",
     "gibbs_sweep",
     "mixture_log_density",
+    "precision_cholesky",
     "student_t_log_density",
 ]
