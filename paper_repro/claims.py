@@ -1,0 +1,496 @@
+"""The paper's claims, tested on the stored numbers of its figures: statistics, intervals, verdicts.
+
+A claim has parts. Each part holds, does not hold, or is unclear, by where the 95% interval of its statistic lies:
+
+    reproduced       every part holds
+    not reproduced   at least one part does not hold
+    inconclusive     anything else: an interval that covers both, too few classes, no high-density classes
+
+Classes (claims 1-4, 7), bins (5, 6) and points (8) are the units that are resampled. What is tested is whether the
+numbers of this run show what the paper says; whether this run is like the paper's is said by its profile and protocol.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["CLAIMS", "Claim", "Part", "assess", "gap_p_value", "unimodal_bandwidth"]
+
+N_BOOTSTRAP = 2000
+LEVEL = 0.95
+LEAST_CLASSES = 20
+"""With fewer classes no gap between them can be told from chance with any power."""
+LEAST_SHARE = 0.03
+"""Fewer classes on one side of a gap are outliers, no group. With it, 100 class means drawn from a normal, a Student-t
+(2 and 4 degrees of freedom) or a log-normal distribution were taken for two groups in under 5% of 80 trials each."""
+ORDER_OF_MAGNITUDE = 10**0.5
+"""Ratios above it are nearer to ten than to one on a log scale."""
+
+Stored = Mapping[str, np.ndarray]
+HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "unclear"
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
+
+
+class Part(NamedTuple):
+    """One statement of a claim, with the number that decides it."""
+
+    statement: str
+    statistic: str
+    value: float
+    low: float
+    """Lower end of the 95% interval; nan where the statistic has none (a p-value)."""
+    high: float
+    outcome: str
+    """"holds", "does not hold" or "unclear"."""
+
+
+class Claim(NamedTuple):
+    name: str
+    """C1 to C8."""
+    title: str
+    paper: str
+    """What the paper says."""
+    figures: tuple[str, ...]
+    """Whose stored numbers it is tested on."""
+    parts: tuple[Part, ...]
+    verdict: str
+    remark: str
+    """Why it is inconclusive, or what to keep in mind."""
+
+
+def unimodal_bandwidth(values: np.ndarray) -> float:
+    """The least bandwidth at which a Gaussian kernel density of the values [n] has a single mode (Silverman 1981)."""
+    values = np.sort(np.asarray(values, dtype=np.float64))
+    spread = values[-1] - values[0]
+    grid = np.linspace(values[0] - 0.1 * spread, values[-1] + 0.1 * spread, 1024)
+
+    def n_modes(bandwidth: float) -> int:
+        density = np.exp(-0.5 * np.square((grid[:, None] - values) / bandwidth)).sum(1)
+        rising = np.diff(density) > 0
+        return int((rising[:-1] & ~rising[1:]).sum())
+
+    low, high = spread / (20 * len(values)), spread
+    for _ in range(40):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if n_modes(middle) > 1 else (low, middle)
+    return float(high)
+
+
+def gap_p_value(values: np.ndarray, n_draws: int = N_BOOTSTRAP, seed: int = 0) -> float:
+    """How often chance alone leaves a gap as large as the largest one between the sorted values [n].
+
+    Chance: n draws from the density with a single mode that is nearest to the values, a kernel density at
+    `unimodal_bandwidth`, shrunk to their variance (Silverman's smoothed bootstrap).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if np.ptp(values) == 0:
+        return 1.0
+    bandwidth, variance = unimodal_bandwidth(values), values.var()
+    rng = np.random.default_rng(seed)
+    chosen = values[rng.integers(len(values), size=(n_draws, len(values)))]
+    noise = bandwidth * rng.standard_normal(chosen.shape)
+    drawn = values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / variance)
+    largest = np.diff(np.sort(drawn, axis=1), axis=1).max(1)
+    return float((1 + (largest >= np.diff(np.sort(values)).max()).sum()) / (n_draws + 1))
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    draws = draws[np.isfinite(draws)]
+    if len(draws) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float, float]:
+    """Value and 95% bootstrap interval of a statistic of n units, given as a function of their indices."""
+    rng = np.random.default_rng(seed)
+    draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(N_BOOTSTRAP)])
+    return statistic(np.arange(n)), *_interval(draws)
+
+
+def _above(statement: str, statistic: str, value: float, low: float, high: float, bound: float = 0.0) -> Part:
+    """A part that holds if the statistic is above a bound."""
+    outcome = HOLDS if low > bound else FAILS if high < bound else UNCLEAR
+    return Part(statement, statistic, value, low, high, outcome)
+
+
+def _normal(value: float, error: float) -> tuple[float, float, float]:
+    return value, value - 1.96 * error, value + 1.96 * error
+
+
+# ---------------------------------------------------------------- two groups of classes
+
+
+class _Groups(NamedTuple):
+    """What tells whether the classes of one stage or layer fall into two groups."""
+
+    gap: Part
+    ratio: Part
+    found: bool
+    excluded: bool
+
+
+def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
+    from classfit import density_groups
+
+    groups = density_groups(mean)
+    high, G = groups.high, len(mean)
+    p = gap_p_value(mean)
+    smaller, least = min(high.sum(), (~high).sum()), max(2, int(np.ceil(LEAST_SHARE * G)))
+    real = p < 1 - LEVEL and smaller >= least
+    gap_outcome = HOLDS if real else FAILS if G >= LEAST_CLASSES else UNCLEAR
+    nan = float("nan")
+    gap = Part(
+        f"{where}: class means leave a gap that chance does not, with at least {least} classes on each side",
+        f"p-value of the largest gap, {groups.gap:.1f} nats, {int(high.sum())} of {G} classes above it",
+        p,
+        nan,
+        nan,
+        gap_outcome,
+    )
+    if high.any() and not high.all():
+        log_std = np.log(std)
+
+        def log_ratio(rows: np.ndarray) -> float:
+            above = high[rows]
+            if above.all() or not above.any():
+                return nan
+            return float(log_std[rows][~above].mean() - log_std[rows][above].mean())
+
+        value, low, upper = (float(np.exp(v)) for v in _resampled(G, log_ratio))
+    else:
+        value = low = upper = nan
+    ratio = _above(
+        f"{where}: densities spread about ten times less within high-density classes",
+        "ratio of within-class standard deviations, low- to high-density (geometric means)",
+        value,
+        low,
+        upper,
+        ORDER_OF_MAGNITUDE,
+    )
+    if smaller < 2:
+        ratio = ratio._replace(outcome=UNCLEAR)
+    found = gap.outcome == HOLDS and ratio.outcome == HOLDS
+    excluded = gap.outcome == FAILS or ratio.outcome == FAILS
+    return _Groups(gap, ratio, found, excluded)
+
+
+def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> Part:
+    """The part that says that there are no two groups here."""
+    groups = _two_groups(mean, std, where)
+    outcome = FAILS if groups.found else HOLDS if groups.excluded else UNCLEAR
+    statistic = (
+        f"ratio of within-class standard deviations across the largest gap (its p-value: {groups.gap.value:.3f})"
+    )
+    return Part(f"{where}: no two groups", statistic, groups.ratio.value, groups.ratio.low, groups.ratio.high, outcome)
+
+
+def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_a7"]
+    groups = _two_groups(stored["mean"][-1], stored["std"][-1], f"stage {stored['stages'][-1]}")
+    return [groups.gap, groups.ratio], _few(stored)
+
+
+def _c2(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_a7"]
+    parts = [_no_groups(stored["mean"][s], stored["std"][s], f"stage {stored['stages'][s]}") for s in (0, 1)]
+    D = stored["dimensions"]
+    note = (
+        f"Stages 1-2 have {D[0]} and {D[1]} dimensions here, stage 4 has {D[-1]}: depth and dimension change together."
+    )
+    return parts, " ".join(filter(None, (_few(stored), note if D[0] != D[-1] else "")))
+
+
+def _c3(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_a8"]
+    parts = [
+        _no_groups(mean, std, f"layer {layer}, {words}")
+        for where, words in (("before", "before ReLU"), ("after", "after ReLU"))
+        for layer, mean, std in zip(
+            stored[f"{where}_stages"], stored[f"{where}_mean"], stored[f"{where}_std"], strict=True
+        )
+    ]
+    few = _few({"class_names": stored["after_class_names"]})
+    return parts, f"{few} The paper reads this network before the ReLU only.".strip()
+
+
+def _few(stored: Stored) -> str:
+    G = len(stored["class_names"])
+    return f"{G} classes are too few to tell a gap from chance." if G < LEAST_CLASSES else ""
+
+
+# ---------------------------------------------------------------- what goes with density
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    a, b = rankdata(a), rankdata(b)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_2"]
+    density, entropy, distance = (stored[name] for name in ("mean_log_density", "relative_entropy", "mean_distance"))
+
+    def of_entropy(rows: np.ndarray) -> float:
+        return _rank_correlation(entropy[rows], density[rows])
+
+    def excess(rows: np.ndarray) -> float:
+        return of_entropy(rows) - abs(_rank_correlation(distance[rows], density[rows]))
+
+    return [
+        _above(
+            "relative entropy grows with mean log-density",
+            "rank correlation over classes",
+            *_resampled(len(density), of_entropy),
+        ),
+        _above(
+            "the mean distance within a class explains log-density less well",
+            "rank correlation of relative entropy less the size of that of mean distance",
+            *_resampled(len(density), excess),
+        ),
+    ], ""
+
+
+def _transition(stored: Stored) -> tuple[int, str]:
+    """The first bin in which most points are of high-density classes (0: none, or no bin before it), and a remark."""
+    mostly = np.flatnonzero(stored["high_share"] > 0.5)
+    if len(mostly) == 0 or mostly[0] == 0:
+        return (
+            0,
+            "No bin is the first with mostly points of high-density classes, so there is no transition to look at.",
+        )
+    return int(mostly[0]), f"The transition is at bin {mostly[0] + 1} of {len(stored['high_share'])}."
+
+
+def _jump(values: np.ndarray, errors: np.ndarray, at: int) -> tuple[float, float, float]:
+    """Mean over some bins from `at` on less the mean over as many before, with its normal interval."""
+    width = min(max(1, len(values) // 10), at, len(values) - at)
+    after, before = slice(at, at + width), slice(at - width, at)
+    value = np.nanmean(values[after]) - np.nanmean(values[before])
+    variance = (np.nansum(errors[after] ** 2) + np.nansum(errors[before] ** 2)) / width**2
+    return _normal(float(value), float(np.sqrt(variance)))
+
+
+def _flipped(interval: tuple[float, float, float]) -> tuple[float, float, float]:
+    value, low, high = interval
+    return -value, -high, -low
+
+
+def _share_error(share: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Standard error of a share of n points after Agresti & Coull (1998): 0 and 1 are not taken for certain."""
+    p = (share * n + 2) / (n + 4)
+    return np.sqrt(p * (1 - p) / (n + 4))
+
+
+def _c5(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_3"]
+    at, remark = _transition(stored)
+    if at == 0:
+        return [], remark
+    memorization, n = stored["memorization_mean"], stored["n_points"]
+    errors = stored["memorization_std"] / np.sqrt(n)
+
+    def trend(values: np.ndarray) -> tuple[float, float, float]:
+        return _resampled(at, lambda rows: _rank_correlation(values[rows], rows))
+
+    parts = [
+        _above(
+            "memorization falls with density before the transition",
+            "minus the rank correlation over bins",
+            *_flipped(trend(memorization)),
+        ),
+        _above("memorization jumps up at the transition", "difference across it", *_jump(memorization, errors, at)),
+        _above("F1 rises with density before the transition", "rank correlation over bins", *trend(stored["f1"])),
+        _above(
+            "F1 drops at the transition",
+            "minus the difference across it",
+            *_flipped(_jump(stored["f1"], _share_error(stored["f1"], n), at)),
+        ),
+    ]
+    return parts, remark
+
+
+def _c6(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_3"]
+    at, remark = _transition(stored)
+    if at == 0:
+        return [], remark
+    n = stored["n_certified"]
+    errors = {
+        "radius": stored["radius_std"] / np.sqrt(np.maximum(n, 1)),
+        "smoothed_f1": _share_error(stored["smoothed_f1"], n),
+    }
+    words = {"radius": "the certified radius (normalised units)", "smoothed_f1": "F1 of the smoothed classifier"}
+    return [
+        _above(
+            f"{words[name]} drops at the transition",
+            "minus the difference across it",
+            *_flipped(_jump(stored[name], errors[name], at)),
+        )
+        for name in words
+    ], remark
+
+
+# ---------------------------------------------------------------- by stage
+
+MOST, RANDOM, LEAST = 0, 1, 2
+"""Rows of the stored arrays of figures 4 and A.11."""
+
+
+def _c7(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_4"]
+    divergence = stored["divergence"]  # [3, S, G, G]
+    G = divergence.shape[-1]
+
+    def over_pairs(statistic: Callable[[np.ndarray], float]) -> tuple[float, float, float]:
+        """Classes are resampled; a pair of a class with itself counts for nothing."""
+
+        def of(rows: np.ndarray) -> float:
+            values = divergence[:, :, rows][..., rows]
+            pairs = rows[:, None] != rows[None, :]
+            return statistic(values[..., pairs].mean(-1)) if pairs.any() else float("nan")
+
+        return _resampled(G, of)
+
+    def third_step(mean: np.ndarray) -> float:
+        steps = np.diff(mean[RANDOM])
+        return float(steps[1] - np.delete(steps, 1).max())
+
+    parts = [
+        _above(
+            "KL grows most between stages 2 and 3 (random points)",
+            "that step less the largest other one, nats",
+            *over_pairs(third_step),
+        )
+    ]
+    for upper, lower, words in ((LEAST, RANDOM, "least memorized above random"), (RANDOM, MOST, "random above most")):
+        parts.append(
+            _above(
+                f"at the last stage KL is ordered: {words}",
+                "difference of means over pairs, nats",
+                *over_pairs(lambda mean, upper=upper, lower=lower: float(mean[upper, -1] - mean[lower, -1])),  # type: ignore[misc]
+            )
+        )
+    remark = f"{G} classes have enough points of every kind." if G < LEAST_CLASSES else ""
+    return parts, remark
+
+
+def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    stored = figures["figure_a11"]
+    f1, error = stored["f1"], stored["error"]
+    parts = [
+        _above(
+            "generative F1 rises from the first stage to the last (random points)",
+            "difference",
+            *_normal(float(f1[RANDOM, -1] - f1[RANDOM, 0]), float(np.hypot(error[RANDOM, -1], error[RANDOM, 0]))),
+        )
+    ]
+    for upper, lower, words in ((LEAST, RANDOM, "least memorized above random"), (RANDOM, MOST, "random above most")):
+        difference = float(f1[upper, -1] - f1[lower, -1])
+        parts.append(
+            _above(
+                f"at the last stage F1 is ordered: {words}",
+                "difference",
+                *_normal(difference, float(np.hypot(error[upper, -1], error[lower, -1]))),
+            )
+        )
+    return parts, ""
+
+
+class _Test(NamedTuple):
+    title: str
+    paper: str
+    figures: tuple[str, ...]
+    parts: Callable[[Mapping[str, Stored]], tuple[list[Part], str]]
+
+
+CLAIMS = {
+    "C1": _Test(
+        "Two groups of classes at the last stage",
+        "Class means of log-density leave a wide gap, and the spread within classes differs by an order of magnitude.",
+        ("figure_a7",),
+        _c1,
+    ),
+    "C2": _Test("No such groups at stages 1 and 2", "They emerge in the deeper stages only.", ("figure_a7",), _c2),
+    "C3": _Test("None in a plain ConvNet", "A plain network shows no such groups at any layer.", ("figure_a8",), _c3),
+    "C4": _Test(
+        "Relative entropy goes with density, distance does not",
+        "Relative entropy grows with mean log-density; the mean distance within a class does not explain it.",
+        ("figure_2",),
+        _c4,
+    ),
+    "C5": _Test(
+        "Memorization falls, then jumps",
+        "Memorization falls with density among low-density points and jumps up at the transition; F1 mirrors it.",
+        ("figure_3",),
+        _c5,
+    ),
+    "C6": _Test(
+        "Certified robustness drops at the transition",
+        "The certified radius and the F1 of the smoothed classifier drop where high-density classes begin.",
+        ("figure_3",),
+        _c6,
+    ),
+    "C7": _Test(
+        "Classes part between stages 2 and 3",
+        "KL between classes grows mostly between stages 2 and 3; least memorized above random above most memorized.",
+        ("figure_4",),
+        _c7,
+    ),
+    "C8": _Test(
+        "Generative classification improves with depth",
+        "F1 of classification by class densities rises by stage, in the same order of points.",
+        ("figure_a11",),
+        _c8,
+    ),
+}
+"""The design's claims, by name, in order."""
+
+
+def assess(figures: Mapping[str, Stored]) -> list[Claim]:
+    """Test every claim whose figures are there.
+
+    Args:
+        figures: stored numbers by name of the figure.
+
+    Returns:
+        The claims in order, less those that need a figure which is not there.
+    """
+    found = []
+    for name, test in CLAIMS.items():
+        if not all(figure in figures for figure in test.figures):
+            continue
+        parts, remark = test.parts(figures)
+        outcomes = [part.outcome for part in parts]
+        if parts and all(outcome == HOLDS for outcome in outcomes):
+            verdict = REPRODUCED
+        elif FAILS in outcomes:
+            verdict = NOT_REPRODUCED
+        else:
+            verdict = INCONCLUSIVE
+        found.append(Claim(name, test.title, test.paper, test.figures, tuple(parts), verdict, remark))
+    return found
+
+
+def as_json(claims: list[Claim]) -> list[dict[str, Any]]:
+    """For scorecard.json: nan becomes null."""
+
+    def number(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return [
+        claim._asdict()
+        | {
+            "parts": [
+                part._asdict() | {name: number(getattr(part, name)) for name in ("value", "low", "high")}
+                for part in claim.parts
+            ]
+        }
+        for claim in claims
+    ]

@@ -1,0 +1,177 @@
+"""The scorecard: its tests on numbers made to show what the paper says, its opposite, and nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from paper_repro import claims
+from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess, gap_p_value, unimodal_bandwidth
+
+
+def verdict(name, figure, stored):
+    (found,) = [claim for claim in assess({figure: stored}) if claim.name == name]
+    return found.verdict
+
+
+def density_figure(n_low, n_high, ratio, *, gap=60.0, seed=0, grouped=(False, False, True, True)):
+    """Figure A.7 with two groups of classes at the stages where `grouped` says so."""
+    rng = np.random.default_rng(seed)
+    G = n_low + n_high
+    high = np.arange(G) >= n_low
+    mean, std = rng.standard_normal((4, G)) * 5, np.exp(3 + 0.1 * rng.standard_normal((4, G)))
+    for s, has_groups in enumerate(grouped):
+        mean[s] += gap * high * has_groups
+        std[s] /= np.where(high & has_groups, ratio, 1.0)
+    return {
+        "stages": np.arange(1, 5),
+        "dimensions": np.array([16, 16, 64, 64]),
+        "class_names": np.arange(G).astype(str),
+        "mean": mean,
+        "std": std,
+    }
+
+
+def test_two_groups_and_none_before():
+    stored = density_figure(80, 20, 10.0)
+    assert verdict("C1", "figure_a7", stored) == REPRODUCED
+    assert verdict("C2", "figure_a7", stored) == REPRODUCED
+
+
+def test_no_groups_at_the_last_stage():
+    assert verdict("C1", "figure_a7", density_figure(80, 20, 10.0, grouped=(False,) * 4)) == NOT_REPRODUCED
+
+
+def test_a_gap_with_equal_spread_on_both_sides_is_not_what_the_paper_says():
+    assert verdict("C1", "figure_a7", density_figure(80, 20, 1.2)) == NOT_REPRODUCED
+
+
+def test_groups_at_every_stage_contradict_c2():
+    assert verdict("C2", "figure_a7", density_figure(80, 20, 10.0, grouped=(True,) * 4)) == NOT_REPRODUCED
+
+
+def test_an_outlier_is_no_group():
+    assert verdict("C1", "figure_a7", density_figure(99, 1, 10.0)) == NOT_REPRODUCED
+
+
+def test_few_classes_without_a_clear_gap_are_inconclusive():
+    stored = density_figure(8, 2, 10.0, gap=8.0)
+    (claim,) = [claim for claim in assess({"figure_a7": stored}) if claim.name == "C1"]
+    assert claim.verdict == INCONCLUSIVE
+    assert claim.remark == "10 classes are too few to tell a gap from chance."
+
+
+@pytest.mark.parametrize(("grouped", "expected"), [(False, REPRODUCED), (True, NOT_REPRODUCED)])
+def test_plain_network(grouped, expected):
+    plain = density_figure(80, 20, 10.0, grouped=(False,) * 4)
+    other = density_figure(80, 20, 10.0, grouped=(False, False, False, grouped), seed=1)
+    stored = {f"before_{name}": values for name, values in plain.items()}
+    stored |= {f"after_{name}": values for name, values in other.items()}
+    assert verdict("C3", "figure_a8", stored) == expected
+
+
+@pytest.mark.parametrize(
+    ("entropy", "distance", "expected"),
+    [(1.0, 0.0, REPRODUCED), (-1.0, 0.0, NOT_REPRODUCED), (0.3, 1.0, NOT_REPRODUCED)],
+)
+def test_relative_entropy(entropy, distance, expected):
+    rng = np.random.default_rng(0)
+    density = rng.standard_normal(100)
+    stored = {
+        "mean_log_density": density,
+        "relative_entropy": entropy * density + 0.2 * rng.standard_normal(100),
+        "mean_distance": distance * density + 0.2 * rng.standard_normal(100),
+    }
+    assert verdict("C4", "figure_2", stored) == expected
+
+
+def bins(direction, high_from=35):
+    """Figure 3: numbers that fall with density and jump up at the transition, or the other way round."""
+    rng = np.random.default_rng(0)
+    b = np.arange(50)
+    shape = np.where(b < high_from, 0.6 - 0.015 * b, 0.7)
+    memorization = 0.5 + direction * (shape - 0.5) + 0.01 * rng.standard_normal(50)
+    return {
+        "high_share": np.where(b < high_from, 0.02, 0.9),
+        "memorization_mean": memorization,
+        "memorization_std": np.full(50, 0.3),
+        "n_points": np.full(50, 1000),
+        "f1": 1 - memorization,
+        "n_certified": np.full(50, 200),
+        "radius": 1 - memorization,
+        "radius_std": np.full(50, 0.3),
+        "smoothed_f1": 1 - memorization,
+    }
+
+
+@pytest.mark.parametrize("name", ["C5", "C6"])
+@pytest.mark.parametrize(("direction", "expected"), [(1, REPRODUCED), (-1, NOT_REPRODUCED)])
+def test_bins(name, direction, expected):
+    assert verdict(name, "figure_3", bins(direction)) == expected
+
+
+@pytest.mark.parametrize("name", ["C5", "C6"])
+@pytest.mark.parametrize("high_from", [0, 50])
+def test_without_a_transition_there_is_nothing_to_say(name, high_from):
+    (claim,) = [claim for claim in assess({"figure_3": bins(1, high_from)}) if claim.name == name]
+    assert (claim.verdict, claim.parts) == (INCONCLUSIVE, ())
+    assert "no transition" in claim.remark
+
+
+def by_stage(order, third_step):
+    """Figure 4: [3, S, G, G] divergences of most, random and least memorized points."""
+    rng = np.random.default_rng(0)
+    level = np.array([10.0, 20.0, 20.0 + third_step, 30.0 + third_step])
+    offset = order * np.array([-15.0, 0.0, 15.0])
+    return level[None, :, None, None] + offset[:, None, None, None] + rng.standard_normal((3, 4, 30, 30))
+
+
+@pytest.mark.parametrize(
+    ("order", "third_step", "expected"), [(1, 80.0, REPRODUCED), (-1, 80.0, NOT_REPRODUCED), (1, 0.0, NOT_REPRODUCED)]
+)
+def test_divergence_by_stage(order, third_step, expected):
+    assert verdict("C7", "figure_4", {"divergence": by_stage(order, third_step)}) == expected
+
+
+def test_two_classes_cannot_decide_on_divergences():
+    stored = {"divergence": by_stage(1, 80.0)[..., :2, :2]}
+    (claim,) = assess({"figure_4": stored})
+    assert claim.remark == "2 classes have enough points of every kind."
+
+
+@pytest.mark.parametrize(
+    ("sign", "error", "expected"), [(1, 0.01, REPRODUCED), (-1, 0.01, NOT_REPRODUCED), (1, 0.5, INCONCLUSIVE)]
+)
+def test_generative_f1(sign, error, expected):
+    f1 = np.array([[0.2, 0.2, 0.3, 0.4], [0.4, 0.5, 0.6, 0.7], [0.6, 0.7, 0.8, 0.9]])
+    stored = {"f1": 0.5 + sign * (f1 - 0.5), "error": np.full((3, 4), error)}
+    assert verdict("C8", "figure_a11", stored) == expected
+
+
+def test_claims_whose_figures_are_missing_are_left_out():
+    assert [claim.name for claim in assess({"figure_3": bins(1)})] == ["C5", "C6"]
+    assert assess({}) == []
+
+
+def test_the_scorecard_is_valid_json():
+    found = assess({"figure_a7": density_figure(80, 20, 10.0), "figure_3": bins(1, 0)})
+    stored = json.loads(json.dumps(claims.as_json(found), allow_nan=False))
+    assert [claim["name"] for claim in stored] == ["C1", "C2", "C5", "C6"]
+    assert stored[0]["parts"][0]["low"] is None
+    assert stored[0]["parts"][1]["low"] < stored[0]["parts"][1]["value"] < stored[0]["parts"][1]["high"]
+
+
+def test_bandwidth_of_one_and_of_two_modes():
+    rng = np.random.default_rng(0)
+    one, two = rng.standard_normal(200), np.concatenate([rng.standard_normal(100), 10 + rng.standard_normal(100)])
+    # A mixture of two equal Gaussians 2a apart has one mode when its standard deviation is at least a (here 5).
+    assert unimodal_bandwidth(one) < 0.6
+    assert 4.5 < unimodal_bandwidth(two) < 5.2
+
+
+def test_gaps_by_chance_and_not_by_chance():
+    rng = np.random.default_rng(0)
+    by_chance = [gap_p_value(rng.standard_normal(100), 200) for _ in range(40)]
+    assert sum(p < 0.05 for p in by_chance) <= 5
+    assert gap_p_value(np.concatenate([rng.standard_normal(90), 9 + rng.standard_normal(10)])) < 0.01
+    assert gap_p_value(np.ones(10)) == 1.0
