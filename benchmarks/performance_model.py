@@ -140,7 +140,7 @@ def _predict_mixture(name: str, kernels: dict[tuple[str, str], dict[str, Any]], 
     # The tile is read once a component, the factor (its high and its low part) is written, and read by each half tile.
     factor_bytes = 4 * D * (D + BK) // 2 * (2 if constants["SPLIT"] else 1)
     shared = 4 * BN * D + factor_bytes * (1 + BN // 64 * (1.5 if constants["SPLIT"] else 1))
-    (loop,) = (loop for loop in kernel["loops"] if loop["tensor_core"])
+    loop = max(kernel["loops"], key=lambda loop: loop["tensor_core"])
     cycles, bound, programs = _cycles(kernel, gpu, products, loop["instructions"], shared)
     splits = max(1, min(math.ceil(2048 / math.ceil(N / BN)), M // 8))
     grid = math.ceil(N / BN) * splits
@@ -162,7 +162,8 @@ def _predict_em(name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: in
     products = _products(gpu, BN * (D * (D + BK) // 2 + D * D))
     n_blocks = D // BK
     trips = {0: 1, 1: n_blocks, 2: n_blocks * (n_blocks + 1) // 2}
-    instructions = sum(trips[loop["depth"]] * loop["instructions"] for loop in kernel["loops"])
+    main = min(loop["depth"] for loop in kernel["loops"] if loop["tensor_core"])
+    instructions = sum(trips[k["depth"] - main] * k["instructions"] for k in kernel["loops"] if k["depth"] >= main)
     cycles, bound, programs = _cycles(kernel, gpu, products, instructions, 8 * BN * D)
     splits = math.ceil(1024 / M)
     tiles = math.ceil(N // G / BN / splits)

@@ -136,11 +136,12 @@ def _read_nvidia(cubin: bytes) -> dict[str, Any]:
     )
     names = [name for _, name, _, _ in instructions]
     index = {int(at, 16): i for i, (at, _, _, _) in enumerate(instructions)}
+    last_exit = max(i for i, name in enumerate(names) if name == "EXIT")
     jumps = []
     for i, (_, name, _, operands) in enumerate(instructions):
         to = re.search(r"0x([0-9a-f]+)", operands) if name == "BRA" else None
-        # The last instruction of a kernel jumps to itself.
-        if to and index.get(int(to[1], 16), i) < i:
+        # Behind the last exit are waits, moved out of the way, that jump back to where they were asked for: no loops.
+        if to and i <= last_exit and index.get(int(to[1], 16), i) < i:
             jumps.append((index[int(to[1], 16)], i))
     return {
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
