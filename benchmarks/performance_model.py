@@ -23,8 +23,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
 
 __all__ = ["GPUS", "SHAPES", "Prediction", "load_kernels", "predict", "predict_gibbs"]
 
@@ -280,6 +278,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the predictions to this JSON file too")
     arguments = parser.parse_args()
     rows = predictions()
+    from rich.console import Console  # not at the top: `benchmarks.gpu` does without
+    from rich.table import Table
+
     columns = ("operation", "GPU", "D", "Gflop", "MB", "floor", "predicted", "of floor", "time goes to", "programs")
     table = Table(*columns, title="Predicted, not measured", title_justify="left")
     for row in rows:
