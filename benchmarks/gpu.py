@@ -4,14 +4,15 @@
 
 1. every kernel against the reference, on fresh random inputs (`gpu_checks.py`); where one fails, nothing is timed
 2. the card's own ceilings: copy bandwidth, and matrix products in TF32, float32 and float64
-3. each operation at the paper's shapes, by device events, median; beside it torch.distributions and scikit-learn's mixture
-   on the same card, and what `performance_model.py` predicted
+3. each operation at the paper's shapes, by device events, median; beside it torch.distributions and scikit-learn's
+   mixture on the same card, and what `performance_model.py` predicted
 4. 400 sweeps of 100 classes of 500 points in 64 dimensions: a whole CIFAR-100-sized fit
 
 Needs numpy, torch, triton and a GPU; no network. scikit-learn is timed where it is installed.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import math
@@ -64,7 +65,9 @@ class Sizes(NamedTuple):
 FULL = Sizes()
 
 
-def run(device: str, seed: int, seconds: float, sizes: Sizes = FULL, say: Callable[[str], Any] = print) -> dict[str, Any]:
+def run(
+    device: str, seed: int, seconds: float, sizes: Sizes = FULL, say: Callable[[str], Any] = print
+) -> dict[str, Any]:
     """All of it; timings are left out, and said to be, where a check fails or the time is used up."""
     start = time.monotonic()
     report: dict[str, Any] = {**_provenance(device), "seed": seed, "sizes": sizes._asdict(), "checks": []}
@@ -99,9 +102,10 @@ def run(device: str, seed: int, seconds: float, sizes: Sizes = FULL, say: Callab
 def ceilings(device: str, sizes: Sizes) -> dict[str, float]:
     """What the card itself reaches: bytes/s of a copy (read and written), flop/s of square matrix products."""
     source = torch.ones(sizes.copied // 4, device=device)
-    into = torch.empty_like(source)
-    out = {"copy": 2 * 4 * len(source) / timed(lambda: into.copy_(source), device, sizes.repeats)["median"]}
-    del source, into
+    target = torch.empty_like(source)
+    copy = timed(functools.partial(target.copy_, source), device, sizes.repeats)["median"]
+    out = {"copy": 2 * 4 * len(source) / copy}
+    del source, target
     before = torch.get_float32_matmul_precision()
     for name, dtype, precision, n in (
         ("matmul_tf32", torch.float32, "high", sizes.matmul),
@@ -111,7 +115,7 @@ def ceilings(device: str, sizes: Sizes) -> dict[str, float]:
         torch.set_float32_matmul_precision(precision)
         a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
         product = torch.empty_like(a)
-        multiply = lambda a=a, b=b, product=product: torch.matmul(a, b, out=product)  # noqa: E731
+        multiply = functools.partial(torch.matmul, a, b, out=product)
         out[name] = 2 * n**3 / timed(multiply, device, sizes.repeats)["median"]
     torch.set_float32_matmul_precision(before)
     return out
@@ -185,7 +189,9 @@ def _time_mixture(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any
 
     scale = N / len(few)
     peers = {"torch.distributions": _peer(distributions, ours(few), found["median"], device, scale)}
-    peers["scikit-learn"] = _peer(lambda: _scikit_learn(few, log_weight, mean, factor), ours(few), found["median"], device, scale)
+    peers["scikit-learn"] = _peer(
+        lambda: _scikit_learn(few, log_weight, mean, factor), ours(few), found["median"], device, scale
+    )
     return rates | {"peers": peers}
 
 
@@ -208,7 +214,12 @@ def _peer(call: Callable[[], Tensor], expected: Tensor, ours: float, device: str
         seconds = timed(call, device, repeats=3, warm_up=1)["median"]
     except Exception as problem:  # not installed, too old for the array API, out of memory: it is said
         return {"error": f"{type(problem).__name__}: {problem}"[:200]}
-    return {"seconds_for_part": seconds, "part": 1 / scale, "ratio": seconds * scale / ours, "largest_difference": error}
+    return {
+        "seconds_for_part": seconds,
+        "part": 1 / scale,
+        "ratio": seconds * scale / ours,
+        "largest_difference": error,
+    }
 
 
 def _time_em(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
@@ -250,14 +261,16 @@ def _time_component_statistics(device: str, sizes: Sizes, D: int, seed: int) -> 
     labels = torch.arange(N, device=device) % K
     offsets = torch.arange(G + 1, device=device) * sizes.group
     found = timed(
-        lambda: kernels.component_statistics(x, labels, K, group_offsets=offsets, engine="triton"), device, sizes.repeats
+        lambda: kernels.component_statistics(x, labels, K, group_offsets=offsets, engine="triton"),
+        device,
+        sizes.repeats,
     )
     traffic = 4.0 * N * D + 8.0 * G * K * (D * D + D + 1)
     return {"groups": G, "points": N, "seconds": found, "bytes": traffic, "bytes_per_second": traffic / found["median"]}
 
 
 def _time_gibbs(device: str, sizes: Sizes, D: int, block_size: int, seed: int) -> dict[str, Any]:
-    """A whole fit by the paper's protocol, from random labels; random numbers are made on the device, and timed apart."""
+    """A whole fit by the paper's protocol, from random labels; random numbers come from the device, timed apart."""
     G, n, T = sizes.groups, sizes.group, sizes.sweeps
     N = G * n
     random = torch.Generator(device).manual_seed(seed)
@@ -277,7 +290,11 @@ def _time_gibbs(device: str, sizes: Sizes, D: int, block_size: int, seed: int) -
         uniforms = torch.rand(T, N, device=device, generator=random, dtype=torch.float64)
         beta, gamma = (torch.empty(T, k, device=device, dtype=torch.float64) for k in (N, N + G))
         choice = torch.rand(T, G, device=device, generator=random, dtype=torch.float64)
-        return order, uniforms, AlphaNoise(beta.exponential_(generator=random), gamma.exponential_(generator=random), choice)
+        return (
+            order,
+            uniforms,
+            AlphaNoise(beta.exponential_(generator=random), gamma.exponential_(generator=random), choice),
+        )
 
     random_seconds = timed(numbers, device, repeats=1, warm_up=1)["median"]
     order, uniforms, noise = numbers()
@@ -323,7 +340,12 @@ def _provenance(device: str) -> dict[str, Any]:
             "memory_bytes": properties.total_memory,
         }
     versions = {"python": platform.python_version(), "torch": torch.__version__, "triton": triton.__version__}
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit or "unknown", "gpu": gpu, "versions": versions}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit or "unknown",
+        "gpu": gpu,
+        "versions": versions,
+    }
 
 
 def write(report: dict[str, Any], path: Path) -> None:
@@ -337,7 +359,9 @@ def write(report: dict[str, Any], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4)), help="of all inputs; default: a fresh one")
+    parser.add_argument(
+        "--seed", type=int, default=int.from_bytes(os.urandom(4)), help="of all inputs; default: a fresh one"
+    )
     parser.add_argument("--seconds", type=float, default=460.0, help="no measurement begins after this many")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: a new file in benchmarks/results/gpu")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""Every Triton kernel against the reference, on the device: fresh random inputs, poisoned outputs, each call made twice.
+"""Every Triton kernel against the reference, on the device: fresh random inputs, poisoned outputs, each call twice.
 
-Needs torch, triton and numpy only. Under the interpreter (TRITON_INTERPRET=1) the same checks run on the CPU, at small sizes.
+Needs torch, triton and numpy. Under the interpreter (TRITON_INTERPRET=1) the same checks run on the CPU, if small.
 """
 
 import time
@@ -71,9 +71,7 @@ def run_checks(device: str, seed: int, size: int, features: tuple[int, ...], dea
         yield result._replace(name=name, seconds=time.monotonic() - start)
 
 
-def checks(
-    device: str, seed: int, size: int, features: tuple[int, ...]
-) -> Iterator[tuple[str, Callable[[], Check]]]:
+def checks(device: str, seed: int, size: int, features: tuple[int, ...]) -> Iterator[tuple[str, Callable[[], Check]]]:
     """Name and check of every operation at about `size` points, for each number of features and dtype."""
     for D in features:
         for dtype in (torch.float32, torch.float64):
@@ -114,7 +112,9 @@ def _judge(actual: list[Tensor], expected: list[Tensor], tolerance: list[Any], b
         # NaN is no number within a tolerance.
         worst = max(worst, float(error.nan_to_num(nan=torch.inf).max()) if error.numel() else 0.0)
     passed = worst <= 1 and bitwise
-    return Check("", passed, worst, bitwise, "" if passed else "differs from the reference" if bitwise else "two runs differ")
+    return Check(
+        "", passed, worst, bitwise, "" if passed else "differs from the reference" if bitwise else "two runs differ"
+    )
 
 
 def _on(case: MixtureCase, device: str) -> MixtureCase:
@@ -191,7 +191,7 @@ def _component_statistics(case: MixtureCase, device: str) -> Check:
 
 
 def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device: str) -> Check:
-    """Two sweeps of two groups, label for label, up to the first uniform of a group that is too near to an edge to tell."""
+    """Two sweeps of two groups, label for label, up to a group's first uniform that is too near to an edge to tell."""
     rng = np.random.default_rng([seed, n, D, block_size])
     sizes, T = [n, n // 2 + 1], 2
     edges = np.cumsum([0, *sizes])
@@ -231,7 +231,9 @@ def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device:
         wrong += int((actual[:from_sweep, a:b] != expected.labels[:from_sweep, a:b]).sum())
     same_alpha = bool(unclear.any()) or torch.allclose(alpha, expected.alpha, rtol=1e-10, atol=0)
     passed = wrong == 0 and bitwise and same_alpha
-    message = "" if passed else f"{wrong} labels of {actual.numel()} differ; alpha {'equal' if same_alpha else 'differs'}"
+    message = (
+        "" if passed else f"{wrong} labels of {actual.numel()} differ; alpha {'equal' if same_alpha else 'differs'}"
+    )
     return Check("", passed, float(wrong), bitwise, message)
 
 

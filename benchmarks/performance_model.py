@@ -1,18 +1,20 @@
-"""What the Triton kernels should take on four GPUs, from their compiled code and public peaks. Predictions, not measurements.
+"""What the Triton kernels should take on four GPUs, from compiled code and public peaks: predictions, not measurements.
 
     python -m benchmarks.performance_model [--output FILE.json]
 
-An operation's floor is the time in which the tensor cores, at their published peak, make the multiply-adds that the formula
-needs (a factor is triangular: D (D + 1) / 2 a point and component; float32 on NVIDIA takes three products of TF32), or in
-which the memory moves inputs and outputs once, whichever is longer. The prediction counts what the compiled kernel does
-beyond that, from the table of `python -m kernels.aot`: for a tile of points and one component, a multiprocessor needs
+An operation's floor is the time in which the tensor cores, at their published peak, make the multiply-adds that the
+formula needs (a factor is triangular: D (D + 1) / 2 a point and component; float32 on NVIDIA takes three products of
+TF32), or in which the memory moves inputs and outputs once, whichever is longer. The prediction counts what the
+compiled kernel does beyond that, from the table of `python -m kernels.aot`: for a tile of points and one component, a
+multiprocessor needs
 
     max(products, instructions, shared memory, (products + instructions + barriers) / programs)   cycles
 
 products: of whole blocks, at the peak rate. Instructions: those of the loop, of every warp, one a cycle on each of four
 schedulers. Shared memory: what tensor cores and threads read and write, 128 bytes a cycle. Programs: how many fit, by
-registers and shared memory; one fills the waits of another. The last, partly empty, round of programs is counted; clocks that fall
-under load, and traffic from L2, are not. A Gibbs sweep is a chain of steps that wait for each other: its model counts them.
+registers and shared memory; one fills the waits of another. The last, partly empty, round of programs is counted;
+clocks that fall under load, and traffic from L2, are not, so it is rather the best that can happen than the likeliest.
+A Gibbs sweep is a chain of steps that wait for each other: its model counts them.
 """
 
 import argparse
@@ -22,7 +24,6 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
-
 
 __all__ = ["GPUS", "SHAPES", "Prediction", "load_kernels", "predict", "predict_gibbs"]
 
@@ -77,7 +78,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "Gibbs sweeps, 10 components": {"groups": 100, "group": 500, "sweeps": 400, "components": 10},
     "Gibbs sweeps, 50 components": {"groups": 100, "group": 500, "sweeps": 400, "components": 50},
 }
-"""The paper's: 100 classes of 500 points; 20 kept sweeps of 6 components each are 12,000; EM with 6 components a class."""
+"""The paper's: 100 classes of 500 points; 20 kept sweeps of 6 components are 12,000; EM with 6 components a class."""
 
 FEATURES = (16, 64)
 SHARED_BYTES_A_CYCLE = 128
@@ -212,7 +213,9 @@ def gibbs_cycles(gpu: Gpu, D: int, slots: int, groups: int) -> dict[str, float]:
     across = 2 * reduction + BARRIER_CYCLES  # between warps too
     looks = math.ceil(slots / 32)
     # order, label; count, row of the Gram matrix; count, diagonal, both again; count, row of the Gram matrix
-    visit = (6 + 4 * looks) * gpu.l1_cycles + 4 * BARRIER_CYCLES + (2 + 2 * looks) * reduction + (6 + 4 * looks) * special
+    visit = (
+        (6 + 4 * looks) * gpu.l1_cycles + 4 * BARRIER_CYCLES + (2 + 2 * looks) * reduction + (6 + 4 * looks) * special
+    )
     record = 8.0 * D * (D + 2)
     if groups * (slots + 1) * record < gpu.l2:
         arrival = record / L2_BYTES_A_CYCLE
@@ -274,7 +277,9 @@ def _time(seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.performance_model", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.performance_model", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the predictions to this JSON file too")
     arguments = parser.parse_args()
     rows = predictions()
@@ -293,7 +298,11 @@ def main() -> None:
     console.print("Peaks from: " + "; ".join(f"{name}: {gpu.source}" for name, gpu in GPUS.items()))
     print(markdown(rows))
     if arguments.output:
-        content = {"shapes": SHAPES, "gpus": {n: g._asdict() for n, g in GPUS.items()}, "predictions": [r._asdict() for r in rows]}
+        content = {
+            "shapes": SHAPES,
+            "gpus": {n: g._asdict() for n, g in GPUS.items()},
+            "predictions": [r._asdict() for r in rows],
+        }
         with tempfile.NamedTemporaryFile("w", dir=arguments.output.parent, suffix=".tmp", delete=False) as file:
             json.dump(content, file, indent=1)
         os.replace(file.name, arguments.output)

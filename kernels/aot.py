@@ -2,12 +2,12 @@
 
     python -m kernels.aot [--target sm_90 ...] [--only TEXT] [--output FILE]
 
-No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and, if everything was compiled,
-stores it as `kernels/aot/triton-VERSION.json`: what each kernel takes (registers, shared memory, stack), what it spills,
-its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from this table, the tests
-hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
+No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and, if everything was
+compiled, stores it as `kernels/aot/triton-VERSION.json`: what each kernel takes (registers, shared memory, stack), what
+it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from this table,
+the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
 
-The table carries a fingerprint of the code that each kernel comes from (comments aside), so it cannot go stale unseen.
+The table carries a fingerprint of the code that each kernel comes from (comments aside): it cannot go stale unseen.
 """
 
 import argparse
@@ -79,7 +79,7 @@ class Compiled(NamedTuple):
     """Tensor-core (matrix-core) instructions by name."""
     instructions: int = 0
     loops: list[dict[str, int]] = []  # noqa: RUF012
-    """In program order: `depth` (0 outermost), `instructions` and `tensor_core` ones in it, without those of inner loops."""
+    """In program order: `depth` (0 outermost), `instructions` and `tensor_core` ones, inner loops' not counted."""
 
     def problems(self) -> list[str]:
         """What must not be in a shipped configuration."""
@@ -227,7 +227,18 @@ def stored() -> dict[str, Any] | None:
 
 
 def table(results: list[Compiled]) -> Table:
-    columns = ("kernel", "target", "blocks", "warps", "registers", "shared", "stack", "spills", "tensor core", "problems")
+    columns = (
+        "kernel",
+        "target",
+        "blocks",
+        "warps",
+        "registers",
+        "shared",
+        "stack",
+        "spills",
+        "tensor core",
+        "problems",
+    )
     out = Table(*columns, title=f"Triton {triton.__version__}, ahead of time", title_justify="left")
     for r in results:
         out.add_row(

@@ -1,4 +1,4 @@
-"""`make bench-gpu` without a GPU: its checks under the interpreter at small sizes, its file; and the performance model."""
+"""`make bench-gpu` without a GPU: its checks under the interpreter, small, and its file; and the performance model."""
 
 import importlib
 import json
@@ -113,7 +113,7 @@ def test_without_a_gpu_it_says_so(capsys):
 def test_it_needs_no_more_than_torch_triton_and_numpy():
     code = """
 import sys
-for name in ("numba", "sklearn", "scipy", "rich", "typer", "torchvision", "matplotlib", "safetensors", "jinja2", "pytest"):
+for name in "numba sklearn scipy rich typer torchvision matplotlib safetensors jinja2 pytest".split():
     sys.modules[name] = None
 import benchmarks.gpu, kernels.triton
 """

@@ -1,4 +1,4 @@
-"""What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the choice of target.
+"""What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the target's name.
 
 Points, means and factors are padded with zeros to DP = 16, 32, 64 or 128 features on the host. So a kernel is compiled
 once for each DP, not for each D, and what `kernels.aot` compiles is exactly what runs.
@@ -7,21 +7,21 @@ Whitening is nearly all the work: y = W (x - mean) for a tile of BN points and o
 triangular, so it is cut into blocks of BK features and those above the diagonal are left out. Two ways:
 
 Held, up to D = 64. The program keeps its tile of points (the compiler puts it in shared memory) and streams components
-past it; the next component's factor is loaded into registers while this one is at work. One block up to D = 32, above it
+past it; the next component's factor is loaded into registers while this one is at work. One block up to D = 32, above
 
     | y0 |   | W00   0  | | d0 |        y0, y1' = [W00; W10] d0     one product, BK x 2 BK
     | y1 | = | W10  W11 | | d1 |        y1      = y1' + W11 d1      one product, BK x BK
 
-which is 3/4 of the multiply-adds of the square. (Quarters would save 1/8 more, in 10 products instead of 2, each with its
-own wait for the tensor cores: 539 instructions a component on sm_90 instead of 399.)
+which is 3/4 of the multiply-adds of the square. (Quarters would save 1/8 more, in 10 products instead of 2, each with
+its own wait for the tensor cores: 539 instructions a component on sm_90 instead of 398.)
 
 Streamed, above. Nothing is held: loops over the blocks of W, rows and columns, load blocks of x again (from L1). With
-4 x 4 blocks that is 5/8 of the multiply-adds, and 100 to 128 registers on every target, where the whole factor at once
-spills on all but one.
+4 x 4 blocks that is 5/8 of the multiply-adds, and no spill on any target, where the whole factor at once spills on all
+but one.
 
-float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the same,
-but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
-instructions a component, these kernels 117 and 399.
+float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the
+same, but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
+instructions a component, these kernels 128 and 398.
 """
 
 # mypy: allow-untyped-defs
@@ -115,9 +115,7 @@ def load_factor(p_factor, inside, DP: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def squared_distance(
-    x_left, x_right, w_left, w_right, p_mean, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
-):
+def squared_distance(x_left, x_right, w_left, w_right, p_mean, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
     """[BN] of |W (x - mean)|^2, held: for tiles of `load_points` and blocks of `load_factor`."""
     BN: tl.constexpr = x_left.shape[0]
     mean = tl.load(p_mean + tl.arange(0, DP))
@@ -196,16 +194,16 @@ def target(x: Tensor) -> str:
         return "sm_90"
     if x.device.type != "cuda":
         raise ValueError(
-            f"engine 'triton' needs tensors on a GPU, x is on {x.device} (Triton's interpreter takes tensors on the CPU: "
-            "set TRITON_INTERPRET=1 before Python starts)"
+            f"engine 'triton' needs tensors on a GPU, x is on {x.device} (Triton's interpreter takes tensors on the "
+            "CPU: set TRITON_INTERPRET=1 before Python starts)"
         )
     if torch.version.hip:
         name = torch.cuda.get_device_properties(x.device).gcnArchName.split(":")[0]
     else:
         major, minor = torch.cuda.get_device_capability(x.device)
         name = f"sm_{major}{minor}"
-        # Minor versions run the code of their major version. 8.6 and 8.9 have less shared memory (99 KiB a program), which
-        # no kernel comes near to.
+        # Minor versions run the code of their major version. 8.6 and 8.9 have less shared memory, 99 KiB a program:
+        # no kernel takes more than 64.
         if name not in TARGETS and f"sm_{major}0" in TARGETS:
             name = f"sm_{major}0"
     if name not in TARGETS:
@@ -244,7 +242,7 @@ def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> di
 
 
 MOST_REGISTERS = 255
-"""For kernels of few programs: without a limit of their own ptxas spills a little for an occupancy that nobody needs."""
+"""For kernels of few programs: left alone, ptxas spills a few bytes for an occupancy that nobody needs."""
 
 
 def launch_options(warps: int, name: str, registers: int | None = None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Count, mean and scatter of the points of each label in each group, on the GPU, in float64.
 
 Points are sorted by group and label, which turns every component into a run of rows. One program: one component and a
-block of rows of its scatter. It streams the component's points past in tiles of BN and adds each tile's mean and scatter
-about that mean to the running ones, as `em_statistics.py` does (there is the formula), but with weights of one.
+block of rows of its scatter, both in registers. It streams the component's points past in tiles of BN and adds each
+tile's mean and scatter about that mean to the running ones, as `em_statistics.py` does (there is the formula), but with
+weights of one. No atomics: the order of every sum is that of the points.
 """
 
 # mypy: allow-untyped-defs

@@ -1,8 +1,8 @@
 """Log-density of every point under every Gaussian component, on the GPU; the kernel serves Student-t components too.
 
 One program: a tile of BN points against COMPONENTS components, one after another (`common.py` has the whitening). Each
-gives a column of log-densities, which is selected into a tile [BN, COMPONENTS] in registers, so that the store at the end
-writes 64 consecutive bytes a point. Memory: x once for every COMPONENTS components, a component once for every BN
+gives a column of log-densities, which is selected into a tile [BN, COMPONENTS] in registers, so that the store at the
+end writes 64 consecutive bytes a point. Memory: x once for every COMPONENTS components, a component once for every BN
 points, both from L2; the output [N, M] once.
 """
 
@@ -34,6 +34,7 @@ from kernels.triton.common import (
 
 COMPONENTS = 16
 
+# Those of `mixture_log_density.py`, whose loop this is.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=128, features=16, warps=8),
     (torch.float32, 32): Blocks(points=128, features=32, warps=8),

@@ -9,6 +9,7 @@ What lives where
                                 and log det S_n, as they change while the tile is visited
     labels, alpha     memory    a row for each sweep: sweep t reads row t, works in and leaves row t + 1
     registers                   a tile of P, of G, or of log-weights [block, SLOTS], one at a time
+    shared memory               operands of products and halves of reductions, as the compiler decides
 A program's slots are its components, and after them one for the prior. An empty slot's record (n = 0) is never read:
 the prior's is, in its place.
 
@@ -29,13 +30,14 @@ and the density under a component, its constant tabulated by count on the host:
     log t(x) = constant(n) - 1/2 log det S - (nu0 + n + 1)/2 log(1 + q kappa / (kappa + 1))
 
 Latency of a point: steps that wait for the one before, and a prediction (never measured) in cycles of an H100 at D = 64
-with 10 components and block size 1. A load takes 40 cycles from L1 and 270 from L2, where 64 bytes a cycle arrive.
+with 10 components and block size 1, by `benchmarks.performance_model`, where the cost of each step is stated:
     visit     10 loads (order, label; count, row of G; count, diagonal, both again; count, row of G), 4 barriers,
-              4 reductions in a warp, 10 divisions, logarithms and exponentials one after another              3,300
-    prepare   11 slots, each P from L2 (32 KiB) and 3 products; over 16 points                                   900
-    rebuild   3 loads (label, count, P), 2 reductions across warps, 3 barriers, P written back                 2,000
-    commit    twice a rebuild step, for one point in five                                                        800
-That is 4 us a point: 400 sweeps of 500 points in 0.8 s, for as many groups at once as there are multiprocessors.
+              4 reductions in a warp, 10 divisions, logarithms and exponentials one after another              3,200
+    prepare   11 slots, each P from L2 (33 KiB) and 3 products; over 16 points                                 1,000
+    rebuild   3 loads (label, count, P), 2 reductions across warps, 3 barriers, 3 divisions and logarithms,
+              P written back                                                                                   2,700
+    commit    twice a rebuild step, for one point in five                                                      1,100
+That is 4.4 us a point: 400 sweeps of 500 points in 0.9 s, for as many groups at once as there are multiprocessors.
 """
 
 import math
@@ -80,7 +82,7 @@ BLOCKS = {
     64: Blocks(columns=64, depth=32, rows=64, warps=4),
     128: Blocks(columns=32, depth=64, rows=32, warps=8),
 }
-"""By padded D: sizes that spill on no target. Many others do, by a few bytes: ptxas trades registers for occupancy."""
+"""By padded D. At most 160, 185, 250 and 214 registers on sm_90 for blocks of up to 4 points; no spill on any target."""
 
 
 def gibbs_sweep(
@@ -112,8 +114,8 @@ def gibbs_sweep(
     labels[0], alpha[0] = state.labels, state.alpha
     noise = (alpha, alpha, alpha) if alpha_noise is None else alpha_noise
     constants = _log_constants(prior, group_offsets, N)
-    inputs = (order, uniforms.double(), *noise, group_offsets, prior.kappa0, prior.nu0, constants)
-    inputs = (padded_rows(x.double()), *(tensor.contiguous() for tensor in inputs))
+    inputs = [order, uniforms.double(), *noise, group_offsets, prior.kappa0, prior.nu0, constants]
+    inputs = [padded_rows(x.double()), *(tensor.contiguous() for tensor in inputs)]
     constexprs = _constexprs(DP, next(draws for draws in DRAWS if draws >= block_size))
     tile = constexprs["TILE"]
     prior_records = _prior_records(prior, DP)

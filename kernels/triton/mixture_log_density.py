@@ -5,8 +5,8 @@ running maximum and a running sum of exponentials in registers, two numbers a po
 
 Work is cut into programs by tile of points, by group of components, and, where that makes fewer than PROGRAMS of them,
 by SPLITS of the components of a group; the partial results [SPLITS, N, G] are then summed in a fixed order. The number
-of splits follows from the shapes alone, so results are the same on every GPU of a kind. Tiles vary fastest: programs that
-run at the same time read the same components, from L2.
+of splits follows from the shapes alone, so results are the same on every GPU of a kind. Tiles vary fastest: programs
+that run at the same time read the same components, from L2.
 """
 
 # mypy: allow-untyped-defs
@@ -39,6 +39,8 @@ from kernels.triton.common import (
 PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of an H100: the last one is 1/8 at most
 LEAST_COMPONENTS = 8  # in a split, against the load of the tile
 
+# No entry spills (`kernels.aot`). float32 at D = 64: 128 registers and 48 KiB on sm_90, so that two programs share a
+# multiprocessor, one at work while the other waits.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=128, features=16, warps=8),
     (torch.float32, 32): Blocks(points=128, features=32, warps=8),
@@ -134,8 +136,8 @@ def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor,
 
 @triton.jit(do_not_specialize=["N", "n_tiles", "n_columns", "splits"])
 def _mixture_kernel(
-    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr, tile_last_ptr,
-    out_ptr, N, n_tiles, n_columns, splits,
+    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr,
+    tile_last_ptr, out_ptr, N, n_tiles, n_columns, splits,
     DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     STUDENT_T: tl.constexpr,
 ):  # fmt: skip
