@@ -187,11 +187,12 @@ def _time_mixture(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any
         weights = torch.distributions.Categorical(logits=log_weight, validate_args=False)
         return torch.distributions.MixtureSameFamily(weights, components, validate_args=False).log_prob(few)
 
-    scale = N / len(few)
-    peers = {"torch.distributions": _peer(distributions, ours(few), found["median"], device, scale)}
-    peers["scikit-learn"] = _peer(
-        lambda: _scikit_learn(few, log_weight, mean, factor), ours(few), found["median"], device, scale
-    )
+    median = found["median"]
+    peers = {
+        "torch.distributions": _peer(distributions, ours(few), median, device, N / len(few)),
+        # On all points: it goes through the components in a loop, which few points would not fill.
+        "scikit-learn": _peer(lambda: _scikit_learn(x, log_weight, mean, factor), ours(), median, device, 1.0),
+    }
     return rates | {"peers": peers}
 
 

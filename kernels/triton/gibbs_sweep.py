@@ -80,9 +80,9 @@ BLOCKS = {
     16: Blocks(columns=16, depth=16, rows=16, warps=2),
     32: Blocks(columns=16, depth=32, rows=32, warps=4),
     64: Blocks(columns=64, depth=32, rows=64, warps=4),
-    128: Blocks(columns=32, depth=64, rows=32, warps=8),
+    128: Blocks(columns=16, depth=64, rows=16, warps=8),
 }
-"""By padded D. At most 160, 185, 250 and 214 registers on sm_90 for blocks of up to 4 points; no spill on any target."""
+"""By padded D. At most 160, 185, 250, 206 registers on sm_90 for blocks of up to 4 points; no spill on any target."""
 
 
 def gibbs_sweep(
