@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help repro test lint faults bench bench-check clean
+.PHONY: help repro test lint faults bench bench-check bench-gpu clean
 
 help:
 	@echo "make repro   set up, then draw every figure on the embedded dataset and print the path of the report"
@@ -12,6 +12,7 @@ help:
 	@echo "make faults  set up, then plant faults one at a time and show that the tests catch each"
 	@echo "make bench   set up, then time every op and whole fits beside their peers"
 	@echo "make bench-check BASE=COMMIT  time this tree and an earlier commit in turns; fails on a regression"
+	@echo "make bench-gpu  check and time every kernel on the GPU at hand; needs torch and triton, and no network"
 	@echo "make clean   remove the environment (runs/ stays)"
 
 $(BIN)/.ready: pyproject.toml
@@ -43,6 +44,11 @@ bench: $(BIN)/.ready-bench
 
 bench-check: $(BIN)/.ready-bench
 	$(BIN)/python -m benchmarks.check $(BASE)
+
+# Where torch and triton are at hand already (a machine with a GPU often has them), nothing is installed.
+bench-gpu:
+	@if $(PYTHON) -c "import numpy, torch, triton" 2>/dev/null; then $(PYTHON) -m benchmarks.gpu; \
+	else $(MAKE) $(BIN)/.ready && $(BIN)/python -m benchmarks.gpu; fi
 
 clean:
 	rm -rf $(VENV)

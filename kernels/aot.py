@@ -2,19 +2,23 @@
 
     python -m kernels.aot [--target sm_90 ...] [--only TEXT] [--output FILE]
 
-No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and writes a JSON file: what
-each kernel takes (registers, shared memory, stack), what it spills, its tensor-core instructions, and the length of its
-longest loop, from which the block sizes in `kernels/triton` were chosen.
+No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and, if everything was
+compiled, stores it as `kernels/aot/triton-VERSION.json`: what each kernel takes (registers, shared memory, stack), what
+it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from this table,
+the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
+
+The table carries a fingerprint of the code that each kernel comes from (comments aside): it cannot go stale unseen.
 """
 
 import argparse
+import ast
+import hashlib
 import importlib
 import json
 import os
 import re
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,16 +32,20 @@ from triton.compiler import ASTSource
 
 from kernels.triton.common import INTERPRETED, TARGETS, Case
 
+FOLDER = Path(__file__).parent / "aot"
 MODULES = ("gaussian_log_density", "mixture_log_density", "em_statistics", "component_statistics", "gibbs_sweep")
 
 
 class Limits(NamedTuple):
-    """What one program may take. Registers: of a thread, and of all threads of a multiprocessor (AMD: SIMD lane)."""
+    """What one program may take."""
 
     gpu: GPUTarget
     registers: int
+    """Of a thread."""
     register_file: int
+    """Registers of a multiprocessor, for all threads of a program."""
     shared: int
+    """Bytes."""
 
 
 LIMITS = {
@@ -56,7 +64,6 @@ class Compiled(NamedTuple):
     target: str
     constexprs: dict[str, Any]
     warps: int
-    stages: int
     error: str = ""
     """Why it does not compile; empty if it does."""
     registers: int = 0
@@ -71,9 +78,8 @@ class Compiled(NamedTuple):
     tensor_core: dict[str, int] = {}  # noqa: RUF012  (an empty default that nothing changes)
     """Tensor-core (matrix-core) instructions by name."""
     instructions: int = 0
-    loop: dict[str, int] = {}  # noqa: RUF012
-    """Instructions of the longest innermost loop that holds tensor-core instructions (else of the longest), by name."""
-    seconds: float = 0.0
+    loops: list[dict[str, int]] = []  # noqa: RUF012
+    """In program order: `depth` (0 outermost), `instructions` and `tensor_core` ones, inner loops' not counted."""
 
     def problems(self) -> list[str]:
         """What must not be in a shipped configuration."""
@@ -96,26 +102,24 @@ class Compiled(NamedTuple):
 
 def cases(module: str) -> list[Case]:
     """What the operation's file asks to be compiled."""
-    return [Case(*case) for case in importlib.import_module(f"kernels.triton.{module}").aot_cases()]
+    return importlib.import_module(f"kernels.triton.{module}").aot_cases()
 
 
-def compile_case(module: str, index: int, target: str) -> Compiled:
+def compile_case(module: str, index: int) -> Compiled:
     """Compile the case of that index and measure it; errors of the compiler are recorded, not raised."""
     case = cases(module)[index]
-    result = Compiled(module, case.label, target, case.constexprs, case.num_warps, case.num_stages)
+    result = Compiled(module, case.label, case.target, case.constexprs, case.options["num_warps"])
     signature = case.signature | dict.fromkeys(case.constexprs, "constexpr")
     # Memory that torch allocates is aligned: what the launcher finds for every pointer that these kernels are given.
     names = case.kernel.arg_names
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": True}
     source = ASTSource(case.kernel, {name: signature[name] for name in names}, case.constexprs, aligned)
-    start = time.perf_counter()
     try:
-        compiled = triton.compile(source, target=LIMITS[target].gpu, options=options)
+        compiled = triton.compile(source, target=LIMITS[case.target].gpu, options=case.options)
     except Exception as error:  # the compiler raises what it likes, down to bare RuntimeError
         return result._replace(error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    measured = _read_amd(compiled.asm["amdgcn"]) if target == "gfx942" else _read_nvidia(compiled.asm["cubin"])
-    return result._replace(shared=compiled.metadata.shared, seconds=round(time.perf_counter() - start, 2), **measured)
+    measured = _read_amd(compiled.asm["amdgcn"]) if case.target == "gfx942" else _read_nvidia(compiled.asm["cubin"])
+    return result._replace(shared=compiled.metadata.shared, **measured)
 
 
 def _read_nvidia(cubin: bytes) -> dict[str, Any]:
@@ -131,21 +135,22 @@ def _read_nvidia(cubin: bytes) -> dict[str, Any]:
         r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)((?:\.\w+)*)\s*([^;]*);", sass, re.MULTILINE
     )
     names = [name for _, name, _, _ in instructions]
-    address = [int(at, 16) for at, _, _, _ in instructions]
-    loops = []
+    index = {int(at, 16): i for i, (at, _, _, _) in enumerate(instructions)}
+    last_exit = max(i for i, name in enumerate(names) if name == "EXIT")
+    jumps = []
     for i, (_, name, _, operands) in enumerate(instructions):
-        jump = re.search(r"0x([0-9a-f]+)", operands) if name == "BRA" else None
-        if jump and int(jump[1], 16) < address[i]:
-            loops.append(Counter(names[address.index(int(jump[1], 16)) : i + 1]))
-    tensor_core = Counter(name + mode for _, name, mode, _ in instructions if name.endswith("MMA"))
+        to = re.search(r"0x([0-9a-f]+)", operands) if name == "BRA" else None
+        # Behind the last exit are waits, moved out of the way, that jump back to where they were asked for: no loops.
+        if to and i <= last_exit and index.get(int(to[1], 16), i) < i:
+            jumps.append((index[int(to[1], 16)], i))
     return {
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
         "spill_loads": names.count("LDL"),
         "spill_stores": names.count("STL"),
-        "tensor_core": dict(tensor_core),
+        "tensor_core": dict(Counter(name + mode for _, name, mode, _ in instructions if name.endswith("MMA"))),
         "instructions": len(names),
-        "loop": _longest(loops, lambda name: name.endswith("MMA")),
+        "loops": _loops(jumps, [name.endswith("MMA") for name in names]),
     }
 
 
@@ -153,14 +158,15 @@ def _read_amd(assembly: str) -> dict[str, Any]:
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s*(\d+)", assembly)[1])  # type: ignore[index]
 
-    lines = re.findall(r"^(?:(\.LBB\w+):|\s+([a-z]\w+)(.*))", assembly, re.MULTILINE)
-    body = lines[: next((i for i, line in enumerate(lines) if line[1] == "s_endpgm"), len(lines)) + 1]
+    # A label or an instruction a line, up to the end of the function: a kernel may end in several places.
+    code = assembly[: assembly.index(".Lfunc_end0")]
+    body = re.findall(r"^(?:(\.LBB\w+):|\s+([a-z]\w+)(.*))", code, re.MULTILINE)
     labels = {label: i for i, (label, _, _) in enumerate(body) if label}
-    loops = []
+    jumps = []
     for i, (_, name, operands) in enumerate(body):
-        start = labels.get(operands.strip()) if name.startswith(("s_cbranch", "s_branch")) else None
+        start = labels.get(operands.split(";")[0].strip()) if name.startswith(("s_cbranch", "s_branch")) else None
         if start is not None and start < i:
-            loops.append(Counter(line[1] for line in body[start : i + 1] if line[1]))
+            jumps.append((start, i))
     names = [name for _, name, _ in body if name]
     return {
         "registers": field("vgpr_count"),
@@ -169,26 +175,55 @@ def _read_amd(assembly: str) -> dict[str, Any]:
         "spill_stores": field("vgpr_spill_count"),
         "tensor_core": dict(Counter(name for name in names if name.startswith("v_mfma"))),
         "instructions": len(names),
-        "loop": _longest(loops, lambda name: name.startswith("v_mfma")),
+        "loops": _loops(jumps, [name.startswith("v_mfma") for _, name, _ in body]),
     }
 
 
-def _longest(loops: list[Counter[str]], is_tensor_core: Any) -> dict[str, int]:
-    with_tensor_core = [loop for loop in loops if any(map(is_tensor_core, loop))]
-    return dict(max(with_tensor_core or loops, key=lambda loop: loop.total(), default=Counter()).most_common())
+def _loops(jumps: list[tuple[int, int]], tensor_core: list[bool]) -> list[dict[str, int]]:
+    """From backward jumps (to, from) in the code; jumps to the same place are one loop."""
+    ends: dict[int, int] = {}
+    for start, end in jumps:
+        ends[start] = max(end, ends.get(start, end))
+    spans = sorted(ends.items())
+    out = []
+    for start, end in spans:
+        inner = [(a, b) for a, b in spans if start < a and b <= end]
+        own = [i for i in range(start, end + 1) if not any(a <= i <= b for a, b in inner)]
+        depth = sum(a < start and end <= b for a, b in spans)
+        out.append({"depth": depth, "instructions": len(own), "tensor_core": sum(tensor_core[i] for i in own)})
+    return out
 
 
 def compile_all(targets: tuple[str, ...] = TARGETS, only: str = "", processes: int | None = None) -> list[Compiled]:
     """Compile every case whose module and label contain `only`, on all processors."""
     jobs = [
-        (module, index, target)
+        (module, index)
         for module in MODULES
         for index, case in enumerate(cases(module))
-        for target in case.targets
-        if target in targets and only in f"{module} {case.label}"
+        if case.target in targets and only in f"{module} {case.label}"
     ]
     with ProcessPoolExecutor(processes) as pool:
         return list(pool.map(compile_case, *zip(*jobs, strict=True))) if jobs else []
+
+
+def fingerprint(module: str) -> str:
+    """Of the code that the operation's kernels come from, its block sizes included; comments and docstrings aside."""
+    digest = hashlib.sha256()
+    for name in ("common", module):
+        tree = ast.parse((Path(__file__).parent / "triton" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                kept = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+                node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+        digest.update(ast.unparse(tree).encode())
+    return digest.hexdigest()
+
+
+def stored() -> dict[str, Any] | None:
+    """The stored table of the installed version of Triton, or None."""
+    path = FOLDER / f"triton-{triton.__version__}.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def table(results: list[Compiled]) -> Table:
@@ -202,19 +237,20 @@ def table(results: list[Compiled]) -> Table:
         "stack",
         "spills",
         "tensor core",
-        "loop",
-        "",
+        "problems",
     )
     out = Table(*columns, title=f"Triton {triton.__version__}, ahead of time", title_justify="left")
     for r in results:
-        blocks = " ".join(f"{key}={value}" for key, value in r.constexprs.items())
-        tensor_core = " ".join(f"{name}x{count}" for name, count in r.tensor_core.items())
-        problems = "; ".join(r.problems())
         out.add_row(
-            r.label, r.target, blocks, str(r.warps), str(r.registers), str(r.shared), str(r.stack),
-            f"{r.spill_loads}/{r.spill_stores}", tensor_core, str(sum(r.loop.values())), problems,
-            style="red" if problems else None,
-        )  # fmt: skip
+            r.label,
+            r.target,
+            " ".join(f"{key}={value}" for key, value in r.constexprs.items()),
+            *(str(number) for number in (r.warps, r.registers, r.shared, r.stack)),
+            f"{r.spill_loads}/{r.spill_stores}",
+            " ".join(f"{name}x{count}" for name, count in r.tensor_core.items()),
+            "; ".join(r.problems()),
+            style="red" if r.problems() else None,
+        )
     return out
 
 
@@ -224,14 +260,17 @@ def write(results: list[Compiled], path: Path) -> None:
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
     ).stdout.strip()  # fmt: skip
-    content = {
+    head = {
         "triton": triton.__version__,
         "commit": commit or "unknown",
-        "kernels": [r._asdict() | {"problems": r.problems()} for r in results],
+        "fingerprints": {module: fingerprint(module) for module in MODULES},
     }
+    # A line a kernel, so that a change of the table can be read as a difference of files.
+    lines = ",\n".join(json.dumps(r._asdict()) for r in results)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(content, file, indent=1)
+        file.write(json.dumps(head, indent=1)[:-2] + f',\n "kernels": [\n{lines}\n]}}\n')
+    os.chmod(file.name, 0o644)
     os.replace(file.name, path)
 
 
@@ -239,17 +278,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kernels.aot", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this target (may be repeated)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only kernels whose label contains this")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/aot.json"), metavar="FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to this file instead")
     arguments = parser.parse_args()
     if INTERPRETED:
         parser.error("TRITON_INTERPRET is set: the interpreter and the compiler cannot run in one process")
     results = compile_all(tuple(arguments.target or TARGETS), arguments.only)
-    write(results, arguments.output)
     console = Console(width=None if Console().is_terminal else 240)
     console.print(table(results))
-    console.print(
-        f"{len(results)} kernels, {sum(bool(r.problems()) for r in results)} with problems; {arguments.output}"
-    )
+    console.print(f"{len(results)} kernels, {sum(bool(r.problems()) for r in results)} with problems")
+    path = arguments.output
+    if path is None and not arguments.target and not arguments.only:
+        path = FOLDER / f"triton-{triton.__version__}.json"
+    if path is not None:
+        write(results, path)
+        console.print(f"Stored {path}")
 
 
 if __name__ == "__main__":

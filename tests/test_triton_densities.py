@@ -1,4 +1,4 @@
-"""Densities, EM and component statistics of the Triton engine: under the interpreter, or on a GPU where there is one."""
+"""Densities, EM and component statistics of the Triton engine: under the interpreter, or on a GPU if there is one."""
 
 import importlib
 import inspect
@@ -122,7 +122,7 @@ def test_many_degrees_of_freedom():
 
 @pytest.fixture
 def tensor_cores(monkeypatch):
-    """The interpreter multiplies in float32: make it drop the 13 bits of operands that TF32 tensor cores do not read."""
+    """The interpreter multiplies in float32: make it drop the 13 bits of operands that TF32 tensor cores ignore."""
     if DEVICE == "cuda":
         return
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle

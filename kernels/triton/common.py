@@ -1,24 +1,27 @@
-"""What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the choice of target.
+"""What the density and EM kernels share: whitening on the tensor cores, the layout of a component, the target's name.
+
+Points, means and factors are padded with zeros to DP = 16, 32, 64 or 128 features on the host. So a kernel is compiled
+once for each DP, not for each D, and what `kernels.aot` compiles is exactly what runs.
 
 Whitening is nearly all the work: y = W (x - mean) for a tile of BN points and one component after another. W is lower
 triangular, so it is cut into blocks of BK features and those above the diagonal are left out. Two ways:
 
 Held, up to D = 64. The program keeps its tile of points (the compiler puts it in shared memory) and streams components
-past it; the next component's factor is loaded into registers while this one is at work. One block up to D = 32, above it
+past it; the next component's factor is loaded into registers while this one is at work. One block up to D = 32, above
 
     | y0 |   | W00   0  | | d0 |        y0, y1' = [W00; W10] d0     one product, BK x 2 BK
     | y1 | = | W10  W11 | | d1 |        y1      = y1' + W11 d1      one product, BK x BK
 
-which is 3/4 of the multiply-adds of the square. (Quarters would save 1/8 more, in 10 products instead of 2, each with its
-own wait for the tensor cores: 539 instructions a component on sm_90 instead of 399.)
+which is 3/4 of the multiply-adds of the square. (Quarters would save 1/8 more, in 10 products instead of 2, each with
+its own wait for the tensor cores: 539 instructions a component on sm_90 instead of 398.)
 
 Streamed, above. Nothing is held: loops over the blocks of W, rows and columns, load blocks of x again (from L1). With
-4 x 4 blocks that is 5/8 of the multiply-adds, and 100 to 128 registers on every target, where the whole factor at once
-spills on all but one.
+4 x 4 blocks that is 5/8 of the multiply-adds, and no spill on any target, where the whole factor at once spills on all
+but one.
 
-float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the same,
-but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
-instructions a component, these kernels 117 and 399.
+float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the
+same, but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
+instructions a component, these kernels 128 and 398.
 """
 
 # mypy: allow-untyped-defs
@@ -46,15 +49,16 @@ class Blocks(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A kernel with the block sizes of one entry of its table, for `kernels.aot` to compile."""
+    """A kernel with the block sizes of one entry of its table for one target, for `kernels.aot` to compile."""
 
+    label: str
+    target: str
     kernel: Any
     signature: dict[str, str]
+    """Type of each argument that is no constant."""
     constexprs: dict[str, Any]
-    num_warps: int
-    num_stages: int
-    label: str
-    targets: tuple[str, ...] = TARGETS
+    options: dict[str, Any]
+    """Of the launch (`launch_options`)."""
 
 
 # ---------------------------------------------------------------- on the device
@@ -86,14 +90,14 @@ def dot(a, b, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def load_points(p_x, n, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """The first BK features of n points and the next BK, two tiles [BN, BK]; zero outside the data."""
+def load_points(p_x, n, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """The first BK features of n points and the next BK (if there are any), two tiles [BN, BK]; zero beyond n."""
     k = tl.arange(0, BK)
     o_n = tl.arange(0, BN)
-    p_x = p_x + o_n[:, None] * D + k[None, :]
+    p_x = p_x + o_n[:, None] * DP + k[None, :]
     m_row = (o_n < n)[:, None]
-    left = tl.load(p_x, mask=m_row & (k < D)[None, :], other=0.0)
-    right = tl.load(p_x + BK, mask=m_row & (k + BK < D)[None, :], other=0.0)
+    left = tl.load(p_x, mask=m_row, other=0.0)
+    right = tl.load(p_x + BK, mask=m_row & (k + BK < DP)[None, :], other=0.0)
     return left, right
 
 
@@ -111,13 +115,10 @@ def load_factor(p_factor, inside, DP: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def squared_distance(
-    x_left, x_right, w_left, w_right, p_mean, D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
-):
+def squared_distance(x_left, x_right, w_left, w_right, p_mean, DP: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
     """[BN] of |W (x - mean)|^2, held: for tiles of `load_points` and blocks of `load_factor`."""
     BN: tl.constexpr = x_left.shape[0]
-    o_d = tl.arange(0, DP)
-    mean = tl.load(p_mean + o_d, mask=o_d < D, other=0.0)
+    mean = tl.load(p_mean + tl.arange(0, DP))
     if BK == DP:
         y = dot(x_left - mean[None, :], w_left, SPLIT)
         squares = y * y
@@ -134,25 +135,22 @@ def squared_distance(
 
 @triton.jit
 def squared_distance_streamed(
-    p_x, n, p_factor, p_mean,
-    D: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
+    p_x, n, p_factor, p_mean, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
+):
     """[BN] of |W (x - mean)|^2, streamed, from a factor of `pack_factor`."""
     dtype = p_x.dtype.element_ty
     k = tl.arange(0, BK)
     o_n = tl.arange(0, BN)
-    p_tile = p_x + o_n[:, None] * D + k[None, :]
+    p_tile = p_x + o_n[:, None] * DP + k[None, :]
     m_row = (o_n < n)[:, None]
     p_w = p_factor + k[None, :] * BK + k[:, None]
     squares = tl.zeros([BN, BK], dtype)
     for i in range(0, DP, BK):
         y = tl.zeros([BN, BK], dtype)
         for j in range(0, i + BK, BK):
-            m_k = j + k < D
-            x = tl.load(p_tile + j, mask=m_row & m_k[None, :], other=0.0)
-            mean = tl.load(p_mean + j + k, mask=m_k, other=0.0)
-            w = tl.load(p_w, mask=(k < BK)[None, :], other=0.0)
-            y += dot(x - mean[None, :], w, SPLIT)
+            x = tl.load(p_tile + j, mask=m_row, other=0.0)
+            mean = tl.load(p_mean + j + k)
+            y += dot(x - mean[None, :], tl.load(p_w), SPLIT)
             p_w += BK * BK
         squares += y * y
     return tl.sum(squares, 1)
@@ -196,15 +194,16 @@ def target(x: Tensor) -> str:
         return "sm_90"
     if x.device.type != "cuda":
         raise ValueError(
-            f"engine 'triton' needs tensors on a GPU, x is on {x.device} (Triton's interpreter takes tensors on the CPU: "
-            "set TRITON_INTERPRET=1 before Python starts)"
+            f"engine 'triton' needs tensors on a GPU, x is on {x.device} (Triton's interpreter takes tensors on the "
+            "CPU: set TRITON_INTERPRET=1 before Python starts)"
         )
     if torch.version.hip:
         name = torch.cuda.get_device_properties(x.device).gcnArchName.split(":")[0]
     else:
         major, minor = torch.cuda.get_device_capability(x.device)
         name = f"sm_{major}{minor}"
-        # Minor versions run the code of their major version, in no more registers, but 8.6 and 8.9 have less shared memory.
+        # Minor versions run the code of their major version. 8.6 and 8.9 have less shared memory, 99 KiB a program:
+        # no kernel takes more than 64.
         if name not in TARGETS and f"sm_{major}0" in TARGETS:
             name = f"sm_{major}0"
     if name not in TARGETS:
@@ -221,10 +220,19 @@ def padded(D: int) -> int:
     return max(16, triton.next_power_of_2(D))
 
 
+def padded_rows(value: Tensor) -> Tensor:
+    """[n, DP] of [n, D]: contiguous, zeros after D, at an address that vector loads can take."""
+    n, D = value.shape
+    if padded(D) == D and value.is_contiguous() and value.data_ptr() % 16 == 0:
+        return value
+    out = value.new_zeros(n, padded(D))
+    out[:, :D] = value
+    return out
+
+
 def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> dict[str, Any]:
-    """The constants that every kernel takes. D is one of them: masks of a full tile vanish when it is compiled."""
+    """The constants that every kernel takes, for D features on the target of that name."""
     return {
-        "D": D,
         "DP": padded(D),
         "BK": blocks.features,
         "BN": blocks.points,
@@ -233,29 +241,31 @@ def tile_constexprs(dtype: torch.dtype, D: int, blocks: Blocks, name: str) -> di
     }
 
 
-def launch_options(warps: int) -> dict[str, Any]:
-    """Loads are prefetched by hand or not at all: more stages cost shared memory and registers, and gained nothing."""
-    return {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+MOST_REGISTERS = 255
+"""For kernels of few programs: left alone, ptxas spills a few bytes for an occupancy that nobody needs."""
 
 
-def tile_cases(table: Table, kernel: Any, signature: dict[str, str], label: str, **constexprs: Any) -> list[Case]:
+def launch_options(warps: int, name: str, registers: int | None = None) -> dict[str, Any]:
+    """Of a launch on the target of that name; `registers`: the most that a thread may take (NVIDIA only).
+
+    Loads are prefetched by hand or not at all: more stages cost shared memory and registers, and gained nothing.
+    """
+    options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+    return options | {"maxnreg": registers} if registers and name.startswith("sm_") else options
+
+
+def tile_cases(
+    table: Table, kernel: Any, signature: dict[str, str], label: str, registers: int | None = None, **constexprs: Any
+) -> list[Case]:
     """A `Case` for every entry of the table and every target; in the signature, "*x" is a pointer to x's dtype."""
     cases = []
-    for dtype, short in ((torch.float32, "fp32"), (torch.float64, "fp64")):
-        for DP in (16, 32, 64, 128):
-            blocks = table[dtype, DP]
-            for name in TARGETS:
-                cases.append(
-                    Case(
-                        kernel,
-                        {key: f"*{short}" if kind == "*x" else kind for key, kind in signature.items()},
-                        tile_constexprs(dtype, DP, blocks, name) | constexprs,
-                        blocks.warps,
-                        1,
-                        f"{label} {short} D={DP}",
-                        (name,),
-                    )
-                )
+    for (dtype, DP), blocks in table.items():
+        short = {torch.float32: "fp32", torch.float64: "fp64"}[dtype]
+        types = {key: f"*{short}" if kind == "*x" else kind for key, kind in signature.items()}
+        for name in TARGETS:
+            constants = tile_constexprs(dtype, DP, blocks, name) | constexprs
+            options = launch_options(blocks.warps, name, registers)
+            cases.append(Case(f"{label} {short} D={DP}", name, kernel, types, constants, options))
     return cases
 
 

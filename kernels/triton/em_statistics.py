@@ -1,19 +1,20 @@
 """The E-step of EM and the moments for its M-step, on the GPU, in two launches.
 
-1. The logsumexp of each point over the components of its group (`mixture_log_density.py`), relative to the group's largest
-   constant: N numbers.
-2. One program a component (and a run of its group's points, and a block of rows of its scatter): the factor stays, the
-   points stream past in tiles of BN. Each tile is whitened again for its responsibilities r = exp(log joint - logsumexp),
-   which never reach memory, and gives a count, a mean and a scatter about that mean, q' q for q = sqrt(r) (x - mean) on
-   the tensor cores. These are added to the running ones by the formula of Chan, Golub & LeVeque (1983),
+1. The logsumexp of each point over the components of its group (`mixture_log_density.py`), relative to the group's
+   largest constant: N numbers.
+2. One program a component (and a run of its group's points, and a block of its scatter): the factor stays in L1, the
+   points stream past in tiles of BN. Each tile is whitened again for its responsibilities
+   r = exp(log joint - logsumexp), which never reach memory, and gives a count, a mean and a scatter about that mean,
+   q' q for q = sqrt(r) (x - mean) on the tensor cores. These are added to the running ones, in registers, by the
+   formula of Chan, Golub & LeVeque (1983),
 
        scatter += scatter_tile + n n_tile / (n + n_tile) (mean_tile - mean)(mean_tile - mean)'
 
    All its terms are positive, so nothing cancels, however far the new mean lies from the old one, and one pass suffices
    for scatters about the new mean. Runs of points are partial buffers, merged by the same formula in float64.
 
-Where a group has many points, its points are cut into `splits` runs to make PROGRAMS programs, so the buffers hold about
-PROGRAMS scatters at most. No atomics: the order of every sum follows from the shapes.
+Where a group has many points, its points are cut into `splits` runs to make PROGRAMS programs, so the buffers hold
+about PROGRAMS scatters at most. No atomics: the order of every sum follows from the shapes.
 """
 
 # mypy: allow-untyped-defs
@@ -24,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.common import (
+    MOST_REGISTERS,
     Blocks,
     Case,
     Table,
@@ -33,6 +35,7 @@ from kernels.triton.common import (
     log_density,
     pack_factor,
     padded,
+    padded_rows,
     relative_constants,
     squared_distance_streamed,
     target,
@@ -44,11 +47,13 @@ from kernels.types import EMStatistics
 
 PROGRAMS = 1024
 
+# No entry spills (`kernels.aot`). float32 at D = 64 and 128: tiles of 64 points by 8 warps take 255 registers on sm_80
+# (with Triton 3.6 they spill), and at D = 64 on sm_90 more instructions a point: 314, these 270.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=64, features=16, warps=4),
     (torch.float32, 32): Blocks(points=64, features=16, warps=4),
-    (torch.float32, 64): Blocks(points=64, features=16, warps=8),
-    (torch.float32, 128): Blocks(points=64, features=16, warps=8),
+    (torch.float32, 64): Blocks(points=32, features=16, warps=4),
+    (torch.float32, 128): Blocks(points=32, features=16, warps=4),
     (torch.float64, 16): Blocks(points=64, features=16, warps=4),
     (torch.float64, 32): Blocks(points=32, features=16, warps=4),
     (torch.float64, 64): Blocks(points=32, features=16, warps=8),
@@ -77,22 +82,23 @@ def em_statistics(
     evidence = logsumexp_density(x, constants, mean, precision_chol, False, component_offsets, group_offsets)
     log_likelihood = torch.empty(G, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
-        _group_sum_kernel[(G,)](evidence, group_offsets, log_likelihood, BN=1024, **launch_options(4))
+        _group_sum_kernel[(G,)](evidence, group_offsets, log_likelihood, BN=1024, **launch_options(4, name))
     log_likelihood += largest * group_offsets.diff()
     if M == 0:
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
 
     blocks = BLOCKS[x.dtype, padded(D)]
     splits = max(1, min(triton.cdiv(PROGRAMS, M), triton.cdiv(N, G * blocks.points)))
-    side = min(padded(D), SIDE)
-    scatter_blocks = 1 if side >= D else 3
+    DP = padded(D)
+    side = min(DP, SIDE)
+    scatter_blocks = 1 if side == DP else 3
     counts = torch.empty(splits, M, dtype=x.dtype, device=x.device)
-    shifts = torch.empty(splits, M, D, dtype=x.dtype, device=x.device)
-    scatters = torch.empty(splits, M, D, D, dtype=x.dtype, device=x.device)
+    shifts = torch.empty(splits, M, DP, dtype=x.dtype, device=x.device)
+    scatters = torch.empty(splits, M, DP, DP, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
         _statistics_kernel[(M * splits * scatter_blocks,)](
-            x.contiguous(),
-            mean.contiguous(),
+            padded_rows(x),
+            padded_rows(mean),
             pack_factor(precision_chol, blocks),
             constants.to(x.dtype),
             evidence,
@@ -106,14 +112,14 @@ def em_statistics(
             scatter_blocks,
             **tile_constexprs(x.dtype, D, blocks, name),
             SIDE=side,
-            **launch_options(blocks.warps),
+            **launch_options(blocks.warps, name, MOST_REGISTERS),
         )
-    count, total, scatter = merge(counts, shifts, scatters)
+    count, total, scatter = merge(counts, shifts[..., :D], scatters[..., :D, :D])
     return EMStatistics(count.to(x.dtype), total.to(x.dtype), scatter.to(x.dtype), log_likelihood)
 
 
 def merge(counts: Tensor, shifts: Tensor, scatters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[M], [M, D], [M, D, D] float64: counts, sums and scatters of partial ones [splits, M, ...] about their own means."""
+    """[M], [M, D], [M, D, D] float64: counts, sums and scatters, of partial ones [splits, M, ...] about their means."""
     counts, shifts = counts.double(), shifts.double()
     count = counts.sum(0)
     total = (counts[..., None] * shifts).sum(0)
@@ -127,7 +133,7 @@ def merge(counts: Tensor, shifts: Tensor, scatters: Tensor) -> tuple[Tensor, Ten
 def _statistics_kernel(
     x_ptr, mean_ptr, factor_ptr, constants_ptr, evidence_ptr, group_offsets_ptr, group_ptr, counts_ptr, shifts_ptr,
     scatters_ptr, M, splits, scatter_blocks,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     SIDE: tl.constexpr,
 ):  # fmt: skip
     SIZE: tl.constexpr = DP * (DP + BK) // 2
@@ -147,22 +153,20 @@ def _statistics_kernel(
 
     dtype = x_ptr.dtype.element_ty
     o_n = tl.arange(0, BN)
-    m_row = o_row < D
-    m_col = o_col < D
     p_factor = factor_ptr + m * SIZE
-    p_mean = mean_ptr + m * D
+    p_mean = mean_ptr + m * DP
     p_constant = constants_ptr + m * 3
-    mean_row = tl.load(p_mean + o_row, mask=m_row, other=0.0)
-    mean_col = tl.load(p_mean + o_col, mask=m_col, other=0.0)
+    mean_row = tl.load(p_mean + o_row)
+    mean_col = tl.load(p_mean + o_col)
     count = tl.sum(tl.zeros([BN], dtype))
     shift_row = tl.zeros([SIDE], dtype)
     shift_col = tl.zeros([SIDE], dtype)
     scatter = tl.zeros([SIDE, SIDE], dtype)
     # Nothing hoisted: what a tile needs of the component is read again (from L1), which takes no registers in between.
     for row in tl.range(first, last, BN, disable_licm=True):
-        p_x = x_ptr + row * D
+        p_x = x_ptr + row * DP
         n_points = last - row
-        q = squared_distance_streamed(p_x, n_points, p_factor, p_mean, D, DP, BN, BK, SPLIT)
+        q = squared_distance_streamed(p_x, n_points, p_factor, p_mean, DP, BN, BK, SPLIT)
         m_n = o_n < n_points
         evidence = tl.load(evidence_ptr + row + o_n, mask=m_n, other=float("-inf"))
         joint = log_density(q, p_constant, False)
@@ -172,15 +176,15 @@ def _statistics_kernel(
         # A division by this, not a product with its inverse: a count may be subnormal.
         divisor = tl.where(n_tile > 0, n_tile, 1.0)
         root = tl.sqrt(r)[:, None]
-        p_tile = p_x + o_n[:, None] * D
-        d = tl.load(p_tile + o_col[None, :], mask=m_n[:, None] & m_col[None, :], other=0.0) - mean_col[None, :]
+        p_tile = p_x + o_n[:, None] * DP
+        d = tl.load(p_tile + o_col[None, :], mask=m_n[:, None], other=0.0) - mean_col[None, :]
         tile_col = tl.sum(r[:, None] * d, 0) / divisor
         right = root * (d - tile_col[None, :])
         if SIDE == DP:
             tile_row = tile_col
             left = right
         else:
-            d = tl.load(p_tile + o_row[None, :], mask=m_n[:, None] & m_row[None, :], other=0.0) - mean_row[None, :]
+            d = tl.load(p_tile + o_row[None, :], mask=m_n[:, None], other=0.0) - mean_row[None, :]
             tile_row = tl.sum(r[:, None] * d, 0) / divisor
             left = root * (d - tile_row[None, :])
         # A fresh product, added in float32: tensor cores truncate as they accumulate, which would add up over tiles.
@@ -193,9 +197,8 @@ def _statistics_kernel(
 
     out = split.to(tl.int64) * M + m
     tl.store(counts_ptr + out, count, mask=block == 0)
-    tl.store(shifts_ptr + out * D + o_row, shift_row, mask=o_row < tl.where(block == 1, 0, D))
-    p_scatter = scatters_ptr + out * D * D + o_row[:, None] * D + o_col[None, :]
-    tl.store(p_scatter, scatter, mask=m_row[:, None] & m_col[None, :])
+    tl.store(shifts_ptr + out * DP + o_row, shift_row, mask=o_row < tl.where(block == 1, 0, DP))
+    tl.store(scatters_ptr + out * DP * DP + o_row[:, None] * DP + o_col[None, :], scatter)
 
 
 @triton.jit
@@ -216,5 +219,5 @@ def aot_cases() -> list[Case]:
         "group_offsets_ptr": "*i64", "group_ptr": "*i64", "counts_ptr": "*x", "shifts_ptr": "*x", "scatters_ptr": "*x",
         "M": "i32", "splits": "i32", "scatter_blocks": "i32",
     }  # fmt: skip
-    cases = tile_cases(BLOCKS, _statistics_kernel, signature, "em")
+    cases = tile_cases(BLOCKS, _statistics_kernel, signature, "em", MOST_REGISTERS)
     return [case._replace(constexprs=case.constexprs | {"SIDE": min(case.constexprs["DP"], SIDE)}) for case in cases]

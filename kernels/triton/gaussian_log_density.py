@@ -1,8 +1,8 @@
 """Log-density of every point under every Gaussian component, on the GPU; the kernel serves Student-t components too.
 
 One program: a tile of BN points against COMPONENTS components, one after another (`common.py` has the whitening). Each
-gives a column of log-densities, which is selected into a tile [BN, COMPONENTS] in registers, so that the store at the end
-writes 64 consecutive bytes a point. Memory: x once for every COMPONENTS components, a component once for every BN
+gives a column of log-densities, which is selected into a tile [BN, COMPONENTS] in registers, so that the store at the
+end writes 64 consecutive bytes a point. Memory: x once for every COMPONENTS components, a component once for every BN
 points, both from L2; the output [N, M] once.
 """
 
@@ -24,6 +24,7 @@ from kernels.triton.common import (
     log_density,
     pack_factor,
     padded,
+    padded_rows,
     squared_distance,
     squared_distance_streamed,
     target,
@@ -33,6 +34,7 @@ from kernels.triton.common import (
 
 COMPONENTS = 16
 
+# Those of `mixture_log_density.py`, whose loop this is.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=128, features=16, warps=8),
     (torch.float32, 32): Blocks(points=128, features=32, warps=8),
@@ -60,8 +62,8 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
     blocks = BLOCKS[x.dtype, padded(D)]
     with torch.cuda.device_of(x):
         _component_kernel[(triton.cdiv(N, blocks.points) * triton.cdiv(M, COMPONENTS),)](
-            x.contiguous(),
-            location.contiguous(),
+            padded_rows(x),
+            padded_rows(location),
             pack_factor(precision_chol, blocks),
             component_constants(precision_chol, df).to(x.dtype),
             out,
@@ -70,7 +72,7 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
             **tile_constexprs(x.dtype, D, blocks, name),
             COMPONENTS=COMPONENTS,
             STUDENT_T=df is not None,
-            **launch_options(blocks.warps),
+            **launch_options(blocks.warps, name),
         )
     return out
 
@@ -78,11 +80,9 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
 @triton.jit(do_not_specialize=["N", "M"])
 def _component_kernel(
     x_ptr, location_ptr, factor_ptr, constants_ptr, out_ptr, N, M,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     COMPONENTS: tl.constexpr, STUDENT_T: tl.constexpr,
 ):  # fmt: skip
-    # Neighbouring programs share their components, which then stay in L2.
-    n_tiles = tl.cdiv(N, BN)
     HELD: tl.constexpr = DP <= 2 * BK
     SIZE: tl.constexpr = DP * (DP + BK) // 2
     # Neighbouring programs share their components, which then stay in L2.
@@ -97,22 +97,22 @@ def _component_kernel(
 
     out = tl.zeros([BN, COMPONENTS], x_ptr.dtype.element_ty)
     p_factor = factor_ptr + first * SIZE
-    p_mean = location_ptr + first * D
+    p_mean = location_ptr + first * DP
     p_constant = constants_ptr + first * 3
     if HELD:
-        x_left, x_right = load_points(x_ptr + row * D, n_points, D, BN, BK)
+        x_left, x_right = load_points(x_ptr + row * DP, n_points, DP, BN, BK)
         next_left, next_right = load_factor(p_factor, n > 0, DP, BK)
     for m in range(n):
         if HELD:
             w_left, w_right = next_left, next_right
             next_left, next_right = load_factor(p_factor + SIZE, m + 1 < n, DP, BK)
-            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, D, DP, BK, SPLIT)
+            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, DP, BK, SPLIT)
         else:
-            q = squared_distance_streamed(x_ptr + row * D, n_points, p_factor, p_mean, D, DP, BN, BK, SPLIT)
+            q = squared_distance_streamed(x_ptr + row * DP, n_points, p_factor, p_mean, DP, BN, BK, SPLIT)
         value = log_density(q, p_constant, STUDENT_T)
         out = tl.where((o_c == m)[None, :], value[:, None], out)
         p_factor += SIZE
-        p_mean += D
+        p_mean += DP
         p_constant += 3
     p_out = out_ptr + row * M + first + o_n.to(tl.int64)[:, None] * M + o_c[None, :]
     tl.store(p_out, out, mask=(o_n < n_points)[:, None] & (o_c < n)[None, :])

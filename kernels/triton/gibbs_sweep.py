@@ -9,6 +9,7 @@ What lives where
                                 and log det S_n, as they change while the tile is visited
     labels, alpha     memory    a row for each sweep: sweep t reads row t, works in and leaves row t + 1
     registers                   a tile of P, of G, or of log-weights [block, SLOTS], one at a time
+    shared memory               operands of products and halves of reductions, as the compiler decides
 A program's slots are its components, and after them one for the prior. An empty slot's record (n = 0) is never read:
 the prior's is, in its place.
 
@@ -29,13 +30,14 @@ and the density under a component, its constant tabulated by count on the host:
     log t(x) = constant(n) - 1/2 log det S - (nu0 + n + 1)/2 log(1 + q kappa / (kappa + 1))
 
 Latency of a point: steps that wait for the one before, and a prediction (never measured) in cycles of an H100 at D = 64
-with 10 components and block size 1. A load takes 40 cycles from L1 and 270 from L2, where 64 bytes a cycle arrive.
+with 10 components and block size 1, by `benchmarks.performance_model`, where the cost of each step is stated:
     visit     10 loads (order, label; count, row of G; count, diagonal, both again; count, row of G), 4 barriers,
-              4 reductions in a warp, 10 divisions, logarithms and exponentials one after another              3,300
-    prepare   11 slots, each P from L2 (32 KiB) and 3 products; over 16 points                                   900
-    rebuild   3 loads (label, count, P), 2 reductions across warps, 3 barriers, P written back                 2,000
-    commit    twice a rebuild step, for one point in five                                                        800
-That is 4 us a point: 400 sweeps of 500 points in 0.8 s, for as many groups at once as there are multiprocessors.
+              4 reductions in a warp, 10 divisions, logarithms and exponentials one after another              3,200
+    prepare   11 slots, each P from L2 (33 KiB) and 3 products; over 16 points                                 1,000
+    rebuild   3 loads (label, count, P), 2 reductions across warps, 3 barriers, 3 divisions and logarithms,
+              P written back                                                                                   2,700
+    commit    twice a rebuild step, for one point in five                                                      1,100
+That is 4.4 us a point: 400 sweeps of 500 points in 0.9 s, for as many groups at once as there are multiprocessors.
 """
 
 import math
@@ -46,7 +48,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import Case, padded, target
+from kernels.triton.common import MOST_REGISTERS, TARGETS, Case, launch_options, padded, padded_rows, target
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
 FIRST_CAPACITY = 64
@@ -56,7 +58,10 @@ SLOTS = tl.constexpr(32)
 """Slots that a step looks at together: one for each thread of a warp, so that reductions need no barrier."""
 
 TILE = 16
-"""Points that are visited between two passes over the precisions (32 for blocks of more than 16)."""
+"""Points that are visited between two passes over the precisions (32 for blocks of more than 4)."""
+
+DRAWS = (1, 4, 32)
+"""Points that a program has room to draw together: a kernel each. The paper's blocks are of 4."""
 
 
 class Blocks(NamedTuple):
@@ -75,9 +80,9 @@ BLOCKS = {
     16: Blocks(columns=16, depth=16, rows=16, warps=2),
     32: Blocks(columns=16, depth=32, rows=32, warps=4),
     64: Blocks(columns=64, depth=32, rows=64, warps=4),
-    128: Blocks(columns=32, depth=64, rows=32, warps=8),
+    128: Blocks(columns=16, depth=64, rows=16, warps=8),
 }
-"""By padded D: sizes that spill on no target. Many others do, by a few bytes: ptxas trades registers for occupancy."""
+"""By padded D. At most 160, 185, 250, 206 registers on sm_90 for blocks of up to 4 points; no spill on any target."""
 
 
 def gibbs_sweep(
@@ -99,7 +104,7 @@ def gibbs_sweep(
     before the sweep in question. Such groups, and no others, then go on from there in another launch with twice the
     slots: since a sweep depends on the state alone, the result is that of a launch with room enough.
     """
-    target(x)
+    name = target(x)
     N, D = x.shape
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)
@@ -109,8 +114,9 @@ def gibbs_sweep(
     labels[0], alpha[0] = state.labels, state.alpha
     noise = (alpha, alpha, alpha) if alpha_noise is None else alpha_noise
     constants = _log_constants(prior, group_offsets, N)
-    inputs = (x, order, uniforms, *noise, group_offsets, prior.kappa0, prior.nu0, constants)
-    constexprs = _constexprs(D, block_size, shared_new, alpha_noise is not None)
+    inputs = [order, uniforms.double(), *noise, group_offsets, prior.kappa0, prior.nu0, constants]
+    inputs = [padded_rows(x.double()), *(tensor.contiguous() for tensor in inputs)]
+    constexprs = _constexprs(DP, next(draws for draws in DRAWS if draws >= block_size))
     tile = constexprs["TILE"]
     prior_records = _prior_records(prior, DP)
     sweeps_done = torch.zeros(G, dtype=torch.int64, device=x.device)
@@ -123,8 +129,9 @@ def gibbs_sweep(
         tiles = torch.empty(len(groups), capacity + 1, tile * (tile + 1), dtype=torch.float64, device=x.device)
         with torch.cuda.device_of(x):
             _gibbs_kernel[(len(groups),)](
-                *(tensor.contiguous() for tensor in inputs), labels, alpha, groups, sweeps_done, components, tiles,
-                N, G, T, capacity, alpha_shape, **constexprs, num_warps=BLOCKS[DP].warps, num_stages=1,
+                *inputs, labels, alpha, groups, sweeps_done, components, tiles,
+                N, G, T, capacity, block_size, int(shared_new), int(alpha_noise is not None), alpha_shape,
+                **constexprs, **_options(DP, constexprs["BP"], name),
             )  # fmt: skip
         groups = (sweeps_done < T).nonzero()[:, 0]
         capacity = min(2 * capacity, N)
@@ -134,26 +141,35 @@ def gibbs_sweep(
 
 
 def aot_cases() -> list[Case]:
-    """Every entry of the table, for block sizes 1 and 4."""
-    kinds = dict.fromkeys(("order_ptr", "offsets_ptr", "labels_ptr", "groups_ptr", "sweeps_done_ptr"), "*i64")
-    kinds |= {"x_ptr": "*fp32"} | dict.fromkeys(("N", "G", "T", "CAPACITY", "ALPHA_SHAPE"), "i32")
-    cases = []
-    for DP, blocks in BLOCKS.items():
-        for block_size in (1, 4):
-            constexprs = _constexprs(DP, block_size, shared_new=False, resample=True)
-            signature = {k: kinds.get(k, "*fp64") for k in _gibbs_kernel.arg_names if k not in constexprs}
-            label = f"gibbs_sweep fp32 D={DP} block={block_size}"
-            cases.append(Case(_gibbs_kernel, signature, constexprs, blocks.warps, 1, label))
-    return cases
+    """Every entry of the table, for blocks of every size."""
+    constants = _constexprs(16, 1)
+    integers = ("order_ptr", "offsets_ptr", "labels_ptr", "groups_ptr", "sweeps_done_ptr")
+    kinds = dict.fromkeys(integers, "*i64") | dict.fromkeys(SCALARS, "i32")
+    signature = {key: kinds.get(key, "*fp64") for key in _gibbs_kernel.arg_names if key not in constants}
+    return [
+        Case(
+            f"gibbs sweep fp64 D={DP} block={draws}",
+            name,
+            _gibbs_kernel,
+            signature,
+            _constexprs(DP, draws),
+            _options(DP, draws, name),
+        )
+        for DP in BLOCKS
+        for draws in DRAWS
+        for name in TARGETS
+    ]
 
 
-def _constexprs(D: int, block_size: int, shared_new: bool, resample: bool) -> dict[str, int | bool]:
-    DP, BP = padded(D), triton.next_power_of_2(block_size)
+def _constexprs(DP: int, draws: int) -> dict[str, int]:
     columns, depth, rows, _ = BLOCKS[DP]
-    return {
-        "D": D, "DP": DP, "BLOCK": block_size, "BP": BP, "TILE": max(TILE, BP), "COLUMNS": columns, "DEPTH": depth,
-        "ROWS": rows, "RESAMPLE": resample, "SHARED_NEW": shared_new,
-    }  # fmt: skip
+    tile = TILE if draws <= 4 else 2 * TILE
+    return {"DP": DP, "BP": draws, "TILE": tile, "COLUMNS": columns, "DEPTH": depth, "ROWS": rows}
+
+
+def _options(DP: int, draws: int, name: str) -> dict[str, int]:
+    # Draws for 32 points by 2 warps would spill.
+    return launch_options(BLOCKS[DP].warps if draws <= 4 else max(4, BLOCKS[DP].warps), name, MOST_REGISTERS)
 
 
 def _log_constants(prior: NIWPrior, group_offsets: Tensor, N: int) -> Tensor:
@@ -187,12 +203,16 @@ def _prior_records(prior: NIWPrior, DP: int) -> Tensor:
 # Loops keep their invariants inside (disable_licm): hoisted, they fill the registers and spill.
 
 
-@triton.jit(do_not_specialize=["N", "G", "T", "CAPACITY", "ALPHA_SHAPE"])
+SCALARS = ("N", "G", "T", "CAPACITY", "BLOCK", "SHARED_NEW", "RESAMPLE", "ALPHA_SHAPE")
+
+
+@triton.jit(do_not_specialize=SCALARS)
 def _gibbs_kernel(
     x_ptr, order_ptr, uniform_ptr, beta_ptr, gamma_ptr, choice_ptr, offsets_ptr, kappa0_ptr, nu0_ptr, constants_ptr,
-    labels_ptr, alpha_ptr, groups_ptr, sweeps_done_ptr, components_ptr, tiles_ptr, N, G, T, CAPACITY, ALPHA_SHAPE,
-    D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr, ROWS: tl.constexpr, RESAMPLE: tl.constexpr, SHARED_NEW: tl.constexpr,
+    labels_ptr, alpha_ptr, groups_ptr, sweeps_done_ptr, components_ptr, tiles_ptr,
+    N, G, T, CAPACITY, BLOCK, SHARED_NEW, RESAMPLE, ALPHA_SHAPE,
+    DP: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     N = N.to(tl.int64)
@@ -201,7 +221,7 @@ def _gibbs_kernel(
     n_points = (tl.load(offsets_ptr + g + 1) - first_row).to(tl.int32)
     kappa0 = tl.load(kappa0_ptr + g)
     nu0 = tl.load(nu0_ptr + g)
-    x_ptr += first_row * D
+    x_ptr += first_row * DP
     constants_ptr += first_row + g
     components_ptr += program * (CAPACITY + 1) * (DP * (DP + 2))
     tiles_ptr += program * (CAPACITY + 1) * (TILE * (TILE + 1))
@@ -213,7 +233,7 @@ def _gibbs_kernel(
             before_ptr = labels_ptr + t * N + first_row
             after_ptr = before_ptr + N
             n_slots = _rebuild(
-                components_ptr, tiles_ptr, x_ptr, before_ptr, after_ptr, n_points, kappa0, CAPACITY, D, DP, TILE, ROWS
+                components_ptr, tiles_ptr, x_ptr, before_ptr, after_ptr, n_points, kappa0, CAPACITY, DP, TILE, ROWS
             )
             fits = (n_slots <= CAPACITY).to(tl.int32)
             for start in tl.range(0, n_points, TILE // BLOCK * BLOCK, disable_licm=True):
@@ -222,20 +242,20 @@ def _gibbs_kernel(
                     visit = t * N + first_row + start
                     _prepare(
                         components_ptr, tiles_ptr, x_ptr, order_ptr + visit, n_tile, n_slots, CAPACITY,
-                        D, DP, TILE, COLUMNS, DEPTH,
+                        DP, TILE, COLUMNS, DEPTH,
                     )  # fmt: skip
                     n_slots, fits = _visit(
                         tiles_ptr, constants_ptr, order_ptr + visit, uniform_ptr + visit, after_ptr, alpha, n_tile,
-                        n_slots, kappa0, nu0, CAPACITY, BLOCK, BP, TILE, SHARED_NEW,
+                        n_slots, kappa0, nu0, CAPACITY, BLOCK, SHARED_NEW, BP, TILE,
                     )  # fmt: skip
                     if fits == 1:
                         _commit(
                             components_ptr, x_ptr, order_ptr + visit, before_ptr, after_ptr, n_tile, kappa0, CAPACITY,
-                            D, DP, TILE, ROWS,
+                            DP, TILE, ROWS,
                         )  # fmt: skip
             if fits == 1:
                 K = _renumber(components_ptr, after_ptr, n_points, n_slots, DP)
-                if RESAMPLE:
+                if RESAMPLE == 1:
                     beta_row = t * N + first_row
                     gamma_row = t * (N + ALPHA_SHAPE * G) + first_row + ALPHA_SHAPE * g
                     choice = tl.load(choice_ptr + t * G + g)
@@ -250,7 +270,7 @@ def _gibbs_kernel(
 @triton.jit
 def _rebuild(
     components_ptr, tiles_ptr, x_ptr, before_ptr, after_ptr, n_points, kappa0, CAPACITY,
-    D: tl.constexpr, DP: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    DP: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Component records from labels; the number of slots that these need (if there are too few: no records).
 
@@ -272,12 +292,12 @@ def _rebuild(
     if n_slots <= CAPACITY:
         for i in tl.range(0, n_points, disable_licm=True):
             row = tl.cast(i, tl.int64)
-            _move(components_ptr, x_ptr + row * D, tl.load(before_ptr + i), 1.0, kappa0, CAPACITY, D, DP, ROWS)
+            _move(components_ptr, x_ptr + row * DP, tl.load(before_ptr + i), 1.0, kappa0, CAPACITY, DP, ROWS)
     return n_slots
 
 
 @triton.jit
-def _move(components_ptr, x_ptr, slot, sign, kappa0, PRIOR, D: tl.constexpr, DP: tl.constexpr, ROWS: tl.constexpr):
+def _move(components_ptr, x_ptr, slot, sign, kappa0, PRIOR, DP: tl.constexpr, ROWS: tl.constexpr):
     """Move a point into (sign 1) or out of (-1) a component record."""
     COUNT: tl.constexpr = DP * (DP + 1)
     o_d = tl.arange(0, DP)
@@ -287,11 +307,10 @@ def _move(components_ptr, x_ptr, slot, sign, kappa0, PRIOR, D: tl.constexpr, DP:
     source_ptr = components_ptr + tl.where(n > 0, slot, PRIOR).to(tl.int64) * (DP * (DP + 2))
     log_det = tl.load(source_ptr + COUNT + 1)
     mean = tl.load(source_ptr + DP * DP + o_d)
-    d = tl.load(x_ptr + o_d, mask=o_d < D, other=0.0).to(tl.float64) - mean
+    d = tl.load(x_ptr + o_d) - mean
     pd = tl.zeros([DP], tl.float64)
     for r in tl.range(0, DP, ROWS, disable_licm=True):
-        x_rows = tl.load(x_ptr + r + o_r, mask=r + o_r < D, other=0.0).to(tl.float64)
-        d_rows = x_rows - tl.load(source_ptr + DP * DP + r + o_r)
+        d_rows = tl.load(x_ptr + r + o_r) - tl.load(source_ptr + DP * DP + r + o_r)
         rows = tl.load(source_ptr + ((r + o_r)[:, None] * DP + o_d[None, :]))
         pd += tl.sum(rows * d_rows[:, None], axis=0)
     e = sign / (kappa0 + n + sign)
@@ -315,7 +334,7 @@ def _move(components_ptr, x_ptr, slot, sign, kappa0, PRIOR, D: tl.constexpr, DP:
 @triton.jit
 def _prepare(
     components_ptr, tiles_ptr, x_ptr, order_ptr, n_tile, n_slots, PRIOR,
-    D: tl.constexpr, DP: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    DP: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Tile records of the next points to visit, for all slots that hold a point, and for the prior."""
     o_i = tl.arange(0, TILE)
@@ -335,10 +354,10 @@ def _prepare(
             for j in tl.range(0, DP, COLUMNS, disable_licm=True):
                 dp = tl.zeros([TILE, COLUMNS], tl.float64)
                 for f in tl.range(0, DP, DEPTH, disable_licm=True):
-                    d = _centred(x_ptr, row, m_i, mean_ptr, f + o_f, D)
+                    d = _centred(x_ptr, row, m_i, mean_ptr, f + o_f, DP)
                     precision = tl.load(component_ptr + (f + o_f)[:, None] * DP + (j + o_c)[None, :])
                     dp = tl.dot(d, precision, dp, input_precision="ieee", out_dtype=tl.float64)
-                d = _centred(x_ptr, row, m_i, mean_ptr, j + o_c, D)
+                d = _centred(x_ptr, row, m_i, mean_ptr, j + o_c, DP)
                 gram = tl.dot(dp, tl.trans(d), gram, input_precision="ieee", out_dtype=tl.float64)
             tl.store(tile_ptr + o_i[:, None] * TILE + o_i[None, :], gram)
             tl.store(tile_ptr + TILE * TILE + 1, tl.load(mean_ptr + DP + 1))
@@ -347,15 +366,15 @@ def _prepare(
 
 
 @triton.jit
-def _centred(x_ptr, row, m_i, mean_ptr, o_d, D: tl.constexpr):
-    x = tl.load(x_ptr + row[:, None] * D + o_d[None, :], mask=m_i[:, None] & (o_d < D)[None, :], other=0.0)
-    return x.to(tl.float64) - tl.load(mean_ptr + o_d)[None, :]
+def _centred(x_ptr, row, m_i, mean_ptr, o_d, DP: tl.constexpr):
+    x = tl.load(x_ptr + row[:, None] * DP + o_d[None, :], mask=m_i[:, None], other=0.0)
+    return x - tl.load(mean_ptr + o_d)[None, :]
 
 
 @triton.jit
 def _visit(
     tiles_ptr, constants_ptr, order_ptr, uniform_ptr, labels_ptr, alpha, n_tile, n_slots, kappa0, nu0, CAPACITY,
-    BLOCK: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, SHARED_NEW: tl.constexpr,
+    BLOCK, SHARED_NEW, BP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Draw the labels of the tile's points, a block at a time; the number of slots now in use, and whether they fit."""
     fits = 1
@@ -372,7 +391,7 @@ def _visit(
             slot = _pick(drawn, tl.arange(0, BP) == i - first)
             if slot < 0:
                 slot = opened
-                if (opened < 0) | (not SHARED_NEW):
+                if (opened < 0) | (SHARED_NEW == 0):
                     slot = _lowest_empty(tiles_ptr, n_slots, TILE)
                 opened = slot
             if slot < CAPACITY:
@@ -434,7 +453,7 @@ def _draw(
         higher = tl.maximum(top, tl.max(log_weight, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(log_weight - higher[:, None]), axis=1)
         top = higher
-    threshold = tl.load(uniform_ptr + o_i, mask=m_i, other=0.0).to(tl.float64) * total
+    threshold = tl.load(uniform_ptr + o_i, mask=m_i, other=0.0) * total
     below = tl.zeros([BP], tl.float64)
     drawn = tl.full([BP], -1, tl.int32)
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
@@ -481,7 +500,7 @@ def _lowest_empty(tiles_ptr, n_slots, TILE: tl.constexpr):
 @triton.jit
 def _commit(
     components_ptr, x_ptr, order_ptr, before_ptr, after_ptr, n_tile, kappa0, PRIOR,
-    D: tl.constexpr, DP: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    DP: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Move the points whose label changed: all of them out of their old component records, then into their new ones."""
     o_i = tl.arange(0, TILE)
@@ -497,7 +516,7 @@ def _commit(
         this = rank == step + 1 - tl.where(adding, n_moved, 0)
         slot = _pick(tl.where(adding, new, old), this)
         sign = tl.where(adding, 1.0, -1.0).to(tl.float64)
-        _move(components_ptr, x_ptr + _pick(row, this) * D, slot, sign, kappa0, PRIOR, D, DP, ROWS)
+        _move(components_ptr, x_ptr + _pick(row, this) * DP, slot, sign, kappa0, PRIOR, DP, ROWS)
 
 
 @triton.jit

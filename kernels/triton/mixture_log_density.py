@@ -5,8 +5,8 @@ running maximum and a running sum of exponentials in registers, two numbers a po
 
 Work is cut into programs by tile of points, by group of components, and, where that makes fewer than PROGRAMS of them,
 by SPLITS of the components of a group; the partial results [SPLITS, N, G] are then summed in a fixed order. The number
-of splits follows from the shapes alone, so results are the same on every GPU of a kind. Tiles vary fastest: programs that
-run at the same time read the same components, from L2.
+of splits follows from the shapes alone, so results are the same on every GPU of a kind. Tiles vary fastest: programs
+that run at the same time read the same components, from L2.
 """
 
 # mypy: allow-untyped-defs
@@ -27,6 +27,7 @@ from kernels.triton.common import (
     log_density,
     pack_factor,
     padded,
+    padded_rows,
     relative_constants,
     squared_distance,
     squared_distance_streamed,
@@ -38,6 +39,8 @@ from kernels.triton.common import (
 PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of an H100: the last one is 1/8 at most
 LEAST_COMPONENTS = 8  # in a split, against the load of the tile
 
+# No entry spills (`kernels.aot`). float32 at D = 64: 128 registers and 48 KiB on sm_90, so that two programs share a
+# multiprocessor, one at work while the other waits.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=128, features=16, warps=8),
     (torch.float32, 32): Blocks(points=128, features=32, warps=8),
@@ -95,8 +98,8 @@ def logsumexp_density(
     out = torch.empty(splits, N, n_columns, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
         _mixture_kernel[(n_tiles * n_columns * splits,)](
-            x.contiguous(),
-            location.contiguous(),
+            padded_rows(x),
+            padded_rows(location),
             pack_factor(precision_chol, blocks),
             constants.to(x.dtype),
             component_offsets.contiguous(),
@@ -110,7 +113,7 @@ def logsumexp_density(
             splits,
             **tile_constexprs(x.dtype, D, blocks, name),
             STUDENT_T=student_t,
-            **launch_options(blocks.warps),
+            **launch_options(blocks.warps, name),
         )
     total = out[0] if splits == 1 else torch.logsumexp(out, dim=0)
     return total[:, 0] if own else total
@@ -133,9 +136,9 @@ def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor,
 
 @triton.jit(do_not_specialize=["N", "n_tiles", "n_columns", "splits"])
 def _mixture_kernel(
-    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr, tile_last_ptr,
-    out_ptr, N, n_tiles, n_columns, splits,
-    D: tl.constexpr, DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr,
+    tile_last_ptr, out_ptr, N, n_tiles, n_columns, splits,
+    DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     STUDENT_T: tl.constexpr,
 ):  # fmt: skip
     HELD: tl.constexpr = DP <= 2 * BK
@@ -158,25 +161,25 @@ def _mixture_kernel(
     maximum = tl.full([BN], -3e38 if dtype == tl.float32 else -1e308, dtype)
     total = tl.zeros([BN], dtype)
     p_factor = factor_ptr + first * SIZE
-    p_mean = location_ptr + first * D
+    p_mean = location_ptr + first * DP
     p_constant = constants_ptr + first * 3
     if HELD:
-        x_left, x_right = load_points(x_ptr + row * D, n_points, D, BN, BK)
+        x_left, x_right = load_points(x_ptr + row * DP, n_points, DP, BN, BK)
         next_left, next_right = load_factor(p_factor, n > 0, DP, BK)
     for m in range(n):
         if HELD:
             w_left, w_right = next_left, next_right
             next_left, next_right = load_factor(p_factor + SIZE, m + 1 < n, DP, BK)
-            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, D, DP, BK, SPLIT)
+            q = squared_distance(x_left, x_right, w_left, w_right, p_mean, DP, BK, SPLIT)
         else:
-            q = squared_distance_streamed(x_ptr + row * D, n_points, p_factor, p_mean, D, DP, BN, BK, SPLIT)
+            q = squared_distance_streamed(x_ptr + row * DP, n_points, p_factor, p_mean, DP, BN, BK, SPLIT)
         value = log_density(q, p_constant, STUDENT_T)
         # One exponential: of the smaller of the two over the larger.
         ratio = tl.exp(-tl.abs(value - maximum))
         total = tl.where(value > maximum, total * ratio + 1, total + ratio)
         maximum = tl.maximum(value, maximum)
         p_factor += SIZE
-        p_mean += D
+        p_mean += DP
         p_constant += 3
     o_n = tl.arange(0, BN)
     p_out = out_ptr + (split * N + row) * n_columns + column

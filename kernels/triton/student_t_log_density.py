@@ -1,4 +1,4 @@
-"""Log-density of every point under every Student-t component, on the GPU, by the kernel of `gaussian_log_density.py`."""
+"""Log-density of every point under every Student-t component, on the GPU: the kernel of `gaussian_log_density.py`."""
 
 from torch import Tensor
 

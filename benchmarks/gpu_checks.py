@@ -1,0 +1,253 @@
+"""Every Triton kernel against the reference, on the device: fresh random inputs, poisoned outputs, each call twice.
+
+Needs torch, triton and numpy. Under the interpreter (TRITON_INTERPRET=1) the same checks run on the CPU, if small.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import kernels
+from kernels import AlphaNoise, GibbsState, NIWPrior
+from tests import tolerances
+from tests.cases import MixtureCase, mixture_case, ragged, squared_distance
+
+__all__ = ["FEATURES", "Check", "checks", "poisoned", "run_checks"]
+
+FEATURES = (64, 16, 17, 128)
+"""One for each padded size; 17 has zeros to ignore."""
+
+CONDITION = 1e3
+SHIFT = 1e3
+
+
+class Check(NamedTuple):
+    """One call of an operation, compared with the reference and with itself."""
+
+    name: str
+    passed: bool
+    worst: float
+    """Largest error in units of its tolerance; for labels, the number that differ for no good reason."""
+    bitwise: bool
+    """Two calls gave the same bits."""
+    message: str = ""
+    seconds: float = 0.0
+    """Of the check as a whole, in which its kernels are compiled."""
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill what torch.empty returns with NaN or a huge number, so that an output that is not written shows."""
+    empty = torch.empty
+
+    def filled(*args: Any, **kwargs: Any) -> Tensor:
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else 10**9 if tensor.dtype == torch.int64 else 0)
+
+    torch.empty = filled  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.empty = empty
+
+
+def run_checks(device: str, seed: int, size: int, features: tuple[int, ...], deadline: float) -> Iterator[Check]:
+    """All checks in turn; those that would begin after the deadline (time.monotonic) fail as not run."""
+    for name, check in checks(device, seed, size, features):
+        if time.monotonic() > deadline:
+            yield Check(name, False, float("nan"), False, "not run: out of time")
+            continue
+        start = time.monotonic()
+        try:
+            result = check()
+        except Exception as error:  # a check that breaks must not hide the others
+            result = Check(name, False, float("nan"), False, f"{type(error).__name__}: {error}"[:500])
+        yield result._replace(name=name, seconds=time.monotonic() - start)
+
+
+def checks(device: str, seed: int, size: int, features: tuple[int, ...]) -> Iterator[tuple[str, Callable[[], Check]]]:
+    """Name and check of every operation at about `size` points, for each number of features and dtype."""
+    for D in features:
+        for dtype in (torch.float32, torch.float64):
+            case = mixture_case(size + 1, 6, D, dtype, CONDITION, SHIFT, seed)
+            what = f"D={D} {str(dtype).removeprefix('torch.')}"
+            for family in ("gaussian", "student_t"):
+                yield f"{family}_log_density {what}", lambda c=case, f=family: _components(c, f, device)
+                yield f"mixture_log_density {family} {what}", lambda c=case, f=family: _mixture(c, f, device)
+            near = mixture_case(size + 1, 6, D, dtype, CONDITION, 0.0, seed, spread=0.05)
+            yield f"em_statistics {what}", lambda c=near: _em(c, device)
+            yield f"component_statistics {what}", lambda c=case: _component_statistics(c, device)
+        for block_size in (1, 4, 9):
+            shared_new = block_size == 9
+            n = max(size // 5, 12)
+            yield (
+                f"gibbs_sweep D={D} block={block_size}",
+                lambda D=D, b=block_size, s=shared_new, n=n: _gibbs(n, D, b, s, seed, device),
+            )
+
+
+def _twice(call: Callable[[], Any]) -> tuple[list[Tensor], bool]:
+    """The outputs of a call, with poisoned memory, on the CPU; and whether a second call gives the same bits."""
+    with poisoned():
+        first, second = call(), call()
+    one, two = (list(out) if isinstance(out, tuple) else [out] for out in (first, second))
+    return [tensor.cpu() for tensor in one], all(
+        torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(one, two, strict=True)
+    )
+
+
+def _judge(actual: list[Tensor], expected: list[Tensor], tolerance: list[Any], bitwise: bool) -> Check:
+    worst = 0.0
+    for a, e, t in zip(actual, expected, tolerance, strict=True):
+        if a.shape != e.shape:
+            return Check("", False, float("inf"), bitwise, f"shape {list(a.shape)}, expected {list(e.shape)}")
+        a, e = a.double(), e.double()
+        error = torch.where(a == e, 0.0, (a - e).abs() / torch.as_tensor(t, dtype=torch.float64).expand(e.shape))
+        # NaN is no number within a tolerance.
+        worst = max(worst, float(error.nan_to_num(nan=torch.inf).max()) if error.numel() else 0.0)
+    passed = worst <= 1 and bitwise
+    return Check(
+        "", passed, worst, bitwise, "" if passed else "differs from the reference" if bitwise else "two runs differ"
+    )
+
+
+def _on(case: MixtureCase, device: str) -> MixtureCase:
+    return MixtureCase(*(field.to(device) for field in case))
+
+
+def _component_arguments(case: MixtureCase, family: str) -> tuple[Tensor, ...]:
+    return (case.x, case.location, case.precision_chol) + ((case.df,) if family == "student_t" else ())
+
+
+def _component_reference(case: MixtureCase, family: str) -> tuple[Tensor, Tensor]:
+    """Densities and their tolerances."""
+    operation = getattr(kernels, f"{family}_log_density")
+    expected = operation(*_component_arguments(case, family), engine="reference")
+    D = case.x.shape[1]
+    return expected, tolerances.log_densities(case.x.dtype, D, CONDITION, squared_distance(case), expected)
+
+
+def _components(case: MixtureCase, family: str, device: str) -> Check:
+    operation = getattr(kernels, f"{family}_log_density")
+    actual, bitwise = _twice(lambda: operation(*_component_arguments(_on(case, device), family), engine="triton"))
+    expected, tolerance = _component_reference(case, family)
+    return _judge(actual, [expected], [tolerance], bitwise)
+
+
+def _mixture(case: MixtureCase, family: str, device: str) -> Check:
+    """Each point under each of three groups of components."""
+    component_offsets = torch.tensor([0, 1, 3, 6])
+
+    def call(case: MixtureCase, engine: str) -> Tensor:
+        df = case.df if family == "student_t" else None
+        arguments = (case.x, case.log_weight, case.location, case.precision_chol, df)
+        return kernels.mixture_log_density(*arguments, component_offsets.to(case.x.device), engine=engine)
+
+    actual, bitwise = _twice(lambda: call(_on(case, device), "triton"))
+    component, error = _component_reference(case, family)
+    joint = case.log_weight.double() + component
+    edges = list(pairwise(component_offsets.tolist()))
+    tolerance = torch.stack([(joint[:, a:b].softmax(1) * error[:, a:b]).sum(1) for a, b in edges], dim=1)
+    return _judge(actual, [call(case, "reference")], [tolerance], bitwise)
+
+
+def _em(case: MixtureCase, device: str) -> Check:
+    """All points under all components, as one group."""
+
+    def call(case: MixtureCase, engine: str) -> Any:
+        return kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, engine=engine)
+
+    actual, bitwise = _twice(lambda: call(_on(case, device), "triton"))
+    component, error = _component_reference(case, "gaussian")
+    share = (case.log_weight.double() + component).softmax(1)
+    error = (share * error).sum(1)
+    dtype, N, worst = case.x.dtype, len(case.x), float(error.max())
+    size = float((share[..., None] * (case.x[:, None].double() - case.location.double()).abs()).max())
+    allowed = [tolerances.moments(dtype, N, unit, worst) for unit in (1.0, size, size**2)]
+    return _judge(actual, list(call(case, "reference")), [*allowed, float(error.sum())], bitwise)
+
+
+def _component_statistics(case: MixtureCase, device: str) -> Check:
+    """Labels of 3, of which one is nobody's, in ragged groups."""
+    N = len(case.x)
+    labels = torch.arange(N) % 3
+    labels[labels == 1] = 0
+    offsets = ragged(N, 3)
+
+    def call(x: Tensor, engine: str) -> Any:
+        return kernels.component_statistics(
+            x, labels.to(x.device), 3, group_offsets=offsets.to(x.device), engine=engine
+        )
+
+    actual, bitwise = _twice(lambda: call(case.x.to(device), "triton"))
+    allowed = [0.5, tolerances.moments(torch.float64, 1, 2 * SHIFT), tolerances.moments(torch.float64, N, SHIFT)]
+    return _judge(actual, list(call(case.x, "reference")), allowed, bitwise)
+
+
+def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device: str) -> Check:
+    """Two sweeps of two groups, label for label, up to a group's first uniform that is too near to an edge to tell."""
+    rng = np.random.default_rng([seed, n, D, block_size])
+    sizes, T = [n, n // 2 + 1], 2
+    edges = np.cumsum([0, *sizes])
+    N, G = int(edges[-1]), len(sizes)
+    x = rng.normal(size=(N, D)) + 3 * rng.integers(0, 3, size=(N, 1))
+    groups = [x[a:b] for a, b in pairwise(edges)]
+    S0 = [(np.cov(own.T, bias=True).reshape(D, D) + np.eye(D)) / 6 ** (2 / D) for own in groups]
+    made = (np.array([own.mean(0) for own in groups]), np.full(G, 0.01), np.full(G, D + 2.0), np.array(S0))
+    prior = NIWPrior(*map(torch.from_numpy, made))
+    labels = np.concatenate([np.unique(rng.integers(6, size=size), return_inverse=True)[1] for size in sizes])
+    state = GibbsState(torch.from_numpy(labels), torch.from_numpy(rng.exponential(size=G) + 0.1))
+    order = torch.from_numpy(np.stack([np.concatenate([rng.permutation(s) for s in sizes]) for _ in range(T)]))
+    uniforms = torch.from_numpy(rng.random((T, N)))
+    noise = AlphaNoise(*(torch.from_numpy(rng.exponential(size=(T, k))) for k in (N, N + G)), torch.rand(T, G).double())
+    offsets = torch.from_numpy(edges)
+
+    def call(device: str, engine: str) -> GibbsState:
+        here = [
+            type(v)(*(f.to(device) for f in v)) if isinstance(v, tuple) else v.to(device)
+            for v in (state, torch.from_numpy(x), order, uniforms, noise, prior, offsets)
+        ]
+        return kernels.gibbs_sweep(
+            *here[:5], prior=here[5], group_offsets=here[6], block_size=block_size, shared_new=shared_new, engine=engine
+        )
+
+    (actual, alpha), bitwise = _twice(lambda: call(device, "triton"))
+    with _weights_seen() as weights:
+        expected = call("cpu", "reference")
+    near = [
+        min(((weight.cumsum(0)[:-1] - u).abs().tolist()), default=1.0) < tolerances.UNIFORM_EDGE
+        for weight, u in zip(weights, uniforms.flatten(), strict=True)
+    ]
+    unclear = torch.tensor(near).reshape(T, N)
+    wrong = 0
+    for a, b in pairwise(edges.tolist()):
+        from_sweep = unclear[:, a:b].any(1).long().argmax() if unclear[:, a:b].any() else T
+        wrong += int((actual[:from_sweep, a:b] != expected.labels[:from_sweep, a:b]).sum())
+    same_alpha = bool(unclear.any()) or torch.allclose(alpha, expected.alpha, rtol=1e-10, atol=0)
+    passed = wrong == 0 and bitwise and same_alpha
+    message = (
+        "" if passed else f"{wrong} labels of {actual.numel()} differ; alpha {'equal' if same_alpha else 'differs'}"
+    )
+    return Check("", passed, float(wrong), bitwise, message)
+
+
+@contextmanager
+def _weights_seen() -> Iterator[list[Tensor]]:
+    """The probabilities that the reference draws labels from, in the order of the visits."""
+    softmax, seen = torch.softmax, []
+
+    def recorded(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(softmax(*args, **kwargs))
+        return seen[-1]
+
+    torch.softmax = recorded  # type: ignore[assignment]
+    try:
+        yield seen
+    finally:
+        torch.softmax = softmax
