@@ -87,7 +87,7 @@ def run(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
-    targets = [pipeline.figures[name] for name in _known(figures)]
+    targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
         targets.append(pipeline.classes)
     with _locked(workspace):
@@ -112,7 +112,7 @@ def draw(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
-    names = _known(figures)
+    names = _known(figures, pipeline)
     with _locked(workspace):
         drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
         missing = [name for name in names if name not in drawn]
@@ -141,7 +141,7 @@ def check(
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []
-    for name in _known(figures):
+    for name in _known(figures, pipeline):
         step = pipeline.figures[name]
         state = workspace.state(step)
         record = workspace.provenance(step) or {}
@@ -174,11 +174,14 @@ def _open(
     return Workspace(runs_dir / profile, console), pipeline
 
 
-def _known(figures: list[str] | None) -> list[str]:
+def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
+    """The figures that were asked for, or all that the profile has."""
+    known = list(pipeline.figures)
     for name in figures or []:
-        if name not in FIGURES:
-            raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(FIGURES)}", param_hint="FIGURE")
-    return list(dict.fromkeys(figures)) if figures else list(FIGURES)
+        if name not in known:
+            why = f"is not in profile {pipeline.profile.name}" if name in FIGURES else "is unknown"
+            raise typer.BadParameter(f"{name!r} {why}; known: {', '.join(known)}", param_hint="FIGURE")
+    return list(dict.fromkeys(figures)) if figures else known
 
 
 def _redraw(workspace: Workspace, step: Step, name: str) -> bool:
