@@ -164,6 +164,7 @@ class Pipeline:
         settings: dict[str, Any] = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
+            settings["subtitle"] += f" · {other.title}"
             settings |= {"network": other.title, "layers": list(other.posteriors)}
             needed = (self.dataset, other.network, other.representations, *other.posteriors.values())
             return Step(f"{self.folder}/{name}", settings, compute.figure, needed)
