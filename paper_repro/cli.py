@@ -90,6 +90,8 @@ def run(
     targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
         targets.append(pipeline.classes)
+    if data is not None and workspace.state(pipeline.dataset) == State.DONE:
+        console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
     with _locked(workspace), _what_to_get_said():
         computed = workspace.run(targets)
         path = write_report(workspace, pipeline)
