@@ -37,6 +37,9 @@ Seed = Annotated[int, typer.Option(help="One seed for all that is random.")]
 Official = Annotated[
     bool, typer.Option("--official", help="Where the published code differs from the paper, do as the code.")
 ]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Where the dataset is: a file or folder; the usual places if not given.")
+]
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
 
 COLOURS = {
@@ -77,16 +80,19 @@ def run(
     protocol: ProtocolName = "paper",
     seed: Seed = 0,
     official: Official = False,
+    data: Data = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
     from paper_repro.report import write_report
 
-    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
-    targets = [pipeline.figures[name] for name in _known(figures)]
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
         targets.append(pipeline.classes)
-    with _locked(workspace):
+    if data is not None and workspace.state(pipeline.dataset) == State.DONE:
+        console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
+    with _locked(workspace), _what_to_get_said():
         computed = workspace.run(targets)
         path = write_report(workspace, pipeline)
     if not computed:
@@ -108,7 +114,7 @@ def draw(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
-    names = _known(figures)
+    names = _known(figures, pipeline)
     with _locked(workspace):
         drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
         missing = [name for name in names if name not in drawn]
@@ -137,7 +143,7 @@ def check(
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []
-    for name in _known(figures):
+    for name in _known(figures, pipeline):
         step = pipeline.figures[name]
         state = workspace.state(step)
         record = workspace.provenance(step) or {}
@@ -158,21 +164,26 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def _open(profile: str, protocol: str, seed: int, official: bool, runs_dir: Path) -> tuple[Workspace, Pipeline]:
+def _open(
+    profile: str, protocol: str, seed: int, official: bool, runs_dir: Path, data: Path | None = None
+) -> tuple[Workspace, Pipeline]:
     for name, known, option in ((profile, PROFILES, "--profile"), (protocol, PROTOCOLS, "--protocol")):
         if name not in known:
             raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(known)}", param_hint=option)
     if seed < 0:
         raise typer.BadParameter(f"must not be negative, got {seed}", param_hint="--seed")
-    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official)
+    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
     return Workspace(runs_dir / profile, console), pipeline
 
 
-def _known(figures: list[str] | None) -> list[str]:
+def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
+    """The figures that were asked for, or all that the profile has."""
+    known = list(pipeline.figures)
     for name in figures or []:
-        if name not in FIGURES:
-            raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(FIGURES)}", param_hint="FIGURE")
-    return list(dict.fromkeys(figures)) if figures else list(FIGURES)
+        if name not in known:
+            why = f"is not in profile {pipeline.profile.name}" if name in FIGURES else "is unknown"
+            raise typer.BadParameter(f"{name!r} {why}; known: {', '.join(known)}", param_hint="FIGURE")
+    return list(dict.fromkeys(figures)) if figures else known
 
 
 def _redraw(workspace: Workspace, step: Step, name: str) -> bool:
@@ -202,6 +213,18 @@ def _locked(workspace: Workspace) -> Iterator[None]:
             yield
     except BusyError as error:
         errors.print(f"[red]Busy:[/] {error}")
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _what_to_get_said() -> Iterator[None]:
+    """A dataset or weights that are missing end the run with their message alone."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error).__name__ not in ("DatasetError", "WeightsError"):  # by name: importing them brings in torch
+            raise
+        errors.print(f"[red]{error}[/]", soft_wrap=True)
         raise typer.Exit(1) from None
 
 

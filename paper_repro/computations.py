@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,38 +45,63 @@ def draw(folder: Path, name: str) -> None:
     style.save(module.draw(stored), folder, name)
 
 
-def dataset(work: Work) -> None:
+def dataset(work: Work, source: Path | None = None) -> None:
+    """Decode the images once; `source` is where they are."""
     from paper_repro import datasets
 
-    settings = work.settings
-    data = datasets.load(
-        settings["name"],
-        test_fraction=settings["test_fraction"],
-        seed=derived_seed(settings["seed"], "split"),
-    )
+    options = dict(work.settings)
+    name = options.pop("name")
+    if "seed" in options:
+        options["seed"] = derived_seed(options["seed"], "split")
+    data = datasets.load(name, source=source, **options)
     tensors = ("train_images", "train_labels", "test_images", "test_labels")
     write_tensors(work.folder / "data.safetensors", {name: getattr(data, name) for name in tensors})
+    if data.split is not None:
+        write_csv(work.folder / "split.csv", data.split)
     counts = {"n_train": len(data.train_labels), "n_test": len(data.test_labels)}
     about = {"class_names": data.class_names, "image_shape": list(data.train_images.shape[1:]), **counts}
-    write_json(work.folder / "dataset.json", {"name": settings["name"], **about, "mean": data.mean, "std": data.std})
+    mean, std = datasets.pixel_statistics(data.train_images, data.white)
+    pixels = {"white": data.white, "mean": mean, "std": std}
+    write_json(work.folder / "dataset.json", {"name": name, "source": data.source, **about, **pixels})
 
 
-def _build_network(work: Work, settings: Any) -> Any:
-    from paper_repro.networks import residual_network
+def _dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
+    """The tensors of the dataset (bytes), what is known of it, and the function that makes bytes input of a network."""
+    from paper_repro.datasets import normalised
+
+    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    about = read_json(work.inputs["dataset"] / "dataset.json")
+    pixels = {name: about[name] for name in ("white", "mean", "std")}
+    return data, about, partial(normalised, **pixels)
+
+
+def _input(work: Work, kind: str) -> Path:
+    """Folder of the input of that name, or of that name for another network (as in convnet/network)."""
+    (folder,) = (path for name, path in work.inputs.items() if name == kind or name.endswith(f"/{kind}"))
+    return folder
+
+
+def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
+    """The network of these settings as it starts, on the device where it is trained."""
+    import torch
+
+    from paper_repro.networks import build
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
-    return residual_network(
-        tuple(settings["blocks"]),
-        width=settings["width"],
+    network = build(
+        settings["architecture"],
+        image_shape=tuple(about["image_shape"]),
         n_classes=len(about["class_names"]),
-        in_channels=about["image_shape"][0],
         seed=derived_seed(settings["seed"], "weights"),
+        pretrained=pretrained,
+        **{name: settings[name] for name in ("width", "stem") if name in settings},
     )
+    return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load_network(work: Work) -> Any:
-    folder = work.inputs["network"]
-    network = _build_network(work, read_json(folder / "network.json")["settings"])
+    folder = _input(work, "network")
+    network = _build_network(work, read_json(folder / "network.json")["settings"], pretrained=False)
     network.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
     return network
 
@@ -83,38 +109,39 @@ def _load_network(work: Work) -> Any:
 def _training(work: Work) -> Any:
     from paper_repro.training import TrainingSettings
 
-    names = ("epochs", "batch_size", "peak_learning_rate", "crop_padding")
-    return TrainingSettings(**{name: work.settings[name] for name in names})
+    return TrainingSettings(**{name: work.settings[name] for name in TrainingSettings._fields if name in work.settings})
 
 
 def network(work: Work) -> None:
     from paper_repro.networks import accuracy
-    from paper_repro.training import train
+    from paper_repro.training import bfloat16_is_fast, train
 
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    about = read_json(work.inputs["dataset"] / "dataset.json")
+    data, _, prepare = _dataset(work)
     network = _build_network(work, work.settings)
     settings = _training(work)
+    device = next(network.parameters()).device
     history = train(
         network,
         data["train_images"],
         data["train_labels"],
         settings,
-        black=-about["mean"] / about["std"],
+        black=0,
         seed=derived_seed(work.settings["seed"], "training"),
+        prepare=prepare,
         checkpoint=work.folder / "checkpoint.safetensors",
         console=work.console,
     )
-    write_tensors(work.folder / "weights.safetensors", network.state_dict())
+    write_tensors(work.folder / "weights.safetensors", {name: t.cpu() for name, t in network.state_dict().items()})
     write_csv(
         work.folder / "history.csv", [{"epoch": i, **epoch._asdict()} for i, epoch in enumerate(history, start=1)]
     )
     summary = {
         "settings": dict(work.settings),
-        "training": settings._asdict(),
+        "training": settings._asdict() | {"bfloat16": settings.bfloat16 and bfloat16_is_fast(device)},
+        "device": device.type,
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "test_accuracy": accuracy(network, data["test_images"], data["test_labels"]),
-        "train_accuracy": accuracy(network, data["train_images"], data["train_labels"]),
+        "test_accuracy": accuracy(network, data["test_images"], data["test_labels"], prepare=prepare),
+        "train_accuracy": accuracy(network, data["train_images"], data["train_labels"], prepare=prepare),
     }
     write_json(work.folder / "network.json", summary)
     work.console.print(
@@ -125,26 +152,24 @@ def network(work: Work) -> None:
 def estimate_network(work: Work) -> float:
     from paper_repro.training import estimate_seconds
 
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    data, _, prepare = _dataset(work)
     network = _build_network(work, work.settings)
-    return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work))
+    return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work), prepare)
 
 
 def representations(work: Work) -> None:
-    from torch.utils.data import DataLoader, TensorDataset
-
     from classfit import extract_representations
 
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    loader = DataLoader(TensorDataset(data["train_images"]), batch_size=512)
+    data, _, prepare = _dataset(work)
+    batches = map(prepare, data["train_images"].split(512))
     dimensions = work.settings["dimensions"]
-    found = extract_representations(_load_network(work), loader, list(dimensions), n_components=dimensions)
+    found = extract_representations(_load_network(work), batches, list(dimensions), n_components=dimensions)
     for layer, representation in found.items():
         write_arrays(work.folder / f"{layer}.npz", representation._asdict())
 
 
 def posterior(work: Work) -> None:
-    x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
+    x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
     model = _mixture(work, checkpoint=work.folder / "checkpoint.npz", verbose=int(work.console.is_terminal))
     model.fit(x, groups=labels)
     model.posterior_.save(work.folder / "posterior.npz")
@@ -153,7 +178,7 @@ def posterior(work: Work) -> None:
 
 
 def estimate_posterior(work: Work) -> float:
-    x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
+    x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, n_sweeps=n_sweeps, n_discard=0)
@@ -223,6 +248,9 @@ def figure(work: Work) -> None:
         "figure_a5": _figure_a5_arguments,
         "figure_a6": _figure_a6_arguments,
         "figure_a7": _density_arguments,
+        "figure_a8": _figure_a8_arguments,
+        "figure_a9": _blocks_arguments,
+        "figure_a10": _blocks_arguments,
     }[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
     write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)
@@ -268,17 +296,55 @@ def _figure_a6_arguments(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_a8_arguments(work: Work) -> dict[str, Any]:
+    layers = work.settings["layers"]
+    parts = {"before": "conv", "after": "relu"}
+    return {
+        **{part: _by_number(work, [name for name in layers if name.startswith(kind)]) for part, kind in parts.items()},
+        **_network_arguments(work),
+    }
+
+
+def _blocks_arguments(work: Work) -> dict[str, Any]:
+    return {**_by_number(work, work.settings["layers"]), **_network_arguments(work)}
+
+
+def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
+    """Log-densities and dimensions of these layers, numbered from 1."""
+    folders = [_input(work, f"posterior_{layer}") for layer in layers]
+    return {
+        "log_density": {
+            k: read_arrays(folder / "density.npz")["log_density"] for k, folder in enumerate(folders, start=1)
+        },
+        "dimensions": {k: _values(work, layer).shape[1] for k, layer in enumerate(layers, start=1)},
+    }
+
+
+def _network_arguments(work: Work) -> dict[str, Any]:
+    labels, class_names = _labels_and_names(work)
+    reached = read_json(_input(work, "network") / "network.json")
+    words = f"{work.settings['network']}; {reached['train_accuracy']:.1%} of its training images and "
+    words += f"{reached['test_accuracy']:.1%} of the test images are classified rightly"
+    return {"labels": labels, "class_names": class_names, "network": words}
+
+
 def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
     data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
     return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
 
 
-def _representation(work: Work, stage: int) -> dict[str, np.ndarray]:
-    return read_arrays(work.inputs["representations"] / f"layer{stage}.npz")
+def _layer(work: Work) -> int | str:
+    """Stage of the residual network, or name of a layer of another one."""
+    return work.settings.get("layer", work.settings.get("stage"))
 
 
-def _values(work: Work, stage: int) -> np.ndarray:
-    return _representation(work, stage)["values"]
+def _representation(work: Work, layer: int | str) -> dict[str, np.ndarray]:
+    name = f"layer{layer}" if isinstance(layer, int) else layer
+    return read_arrays(_input(work, "representations") / f"{name}.npz")
+
+
+def _values(work: Work, layer: int | str) -> np.ndarray:
+    return _representation(work, layer)["values"]
 
 
 def _mixture(work: Work, **changes: Any) -> Any:
@@ -286,7 +352,8 @@ def _mixture(work: Work, **changes: Any) -> Any:
 
     names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
     settings = {name: work.settings[name] for name in names}
-    random_state = derived_seed(work.settings["seed"], "posterior", work.settings["stage"])
+    names_of_layer = [work.settings[name] for name in ("network", "layer", "stage") if name in work.settings]
+    random_state = derived_seed(work.settings["seed"], "posterior", *names_of_layer)
     return DPGaussianMixture(**{**settings, "random_state": random_state, **changes})
 
 
