@@ -15,10 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["CLAIMS", "Claim", "Part", "assess", "gap_p_value", "unimodal_bandwidth"]
+from paper_repro.statistics import (
+    LEVEL,
+    Interval,
+    difference,
+    gap_p_value,
+    negative,
+    normal_interval,
+    rank_correlation,
+    resampled,
+    share_error,
+)
 
-N_BOOTSTRAP = 2000
-LEVEL = 0.95
+__all__ = ["CLAIMS", "Claim", "Part", "as_json", "assess"]
+
 LEAST_CLASSES = 20
 """With fewer classes no gap between them can be told from chance with any power."""
 LEAST_SHARE = 0.03
@@ -59,65 +69,10 @@ class Claim(NamedTuple):
     """Why it is inconclusive, or what to keep in mind."""
 
 
-def unimodal_bandwidth(values: np.ndarray) -> float:
-    """The least bandwidth at which a Gaussian kernel density of the values [n] has a single mode (Silverman 1981)."""
-    values = np.sort(np.asarray(values, dtype=np.float64))
-    spread = values[-1] - values[0]
-    grid = np.linspace(values[0] - 0.1 * spread, values[-1] + 0.1 * spread, 1024)
-
-    def n_modes(bandwidth: float) -> int:
-        density = np.exp(-0.5 * np.square((grid[:, None] - values) / bandwidth)).sum(1)
-        rising = np.diff(density) > 0
-        return int((rising[:-1] & ~rising[1:]).sum())
-
-    low, high = spread / (20 * len(values)), spread
-    for _ in range(40):
-        middle = np.sqrt(low * high)
-        low, high = (middle, high) if n_modes(middle) > 1 else (low, middle)
-    return float(high)
-
-
-def gap_p_value(values: np.ndarray, n_draws: int = N_BOOTSTRAP, seed: int = 0) -> float:
-    """How often chance alone leaves a gap as large as the largest one between the sorted values [n].
-
-    Chance: n draws from the density with a single mode that is nearest to the values, a kernel density at
-    `unimodal_bandwidth`, shrunk to their variance (Silverman's smoothed bootstrap).
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if np.ptp(values) == 0:
-        return 1.0
-    bandwidth, variance = unimodal_bandwidth(values), values.var()
-    rng = np.random.default_rng(seed)
-    chosen = values[rng.integers(len(values), size=(n_draws, len(values)))]
-    noise = bandwidth * rng.standard_normal(chosen.shape)
-    drawn = values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / variance)
-    largest = np.diff(np.sort(drawn, axis=1), axis=1).max(1)
-    return float((1 + (largest >= np.diff(np.sort(values)).max()).sum()) / (n_draws + 1))
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    draws = draws[np.isfinite(draws)]
-    if len(draws) == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float, float]:
-    """Value and 95% bootstrap interval of a statistic of n units, given as a function of their indices."""
-    rng = np.random.default_rng(seed)
-    draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(N_BOOTSTRAP)])
-    return statistic(np.arange(n)), *_interval(draws)
-
-
 def _above(statement: str, statistic: str, value: float, low: float, high: float, bound: float = 0.0) -> Part:
     """A part that holds if the statistic is above a bound."""
     outcome = HOLDS if low > bound else FAILS if high < bound else UNCLEAR
     return Part(statement, statistic, value, low, high, outcome)
-
-
-def _normal(value: float, error: float) -> tuple[float, float, float]:
-    return value, value - 1.96 * error, value + 1.96 * error
 
 
 # ---------------------------------------------------------------- two groups of classes
@@ -159,7 +114,7 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
                 return nan
             return float(log_std[rows][~above].mean() - log_std[rows][above].mean())
 
-        value, low, upper = (float(np.exp(v)) for v in _resampled(G, log_ratio))
+        value, low, upper = (float(np.exp(v)) for v in resampled(G, log_ratio))
     else:
         value = low = upper = nan
     ratio = _above(
@@ -224,35 +179,26 @@ def _few(stored: Stored) -> str:
 # ---------------------------------------------------------------- what goes with density
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    a, b = rankdata(a), rankdata(b)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
 def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_2"]
     density, entropy, distance = (stored[name] for name in ("mean_log_density", "relative_entropy", "mean_distance"))
 
     def of_entropy(rows: np.ndarray) -> float:
-        return _rank_correlation(entropy[rows], density[rows])
+        return rank_correlation(entropy[rows], density[rows])
 
     def excess(rows: np.ndarray) -> float:
-        return of_entropy(rows) - abs(_rank_correlation(distance[rows], density[rows]))
+        return of_entropy(rows) - abs(rank_correlation(distance[rows], density[rows]))
 
     return [
         _above(
             "relative entropy grows with mean log-density",
             "rank correlation over classes",
-            *_resampled(len(density), of_entropy),
+            *resampled(len(density), of_entropy),
         ),
         _above(
             "the mean distance within a class explains log-density less well",
             "rank correlation of relative entropy less the size of that of mean distance",
-            *_resampled(len(density), excess),
+            *resampled(len(density), excess),
         ),
     ], ""
 
@@ -268,26 +214,6 @@ def _transition(stored: Stored) -> tuple[int, str]:
     return int(mostly[0]), f"The transition is at bin {mostly[0] + 1} of {len(stored['high_share'])}."
 
 
-def _jump(values: np.ndarray, errors: np.ndarray, at: int) -> tuple[float, float, float]:
-    """Mean over some bins from `at` on less the mean over as many before, with its normal interval."""
-    width = min(max(1, len(values) // 10), at, len(values) - at)
-    after, before = slice(at, at + width), slice(at - width, at)
-    value = np.nanmean(values[after]) - np.nanmean(values[before])
-    variance = (np.nansum(errors[after] ** 2) + np.nansum(errors[before] ** 2)) / width**2
-    return _normal(float(value), float(np.sqrt(variance)))
-
-
-def _flipped(interval: tuple[float, float, float]) -> tuple[float, float, float]:
-    value, low, high = interval
-    return -value, -high, -low
-
-
-def _share_error(share: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Standard error of a share of n points after Agresti & Coull (1998): 0 and 1 are not taken for certain."""
-    p = (share * n + 2) / (n + 4)
-    return np.sqrt(p * (1 - p) / (n + 4))
-
-
 def _c5(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_3"]
     at, remark = _transition(stored)
@@ -296,21 +222,23 @@ def _c5(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     memorization, n = stored["memorization_mean"], stored["n_points"]
     errors = stored["memorization_std"] / np.sqrt(n)
 
-    def trend(values: np.ndarray) -> tuple[float, float, float]:
-        return _resampled(at, lambda rows: _rank_correlation(values[rows], rows))
+    def trend(values: np.ndarray) -> Interval:
+        return resampled(at, lambda rows: rank_correlation(values[rows], rows))
 
     parts = [
         _above(
             "memorization falls with density before the transition",
             "minus the rank correlation over bins",
-            *_flipped(trend(memorization)),
+            *negative(trend(memorization)),
         ),
-        _above("memorization jumps up at the transition", "difference across it", *_jump(memorization, errors, at)),
+        _above(
+            "memorization jumps up at the transition", "difference across it", *difference(memorization, errors, at)
+        ),
         _above("F1 rises with density before the transition", "rank correlation over bins", *trend(stored["f1"])),
         _above(
             "F1 drops at the transition",
             "minus the difference across it",
-            *_flipped(_jump(stored["f1"], _share_error(stored["f1"], n), at)),
+            *negative(difference(stored["f1"], share_error(stored["f1"], n), at)),
         ),
     ]
     return parts, remark
@@ -324,14 +252,14 @@ def _c6(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     n = stored["n_certified"]
     errors = {
         "radius": stored["radius_std"] / np.sqrt(np.maximum(n, 1)),
-        "smoothed_f1": _share_error(stored["smoothed_f1"], n),
+        "smoothed_f1": share_error(stored["smoothed_f1"], n),
     }
     words = {"radius": "the certified radius (normalised units)", "smoothed_f1": "F1 of the smoothed classifier"}
     return [
         _above(
             f"{words[name]} drops at the transition",
             "minus the difference across it",
-            *_flipped(_jump(stored[name], errors[name], at)),
+            *negative(difference(stored[name], errors[name], at)),
         )
         for name in words
     ], remark
@@ -348,7 +276,7 @@ def _c7(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     divergence = stored["divergence"]  # [3, S, G, G]
     G = divergence.shape[-1]
 
-    def over_pairs(statistic: Callable[[np.ndarray], float]) -> tuple[float, float, float]:
+    def over_pairs(statistic: Callable[[np.ndarray], float]) -> Interval:
         """Classes are resampled; a pair of a class with itself counts for nothing."""
 
         def of(rows: np.ndarray) -> float:
@@ -356,7 +284,7 @@ def _c7(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
             pairs = rows[:, None] != rows[None, :]
             return statistic(values[..., pairs].mean(-1)) if pairs.any() else float("nan")
 
-        return _resampled(G, of)
+        return resampled(G, of)
 
     def third_step(mean: np.ndarray) -> float:
         steps = np.diff(mean[RANDOM])
@@ -388,7 +316,9 @@ def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
         _above(
             "generative F1 rises from the first stage to the last (random points)",
             "difference",
-            *_normal(float(f1[RANDOM, -1] - f1[RANDOM, 0]), float(np.hypot(error[RANDOM, -1], error[RANDOM, 0]))),
+            *normal_interval(
+                float(f1[RANDOM, -1] - f1[RANDOM, 0]), float(np.hypot(error[RANDOM, -1], error[RANDOM, 0]))
+            ),
         )
     ]
     for upper, lower, words in ((LEAST, RANDOM, "least memorized above random"), (RANDOM, MOST, "random above most")):
@@ -397,7 +327,7 @@ def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
             _above(
                 f"at the last stage F1 is ordered: {words}",
                 "difference",
-                *_normal(difference, float(np.hypot(error[upper, -1], error[lower, -1]))),
+                *normal_interval(difference, float(np.hypot(error[upper, -1], error[lower, -1]))),
             )
         )
     return parts, ""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from paper_repro import claims
-from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess, gap_p_value, unimodal_bandwidth
+from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess
+from paper_repro.statistics import gap_p_value, unimodal_bandwidth
 
 
 def verdict(name, figure, stored):

@@ -1,0 +1,107 @@
+"""The statistics of the scorecard: gaps that chance does not leave, and bootstrap intervals."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = [
+    "LEVEL",
+    "difference",
+    "gap_p_value",
+    "negative",
+    "normal_interval",
+    "rank_correlation",
+    "resampled",
+    "share_error",
+    "unimodal_bandwidth",
+]
+
+N_BOOTSTRAP = 2000
+LEVEL = 0.95
+
+Interval = tuple[float, float, float]
+"""A value, and the lower and the upper end of its 95% interval."""
+
+
+def unimodal_bandwidth(values: np.ndarray) -> float:
+    """The least bandwidth at which a Gaussian kernel density of the values [n] has a single mode (Silverman 1981)."""
+    values = np.sort(np.asarray(values, dtype=np.float64))
+    spread = values[-1] - values[0]
+    grid = np.linspace(values[0] - 0.1 * spread, values[-1] + 0.1 * spread, 1024)
+
+    def n_modes(bandwidth: float) -> int:
+        density = np.exp(-0.5 * np.square((grid[:, None] - values) / bandwidth)).sum(1)
+        rising = np.diff(density) > 0
+        return int((rising[:-1] & ~rising[1:]).sum())
+
+    low, high = spread / (20 * len(values)), spread
+    for _ in range(40):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if n_modes(middle) > 1 else (low, middle)
+    return float(high)
+
+
+def gap_p_value(values: np.ndarray, n_draws: int = N_BOOTSTRAP, seed: int = 0) -> float:
+    """How often chance alone leaves a gap as large as the largest one between the sorted values [n].
+
+    Chance: n draws from the density with a single mode that is nearest to the values, a kernel density at
+    `unimodal_bandwidth`, shrunk to their variance (Silverman's smoothed bootstrap).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if np.ptp(values) == 0:
+        return 1.0
+    bandwidth, variance = unimodal_bandwidth(values), values.var()
+    rng = np.random.default_rng(seed)
+    chosen = values[rng.integers(len(values), size=(n_draws, len(values)))]
+    noise = bandwidth * rng.standard_normal(chosen.shape)
+    drawn = values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / variance)
+    largest = np.diff(np.sort(drawn, axis=1), axis=1).max(1)
+    return float((1 + (largest >= np.diff(np.sort(values)).max()).sum()) / (n_draws + 1))
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    draws = draws[np.isfinite(draws)]
+    if len(draws) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
+    """Value and 95% bootstrap interval of a statistic of n units, given as a function of their indices."""
+    rng = np.random.default_rng(seed)
+    draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(N_BOOTSTRAP)])
+    return statistic(np.arange(n)), *_interval(draws)
+
+
+def normal_interval(value: float, error: float) -> Interval:
+    return value, value - 1.96 * error, value + 1.96 * error
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    a, b = rankdata(a), rankdata(b)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def difference(values: np.ndarray, errors: np.ndarray, at: int) -> Interval:
+    """Mean over some bins from `at` on less the mean over as many before, with its normal interval."""
+    width = min(max(1, len(values) // 10), at, len(values) - at)
+    after, before = slice(at, at + width), slice(at - width, at)
+    value = np.nanmean(values[after]) - np.nanmean(values[before])
+    variance = (np.nansum(errors[after] ** 2) + np.nansum(errors[before] ** 2)) / width**2
+    return normal_interval(float(value), float(np.sqrt(variance)))
+
+
+def negative(interval: Interval) -> Interval:
+    value, low, high = interval
+    return -value, -high, -low
+
+
+def share_error(share: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Standard error of a share of n points after Agresti & Coull (1998): 0 and 1 are not taken for certain."""
+    p = (share * n + 2) / (n + 4)
+    return np.sqrt(p * (1 - p) / (n + 4))
