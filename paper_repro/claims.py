@@ -11,6 +11,7 @@ numbers of this run show what the paper says; whether this run is like the paper
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +27,10 @@ from paper_repro.statistics import (
     resampled,
     share_error,
 )
+from paper_repro.steps import Work
+from paper_repro.storage import read_arrays, write_csv, write_json
 
-__all__ = ["CLAIMS", "Claim", "Part", "as_json", "assess"]
+__all__ = ["CLAIMS", "Claim", "Part", "assess", "scorecard"]
 
 LEAST_CLASSES = 20
 """With fewer classes no gap between them can be told from chance with any power."""
@@ -424,3 +427,18 @@ def as_json(claims: list[Claim]) -> list[dict[str, Any]]:
         }
         for claim in claims
     ]
+
+
+def scorecard(work: Work) -> None:
+    """The step: every claim that the figures among its inputs allow, as scorecard.json and scorecard.csv."""
+    figures = {Path(name).name: read_arrays(folder / "numbers.npz") for name, folder in work.inputs.items()}
+    claims = assess(figures)
+    write_json(work.folder / "scorecard.json", as_json(claims))
+    rows = [
+        {"claim": claim.name, "title": claim.title, "verdict": claim.verdict, **part._asdict()}
+        for claim in claims
+        for part in claim.parts or (Part("", "", float("nan"), float("nan"), float("nan"), UNCLEAR),)
+    ]
+    write_csv(work.folder / "scorecard.csv", rows)
+    for claim in claims:
+        work.console.print(f"{claim.name} {claim.title}: [b]{claim.verdict}[/]")
