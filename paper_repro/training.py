@@ -50,6 +50,7 @@ def train(
     *,
     black: float,
     seed: int,
+    noise: float = 0.0,
     checkpoint: Path | None = None,
     console: Console | None = None,
 ) -> list[Epoch]:
@@ -61,7 +62,8 @@ def train(
         labels: [N] int64.
         settings: as above.
         black: the normalised value of a black pixel, which pads the images.
-        seed: of the order of images and of the crops.
+        seed: of the order of images, of the crops and of the noise.
+        noise: standard deviation of Gaussian noise that is added to the normalised images, anew in each epoch.
         checkpoint: a safetensors file, written every few epochs; if it exists, training goes on from it.
         console: where a progress bar is shown, if anywhere.
 
@@ -78,7 +80,7 @@ def train(
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet, transient=True) as bar:
         task = bar.add_task("", total=settings.epochs, completed=len(history), state="")
         for epoch in range(len(history), settings.epochs):
-            history.append(_epoch(network, optimizer, images, labels, settings, epoch, black, seed))
+            history.append(_epoch(network, optimizer, images, labels, settings, epoch, black, seed, noise))
             state = f"loss {history[-1].loss:.3f} nats, accuracy {history[-1].accuracy:.1%}"
             bar.update(task, advance=1, state=state)
             if checkpoint is not None and (epoch + 1) % CHECKPOINT_EPOCHS == 0:
@@ -127,10 +129,13 @@ def _epoch(
     epoch: int,
     black: float,
     seed: int,
+    noise: float,
 ) -> Epoch:
     generator = torch.Generator().manual_seed(seed + epoch)
     order = torch.randperm(len(images), generator=generator)
     cropped = random_crop(images, settings.crop_padding, black, generator)
+    if noise > 0:
+        cropped = cropped + noise * torch.randn(cropped.shape, generator=generator)
     per_epoch = _updates_per_epoch(images, settings)
     loss, n_correct = 0.0, 0
     for i, batch in enumerate(order.split(settings.batch_size)):
