@@ -37,6 +37,9 @@ Seed = Annotated[int, typer.Option(help="One seed for all that is random.")]
 Official = Annotated[
     bool, typer.Option("--official", help="Where the published code differs from the paper, do as the code.")
 ]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Where the dataset is: a file or folder; the usual places if not given.")
+]
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
 
 COLOURS = {
@@ -77,12 +80,13 @@ def run(
     protocol: ProtocolName = "paper",
     seed: Seed = 0,
     official: Official = False,
+    data: Data = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
     from paper_repro.report import write_report
 
-    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
     targets = [pipeline.figures[name] for name in _known(figures)]
     if not figures:
         targets.append(pipeline.classes)
@@ -158,13 +162,15 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def _open(profile: str, protocol: str, seed: int, official: bool, runs_dir: Path) -> tuple[Workspace, Pipeline]:
+def _open(
+    profile: str, protocol: str, seed: int, official: bool, runs_dir: Path, data: Path | None = None
+) -> tuple[Workspace, Pipeline]:
     for name, known, option in ((profile, PROFILES, "--profile"), (protocol, PROTOCOLS, "--protocol")):
         if name not in known:
             raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(known)}", param_hint=option)
     if seed < 0:
         raise typer.BadParameter(f"must not be negative, got {seed}", param_hint="--seed")
-    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official)
+    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
     return Workspace(runs_dir / profile, console), pipeline
 
 

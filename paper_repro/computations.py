@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,33 +45,52 @@ def draw(folder: Path, name: str) -> None:
     style.save(module.draw(stored), folder, name)
 
 
-def dataset(work: Work) -> None:
+def dataset(work: Work, source: Path | None = None) -> None:
+    """Decode the images once; `source` is where they are."""
     from paper_repro import datasets
 
-    settings = work.settings
-    data = datasets.load(
-        settings["name"],
-        test_fraction=settings["test_fraction"],
-        seed=derived_seed(settings["seed"], "split"),
-    )
+    options = dict(work.settings)
+    name = options.pop("name")
+    if "seed" in options:
+        options["seed"] = derived_seed(options["seed"], "split")
+    data = datasets.load(name, source=source, **options)
     tensors = ("train_images", "train_labels", "test_images", "test_labels")
     write_tensors(work.folder / "data.safetensors", {name: getattr(data, name) for name in tensors})
+    if data.split is not None:
+        write_csv(work.folder / "split.csv", data.split)
     counts = {"n_train": len(data.train_labels), "n_test": len(data.test_labels)}
     about = {"class_names": data.class_names, "image_shape": list(data.train_images.shape[1:]), **counts}
-    write_json(work.folder / "dataset.json", {"name": settings["name"], **about, "mean": data.mean, "std": data.std})
+    mean, std = datasets.pixel_statistics(data.train_images, data.white)
+    pixels = {"white": data.white, "mean": mean, "std": std}
+    write_json(work.folder / "dataset.json", {"name": name, "source": data.source, **about, **pixels})
+
+
+def _dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
+    """The tensors of the dataset (bytes), what is known of it, and the function that makes bytes input of a network."""
+    from paper_repro.datasets import normalised
+
+    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    about = read_json(work.inputs["dataset"] / "dataset.json")
+    pixels = {name: about[name] for name in ("white", "mean", "std")}
+    return data, about, partial(normalised, **pixels)
 
 
 def _build_network(work: Work, settings: Any) -> Any:
+    """The network of these settings, freshly initialised, on the device where it is trained."""
+    import torch
+
     from paper_repro.networks import residual_network
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
-    return residual_network(
-        tuple(settings["blocks"]),
+    network = residual_network(
+        settings["architecture"],
         width=settings["width"],
         n_classes=len(about["class_names"]),
         in_channels=about["image_shape"][0],
         seed=derived_seed(settings["seed"], "weights"),
+        stem=settings["stem"],
     )
+    return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load_network(work: Work) -> Any:
@@ -83,38 +103,39 @@ def _load_network(work: Work) -> Any:
 def _training(work: Work) -> Any:
     from paper_repro.training import TrainingSettings
 
-    names = ("epochs", "batch_size", "peak_learning_rate", "crop_padding")
-    return TrainingSettings(**{name: work.settings[name] for name in names})
+    return TrainingSettings(**{name: work.settings[name] for name in TrainingSettings._fields if name in work.settings})
 
 
 def network(work: Work) -> None:
     from paper_repro.networks import accuracy
-    from paper_repro.training import train
+    from paper_repro.training import bfloat16_is_fast, train
 
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    about = read_json(work.inputs["dataset"] / "dataset.json")
+    data, _, prepare = _dataset(work)
     network = _build_network(work, work.settings)
     settings = _training(work)
+    device = next(network.parameters()).device
     history = train(
         network,
         data["train_images"],
         data["train_labels"],
         settings,
-        black=-about["mean"] / about["std"],
+        black=0,
         seed=derived_seed(work.settings["seed"], "training"),
+        prepare=prepare,
         checkpoint=work.folder / "checkpoint.safetensors",
         console=work.console,
     )
-    write_tensors(work.folder / "weights.safetensors", network.state_dict())
+    write_tensors(work.folder / "weights.safetensors", {name: t.cpu() for name, t in network.state_dict().items()})
     write_csv(
         work.folder / "history.csv", [{"epoch": i, **epoch._asdict()} for i, epoch in enumerate(history, start=1)]
     )
     summary = {
         "settings": dict(work.settings),
-        "training": settings._asdict(),
+        "training": settings._asdict() | {"bfloat16": settings.bfloat16 and bfloat16_is_fast(device)},
+        "device": device.type,
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "test_accuracy": accuracy(network, data["test_images"], data["test_labels"]),
-        "train_accuracy": accuracy(network, data["train_images"], data["train_labels"]),
+        "test_accuracy": accuracy(network, data["test_images"], data["test_labels"], prepare=prepare),
+        "train_accuracy": accuracy(network, data["train_images"], data["train_labels"], prepare=prepare),
     }
     write_json(work.folder / "network.json", summary)
     work.console.print(
@@ -125,20 +146,18 @@ def network(work: Work) -> None:
 def estimate_network(work: Work) -> float:
     from paper_repro.training import estimate_seconds
 
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
+    data, _, prepare = _dataset(work)
     network = _build_network(work, work.settings)
-    return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work))
+    return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work), prepare)
 
 
 def representations(work: Work) -> None:
-    from torch.utils.data import DataLoader, TensorDataset
-
     from classfit import extract_representations
 
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    loader = DataLoader(TensorDataset(data["train_images"]), batch_size=512)
+    data, _, prepare = _dataset(work)
+    batches = map(prepare, data["train_images"].split(512))
     dimensions = work.settings["dimensions"]
-    found = extract_representations(_load_network(work), loader, list(dimensions), n_components=dimensions)
+    found = extract_representations(_load_network(work), batches, list(dimensions), n_components=dimensions)
     for layer, representation in found.items():
         write_arrays(work.folder / f"{layer}.npz", representation._asdict())
 

@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["peak_memory_bytes", "reset_peak_memory", "software"]
 
-PACKAGES = ("classfit", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
+PACKAGES = ("classfit", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
 
 
 @cache

@@ -5,6 +5,8 @@
 Steps whose results depend on the protocol lie in a folder of its name.
 """
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from paper_repro import computations as compute
@@ -20,23 +22,36 @@ STAGES = (1, 2, 3, 4)
 class Pipeline:
     """The steps, by what they make."""
 
-    def __init__(self, profile: Profile, protocol: Protocol, *, seed: int = 0, official: bool = False) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        protocol: Protocol,
+        *,
+        seed: int = 0,
+        official: bool = False,
+        data: Path | None = None,
+    ) -> None:
         self.profile, self.protocol, self.seed, self.official = profile, protocol, seed, official
         self.folder = f"{protocol.name}-official" if official else protocol.name
         self.dataset = Step(
             "dataset",
-            {"name": profile.dataset, "test_fraction": profile.test_fraction, "seed": seed},
-            compute.dataset,
+            # Where the data lie is no setting: the hash of what was read is, by way of the step's files.
+            {"name": profile.dataset, **profile.dataset_options} | ({"seed": seed} if profile.splits else {}),
+            partial(compute.dataset, source=data),
         )
         self.network = Step(
             "network",
             {
-                "blocks": list(profile.blocks),
+                "architecture": profile.architecture,
                 "width": profile.width,
+                "stem": profile.stem,
                 "epochs": profile.epochs,
                 "batch_size": profile.batch_size,
                 "peak_learning_rate": profile.peak_learning_rate,
+                "weight_decay": profile.weight_decay,
                 "crop_padding": profile.crop_padding,
+                "flip": profile.flip,
+                "bfloat16": profile.bfloat16,
                 "seed": seed,
             },
             compute.network,

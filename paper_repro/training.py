@@ -1,10 +1,12 @@
 """Training of a classifier as in the paper, resumable to the same bits.
 
-Every epoch draws its order and its crops from a generator of its own, so a run that was killed and goes on from its
+Every epoch draws its order, crops and flips from a generator of its own, so a run that was killed and goes on from its
 checkpoint (weights, momentum, history) ends where an undisturbed one does, on the same number of threads.
 """
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from paper_repro.storage import read_tensors, write_tensors
 
-__all__ = ["Epoch", "TrainingSettings", "estimate_seconds", "learning_rate", "train"]
+__all__ = ["Epoch", "TrainingSettings", "bfloat16_is_fast", "estimate_seconds", "learning_rate", "train"]
 
 
 class TrainingSettings(NamedTuple):
@@ -30,6 +32,11 @@ class TrainingSettings(NamedTuple):
     weight_decay: float = 1e-6
     crop_padding: int = 4
     """Pixels of black added on each side before a random crop to the original size."""
+    flip: bool = False
+    """Mirror each image left to right with probability 1/2."""
+    bfloat16: bool = False
+    """Automatic mixed precision, where the hardware multiplies bfloat16 (see `bfloat16_is_fast`); weights stay float32.
+    Measured on two cores with AMX: 2.4 times the speed of float32 for a ResNet18 of half width at 32 x 32 pixels."""
 
 
 class Epoch(NamedTuple):
@@ -39,7 +46,10 @@ class Epoch(NamedTuple):
     """Share of augmented images classified rightly during the epoch."""
 
 
-CHECKPOINT_EPOCHS = 4
+Prepare = Callable[[Tensor], Tensor]
+
+CHECKPOINT_EPOCHS, CHECKPOINT_SECONDS = 4, 60.0
+"""A checkpoint is written when either has passed since the last, at the end of an epoch."""
 
 
 def train(
@@ -50,20 +60,20 @@ def train(
     *,
     black: float,
     seed: int,
-    noise: float = 0.0,
+    prepare: Prepare = Tensor.float,
     checkpoint: Path | None = None,
     console: Console | None = None,
 ) -> list[Epoch]:
-    """Train the network in place: SGD with Nesterov momentum, linear warm-up then linear decay, random crops.
+    """Train the network in place: SGD with Nesterov momentum, linear warm-up then linear decay, crops and flips.
 
     Args:
-        network: freshly initialised, on the CPU.
-        images: [N, C, H, W] float32, normalised.
+        network: freshly initialised, on the device where to train.
+        images: [N, C, H, W], any dtype; kept on the device of the network as they are.
         labels: [N] int64.
         settings: as above.
-        black: the normalised value of a black pixel, which pads the images.
-        seed: of the order of images, of the crops and of the noise.
-        noise: standard deviation of Gaussian noise that is added to the normalised images, anew in each epoch.
+        black: the value of a black pixel in `images`, which pads them.
+        seed: of the order of images, of the crops and of the flips.
+        prepare: what makes a batch of augmented images [B, C, H, W] into the float32 input of the network.
         checkpoint: a safetensors file, written every few epochs; if it exists, training goes on from it.
         console: where a progress bar is shown, if anywhere.
 
@@ -74,18 +84,35 @@ def train(
     history: list[Epoch] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, network, optimizer)
+    device = _device(network)
+    images, labels = images.to(device), labels.to(device)
+    stored_epoch, stored_at = len(history), time.monotonic()
     network.train()
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
     quiet = console is None or not console.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet, transient=True) as bar:
+    with (
+        _repeatable(),
+        Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet, transient=True) as bar,
+    ):
         task = bar.add_task("", total=settings.epochs, completed=len(history), state="")
         for epoch in range(len(history), settings.epochs):
-            history.append(_epoch(network, optimizer, images, labels, settings, epoch, black, seed, noise))
+            history.append(_epoch(network, optimizer, images, labels, settings, epoch, black, seed, prepare))
             state = f"loss {history[-1].loss:.3f} nats, accuracy {history[-1].accuracy:.1%}"
             bar.update(task, advance=1, state=state)
-            if checkpoint is not None and (epoch + 1) % CHECKPOINT_EPOCHS == 0:
+            late = time.monotonic() - stored_at > CHECKPOINT_SECONDS
+            if checkpoint is not None and (late or len(history) - stored_epoch >= CHECKPOINT_EPOCHS):
                 _store(checkpoint, network, optimizer, history)
+                stored_epoch, stored_at = len(history), time.monotonic()
+            if console is not None and quiet and late:
+                console.print(f"epoch {len(history)} of {settings.epochs}: {state}")
     return history
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 (elsewhere it would be emulated, slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def learning_rate(update: int, n_updates: int, settings: TrainingSettings) -> float:
@@ -96,15 +123,17 @@ def learning_rate(update: int, n_updates: int, settings: TrainingSettings) -> fl
     return settings.peak_learning_rate * (1 - done) / (1 - settings.warmup)
 
 
-def estimate_seconds(network: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings) -> float:
+def estimate_seconds(
+    network: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings, prepare: Prepare = Tensor.float
+) -> float:
     """Wall seconds that training would take, from a few timed updates; the network is spoiled."""
-    optimizer = _optimizer(network, settings)
-    batch = images[: settings.batch_size], labels[: settings.batch_size]
+    optimizer, device = _optimizer(network, settings), _device(network)
+    batch = prepare(images[: settings.batch_size].to(device)), labels[: settings.batch_size].to(device)
     network.train()
     seconds = []
     for _ in range(7):
         start = time.perf_counter()
-        _update(network, optimizer, *batch)
+        _update(network, optimizer, *batch, settings)
         seconds.append(time.perf_counter() - start)
     # The first updates also choose kernels and allocate memory; the median passes over them.
     return median(seconds) * settings.epochs * _updates_per_epoch(images, settings)
@@ -129,41 +158,64 @@ def _epoch(
     epoch: int,
     black: float,
     seed: int,
-    noise: float,
+    prepare: Prepare,
 ) -> Epoch:
+    # Drawn on the CPU, so that every device sees the same images in the same order.
     generator = torch.Generator().manual_seed(seed + epoch)
     order = torch.randperm(len(images), generator=generator)
-    cropped = random_crop(images, settings.crop_padding, black, generator)
-    if noise > 0:
-        cropped = cropped + noise * torch.randn(cropped.shape, generator=generator)
+    top, left = torch.randint(2 * settings.crop_padding + 1, (2, len(images)), generator=generator)
+    mirrored = torch.rand(len(images), generator=generator) < (0.5 if settings.flip else 0.0)
+    order, top, left, mirrored = (drawn.to(images.device) for drawn in (order, top, left, mirrored))
     per_epoch = _updates_per_epoch(images, settings)
     loss, n_correct = 0.0, 0
     for i, batch in enumerate(order.split(settings.batch_size)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch * per_epoch + i, settings.epochs * per_epoch, settings)
-        batch_loss, batch_correct = _update(network, optimizer, cropped[batch], labels[batch])
+        augmented = crop(images[batch], top[batch], left[batch], mirrored[batch], settings.crop_padding, black)
+        batch_loss, batch_correct = _update(network, optimizer, prepare(augmented), labels[batch], settings)
         loss += batch_loss * len(batch)
         n_correct += batch_correct
     return Epoch(loss / len(images), n_correct / len(images))
 
 
-def _update(network: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> tuple[float, int]:
-    output = network(images.contiguous(memory_format=torch.channels_last))
-    loss = F.cross_entropy(output, labels)
+def _update(
+    network: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, settings: TrainingSettings
+) -> tuple[float, int]:
+    mixed = settings.bfloat16 and bfloat16_is_fast(images.device)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+        output = network(images.contiguous(memory_format=torch.channels_last))
+    loss = F.cross_entropy(output.float(), labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.item(), int((output.argmax(1) == labels).sum())
 
 
-def random_crop(images: Tensor, padding: int, black: float, generator: torch.Generator) -> Tensor:
-    """Each image [N, C, H, W] padded on all sides by `padding` pixels of `black`, then cropped at random to H x W."""
+def crop(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, padding: int, black: float) -> Tensor:
+    """Images [N, C, H, W] with `padding` pixels of `black` on all sides, cut to H x W from row `top` [N] and column
+    `left` [N] (0..2 padding), and turned left to right where `mirrored` [N] is true."""
     N, _, H, W = images.shape
     padded = F.pad(images, (padding,) * 4, value=black)
-    top, left = torch.randint(2 * padding + 1, (2, N, 1), generator=generator)
-    rows, columns = top + torch.arange(H), left + torch.arange(W)
-    n = torch.arange(N)[:, None, None]
+    across = torch.arange(W, device=images.device)
+    rows = top[:, None] + torch.arange(H, device=images.device)
+    columns = left[:, None] + torch.where(mirrored[:, None], W - 1 - across, across)
+    n = torch.arange(N, device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Of the convolutions of a GPU only those that give the same bits twice."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _updates_per_epoch(images: Tensor, settings: TrainingSettings) -> int:
