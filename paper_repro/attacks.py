@@ -32,7 +32,7 @@ STEPS = {"LinfProjectedGradientDescentAttack": 20, "L2ProjectedGradientDescentAt
 def survives(
     network: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: np.ndarray,
     attack: str,
     budgets: Sequence[float],
     *,
@@ -66,12 +66,15 @@ def survives(
     import foolbox
 
     network.eval()
-    mean, std = (torch.as_tensor(value, dtype=images.dtype).reshape(-1, 1, 1) for value in (mean, std))
+    truth = torch.as_tensor(labels, device=images.device)
+    mean, std = (torch.as_tensor(units, dtype=images.dtype, device=images.device) for units in (mean, std))
+    mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
     # Rounding may carry a black or white pixel just out of 0..1.
     pixels = (images * std + mean).clamp(0, 1)
     model = foolbox.PyTorchModel(_Normalised(network, mean, std), bounds=(0, 1), device=images.device)
     with torch.no_grad():
-        right = (model(pixels).argmax(1) == labels).cpu().numpy()
+        right = (model(pixels).argmax(1) == truth).cpu().numpy()
+    rows = torch.from_numpy(np.flatnonzero(right)).to(images.device)
     positive = [budget for budget in budgets if budget > 0]
     standing = np.repeat(right[None], len(budgets), axis=0)
     # foolbox draws random starts from the global generator.
@@ -80,7 +83,7 @@ def survives(
         for name in ATTACKS[attack].parts:
             instance = _instance(foolbox.attacks, name)
             if positive and right.any():
-                _, _, fell = instance(model, pixels[right], labels[right], epsilons=positive)
+                _, _, fell = instance(model, pixels[rows], truth[rows], epsilons=positive)
                 standing[len(budgets) - len(positive) :, right] &= ~fell.cpu().numpy()
     return np.logical_and.accumulate(standing, axis=0)
 

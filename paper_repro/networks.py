@@ -10,6 +10,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 __all__ = ["RESNETS", "STEMS", "SmallImageResNet", "accuracy", "residual_network"]
 
 RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
@@ -70,9 +71,7 @@ def residual_network(
         raise ValueError(f"width must be at least 1, got {width}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SmallImageResNet(
-            architecture, width=width, n_classes=n_classes, in_channels=in_channels, stem=stem
-        )
+        network = SmallImageResNet(architecture, width=width, n_classes=n_classes, in_channels=in_channels, stem=stem)
     return network.to(memory_format=torch.channels_last)
 
 

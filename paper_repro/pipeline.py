@@ -1,6 +1,7 @@
 """All steps from images to figures, for one profile, protocol and seed.
 
     dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
+    dataset -> memorization; with the posteriors -> density bins -> certification, attacks -> figures 3, 4, A.11
 
 Steps whose results depend on the protocol lie in a folder of its name.
 """
@@ -12,6 +13,7 @@ from typing import Any
 from paper_repro import computations as compute
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import Profile, Protocol
+from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step
 
 __all__ = ["STAGES", "Pipeline"]
@@ -39,21 +41,21 @@ class Pipeline:
             {"name": profile.dataset, **profile.dataset_options} | ({"seed": seed} if profile.splits else {}),
             partial(compute.dataset, source=data),
         )
+        network = {
+            "architecture": profile.architecture,
+            "width": profile.width,
+            "stem": profile.stem,
+            "epochs": profile.epochs,
+            "batch_size": profile.batch_size,
+            "peak_learning_rate": profile.peak_learning_rate,
+            "weight_decay": profile.weight_decay,
+            "crop_padding": profile.crop_padding,
+            "flip": profile.flip,
+            "bfloat16": profile.bfloat16,
+        }
         self.network = Step(
             "network",
-            {
-                "architecture": profile.architecture,
-                "width": profile.width,
-                "stem": profile.stem,
-                "epochs": profile.epochs,
-                "batch_size": profile.batch_size,
-                "peak_learning_rate": profile.peak_learning_rate,
-                "weight_decay": profile.weight_decay,
-                "crop_padding": profile.crop_padding,
-                "flip": profile.flip,
-                "bfloat16": profile.bfloat16,
-                "seed": seed,
-            },
+            network | {"seed": seed},
             compute.network,
             (self.dataset,),
             compute.estimate_network,
@@ -81,6 +83,7 @@ class Pipeline:
             compute.classes,
             (self.dataset, *self.posteriors.values(), *self.entropies.values()),
         )
+        self.robustness = robustness_steps(self, network | dict(profile.robustness.network))
         self.figures = {name: self._figure(name) for name in FIGURES}
 
     @property
@@ -90,27 +93,35 @@ class Pipeline:
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
 
     @property
-    def steps(self) -> list[Step]:
-        """All of them, each after its inputs."""
-        shared = [self.dataset, self.network, self.representations]
-        return [*shared, *self.posteriors.values(), *self.entropies.values(), self.classes, *self.figures.values()]
-
-    def _posterior(self, stage: int) -> Step:
+    def chain(self) -> dict[str, Any]:
+        """Settings of every chain of the sampler."""
         protocol = self.protocol
-        settings = {
-            "stage": stage,
+        return {
             "n_sweeps": protocol.n_sweeps,
             "n_discard": protocol.n_discard,
             "thin": protocol.thin,
             "block_size": protocol.block_size,
             "n_init_components": protocol.n_init_components,
             "official": self.official,
-            "seed": self.seed,
         }
+
+    @property
+    def steps(self) -> list[Step]:
+        """All of them, each after its inputs."""
+        shared = [self.dataset, self.network, self.representations]
+        densities = [*self.posteriors.values(), *self.entropies.values(), self.classes]
+        return [*shared, *densities, *self.robustness.values(), *self.figures.values()]
+
+    def _posterior(self, stage: int) -> Step:
+        settings = {"stage": stage, **self.chain, "seed": self.seed}
         name = f"{self.folder}/posterior_stage_{stage}"
         return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
 
     def _figure(self, name: str) -> Step:
+        if name in ROBUSTNESS_FIGURES:
+            words = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
+            more, made = robustness_figure(self, name)
+            return Step(f"{self.folder}/{name}", words | more, compute.figure, made)
         inputs = {
             "figure_1": (self.dataset, self.representations, self.posteriors[3], self.posteriors[4]),
             "figure_2": (self.dataset, self.representations, self.posteriors[4], self.entropies[4]),

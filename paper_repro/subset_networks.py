@@ -1,59 +1,101 @@
 """Networks trained on a part of the training images: for memorization trials and density bins.
 
-Every network is trained on the CPU by one thread, in a process that `workers.run_tasks` starts, so that its weights do
-not depend on how many of them are trained side by side.
+On a CPU each is trained by one thread, in a process that `workers.run_tasks` starts, so that its weights do not depend
+on how many of them are trained side by side.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paper_repro.datasets import normalised
 from paper_repro.networks import residual_network
 from paper_repro.storage import read_json, read_tensors, write_tensors
-from paper_repro.training import TrainingSettings, train
+from paper_repro.training import TrainingSettings, estimate_seconds, train
 
-__all__ = ["SubsetNetworks", "predict"]
+__all__ = ["SubsetNetworks"]
 
 
 @dataclass(frozen=True)
 class SubsetNetworks:
-    """How the networks of a dataset's subsets are built and trained."""
+    """How the networks of a dataset's subsets are built and trained; can be sent to another process."""
 
     dataset: Path
     """Folder of the step `dataset`."""
-    blocks: tuple[int, ...]
+    architecture: str
     width: int
+    stem: str
     training: TrainingSettings
 
-    def data(self) -> tuple[Tensor, Tensor]:
-        """Normalised training images [N, C, H, W] and their labels [N]."""
-        return _data(self.dataset)
+    @classmethod
+    def of(cls, dataset: Path, settings: Mapping[str, Any]) -> "SubsetNetworks":
+        """From the settings of a step: architecture, width, stem, and what `TrainingSettings` has."""
+        training = {name: settings[name] for name in TrainingSettings._fields if name in settings}
+        architecture = {name: settings[name] for name in ("architecture", "width", "stem")}
+        return cls(dataset, **architecture, training=TrainingSettings(**training))
 
-    def about(self) -> dict:
-        return read_json(self.dataset / "dataset.json")
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is known of the dataset: class_names, image_shape, white, mean, std."""
+        return _read(self.dataset)[2]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64 classes of the training images."""
+        return _read(self.dataset)[1].numpy()
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """[n, C, H, W] float32: training images as the network gets them, on its device."""
+        return self._prepare(_read(self.dataset)[0][torch.from_numpy(rows)].to(_device()))
 
     def build(self, seed: int) -> nn.Module:
-        about = self.about()
-        return residual_network(
-            self.blocks,
+        """A freshly initialised network."""
+        network = residual_network(
+            self.architecture,
             width=self.width,
-            n_classes=len(about["class_names"]),
-            in_channels=about["image_shape"][0],
+            n_classes=len(self.about["class_names"]),
+            in_channels=self.about["image_shape"][0],
             seed=seed,
+            stem=self.stem,
         )
+        return network.to(_device())
 
     def fit(self, inside: np.ndarray, *, seed: int, noise: float = 0.0) -> nn.Module:
-        """A network trained on the images inside [N] bool, in eval mode; noise as in `training.train`."""
-        about, (images, labels) = self.about(), self.data()
+        """A trained network, in eval mode.
+
+        Args:
+            inside: [N] bool, the images that it is trained on.
+            seed: of its weights, the order of the images, crops, flips and noise.
+            noise: standard deviation of Gaussian noise that is added to each normalised image each time it is used.
+        """
+        images, labels, _ = _read(self.dataset)
         rows = torch.from_numpy(np.flatnonzero(inside))
         network = self.build(seed)
-        black = -about["mean"] / about["std"]
-        train(network, images[rows], labels[rows], self.training, black=black, seed=seed, noise=noise)
+        generator = torch.Generator(_device()).manual_seed(seed)
+
+        def prepare(batch: Tensor) -> Tensor:
+            prepared = self._prepare(batch)
+            if noise > 0:
+                prepared += noise * torch.randn(prepared.shape, generator=generator, device=prepared.device)
+            return prepared
+
+        train(network, images[rows], labels[rows], self.training, black=0, seed=seed, prepare=prepare)
         return network.eval()
+
+    @torch.inference_mode()
+    def predict(self, network: nn.Module, rows: np.ndarray, batch_size: int = 512) -> np.ndarray:
+        """[n] int64 class that the network gives each of these images."""
+        parts = np.array_split(rows, -(-len(rows) // batch_size))
+        return np.concatenate([network(self.images(part)).argmax(1).cpu().numpy() for part in parts])
+
+    def save(self, network: nn.Module, path: Path) -> None:
+        write_tensors(path, {name: tensor.cpu() for name, tensor in network.state_dict().items()})
 
     def load(self, path: Path) -> nn.Module:
         """The network, in eval mode, that `save` wrote."""
@@ -61,18 +103,26 @@ class SubsetNetworks:
         network.load_state_dict(read_tensors(path)[0])
         return network.eval()
 
-    @staticmethod
-    def save(network: nn.Module, path: Path) -> None:
-        write_tensors(path, network.state_dict())
+    def estimate_seconds(self, n_images: int) -> float:
+        """Seconds that training on so many images would take, from a few timed updates on one thread."""
+        images, labels, _ = _read(self.dataset)
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            network = self.build(0)
+            return estimate_seconds(network, images[:n_images], labels[:n_images], self.training, self._prepare)
+        finally:
+            torch.set_num_threads(before)
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        return normalised(images, **{name: self.about[name] for name in ("white", "mean", "std")})
 
 
-@torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarray:
-    """[N] int64 class of each image."""
-    return torch.cat([network(part).argmax(1) for part in images.split(batch_size)]).numpy()
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache
-def _data(dataset: Path) -> tuple[Tensor, Tensor]:
+def _read(dataset: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
     tensors, _ = read_tensors(dataset / "data.safetensors")
-    return tensors["train_images"], tensors["train_labels"]
+    return tensors["train_images"], tensors["train_labels"], read_json(dataset / "dataset.json")

@@ -7,7 +7,6 @@ the same bits whatever the machine's number of cores. A task writes its own file
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["run_tasks", "seconds_for_tasks"]
+__all__ = ["n_workers", "run_tasks"]
 
 
 def run_tasks(
@@ -36,13 +35,13 @@ def run_tasks(
         finished: whether the file of a task is there.
         description: of the progress bar.
         console: where that is shown, if anywhere.
-        n_processes: None takes as many as torch has threads. With one, the tasks run in this process.
+        n_processes: None takes as many as torch has threads, or one where there is a GPU. One is this process.
 
     Raises:
         RuntimeError: a process ended with an error; what its tasks have finished stays.
     """
     left = [task for task in tasks if not finished(task)]
-    n_processes = min(n_processes or torch.get_num_threads(), len(left))
+    n_processes = min(n_processes or n_workers(), len(left))
     columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = console is None or not console.is_terminal
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
@@ -72,11 +71,9 @@ def run_tasks(
         raise RuntimeError(f"{description}: {len(failed)} of {len(tasks)} tasks failed, the first is {failed[0]!r}")
 
 
-def seconds_for_tasks(function: Callable[[], Any], n_tasks: int) -> float:
-    """Wall seconds for that many tasks, from one that is timed, shared among the processes that `run_tasks` takes."""
-    start = time.perf_counter()
-    _on_one_thread(lambda _: function(), None)
-    return (time.perf_counter() - start) * n_tasks / min(torch.get_num_threads(), n_tasks)
+def n_workers() -> int:
+    """Processes that `run_tasks` takes if it is not told."""
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 def _start(processes: list[Any]) -> None:
@@ -107,7 +104,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _on_one_thread(function: Callable[[Any], Any], task: Any) -> None:
+def _on_one_thread(function: Callable[[Any], None], task: Any) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,9 +1,9 @@
 """Image datasets as tensors of bytes: one module each, by name.
 
-    digits         embedded in scikit-learn
-    cifar100       torchvision's files, a folder or zip of class folders, or Hugging Face parquet files
-    mini-imagenet  class folders, the few-shot pickles, or Hugging Face parquet files
-    image-folder   any folder or zip of class folders
+digits         embedded in scikit-learn
+cifar100       torchvision's files, a folder or zip of class folders, or Hugging Face parquet files
+mini-imagenet  class folders, the few-shot pickles, or Hugging Face parquet files
+image-folder   any folder or zip of class folders
 """
 
 import importlib

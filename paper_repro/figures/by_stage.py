@@ -1,6 +1,7 @@
 """What figures 4 and A.11 share: one line a kind of points, most memorized, random and least memorized, over stages."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +22,14 @@ def lines(axes: Axes, stages: Sequence[int], mean: np.ndarray, spread: np.ndarra
     """A line a kind through mean [3, S], with bars of spread [3, S] to each side, side by side at each stage."""
     for k, (words, colour, marker) in enumerate(KINDS.values()):
         x = np.asarray(stages) + 0.07 * (k - 1)
-        look = {"color": colour, "marker": marker, "markersize": 5.5, "linewidth": 1.4, "elinewidth": 1.2, "capsize": 2}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markersize": 5.5,
+            "linewidth": 1.4,
+            "elinewidth": 1.2,
+            "capsize": 2,
+        }
         axes.errorbar(x, mean[k], yerr=spread[k], label=words, **look)
     axes.set_xticks(stages, [str(stage) for stage in stages])
     axes.set_xlabel("stage")

@@ -1,6 +1,6 @@
 """Figure 3: memorization and robustness of training points, in bins by log-density at stage 4."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
-COLOURS = (style.LOW, style.HIGH, style.LINE, style.MUTED)
+COLOURS, MARKERS = (style.LOW, style.HIGH, style.LINE, style.MUTED), "oDs^"
 
 
 def compute(
@@ -31,7 +31,7 @@ def compute(
     pixels_per_unit: float,
     attacked_rows: np.ndarray,
     survived: Mapping[str, np.ndarray],
-    attack_titles: Sequence[str],
+    budgets: Mapping[str, np.ndarray],
     scale: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
     """What is drawn, bin by bin.
@@ -48,13 +48,14 @@ def compute(
         radius: [n] certified L2 radius in normalised units; 0 where it abstains.
         pixels_per_unit: pixel values (0..1) that one normalised unit is.
         attacked_rows: [m] the points that were attacked.
-        survived: by attack, [m, B] whether a point stays rightly classified within each budget, the first being 0.
-        attack_titles: names of the attacks, with the budget that is shown, in the order of `survived`.
+        survived: by the title of an attack, [m, E] whether a point stays rightly classified within each budget.
+        budgets: by title, [E] in pixel values, rising from 0.
         scale: what a caption says: sigma, n0, n, alpha, n_trials, and a sentence on the networks.
 
     Returns:
-        Arrays [B] over bins. An attack's success is counted among the points that are rightly classified without it,
-        at half of the largest budget's place in the list of budgets; nan if there is none.
+        Arrays [B] over bins. robust_accuracy [A, E, B]: by attack, budget and bin; robust_accuracy_by_group [A, E, 2]:
+        in low- and high-density classes (nan where there are no points). attack_success [A, B]: of the points that are
+        rightly classified without an attack, the share that falls within the middle budget.
     """
     n_bins = int(bins.max()) + 1
 
@@ -67,9 +68,11 @@ def compute(
 
     every, certified, attacked = np.arange(len(labels)), bins[certified_rows], bins[attacked_rows]
     right = smoothed == labels[certified_rows]
-    success = [
-        [_success(values[attacked == b]) for b in range(n_bins)] for values in survived.values()
-    ]  # fmt: skip
+    in_group = [~high[labels[attacked_rows]], high[labels[attacked_rows]]]
+    shares = list(survived.values())
+    robust = np.array([[_share(values[attacked == b]) for b in range(n_bins)] for values in shares]).swapaxes(1, 2)
+    by_group = np.array([[_share(values[own]) for own in in_group] for values in shares]).swapaxes(1, 2)
+    middle = robust.shape[1] // 2
     return {
         "n_points": np.bincount(bins),
         "log_density_mean": by_bin(log_density, bins, np.mean),
@@ -85,8 +88,11 @@ def compute(
         "smoothed_f1": f1(certified_rows, smoothed),
         "high_share": by_bin(high[labels], bins, np.mean),
         "n_attacked": np.bincount(attacked, minlength=n_bins),
-        "attack_success": np.array(success),
-        "attack_titles": np.array(attack_titles),
+        "robust_accuracy": robust,
+        "robust_accuracy_by_group": by_group,
+        "attack_success": 1 - robust[:, middle] / np.where(robust[:, 0] > 0, robust[:, 0], np.nan),
+        "attack_titles": np.array(list(survived)),
+        "budgets": np.array([budgets[title] for title in survived]),
         "pixels_per_unit": np.array(pixels_per_unit),
         **{name: np.array(value) for name, value in scale.items()},
     }
@@ -123,10 +129,10 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure 3 · {FIGURES['figure_3']}", stored, width=9.2, height=9.2)
-    panels = figure.subplots(4, 2, sharex=True)
+    figure = style.canvas(f"Figure 3 · {FIGURES['figure_3']}", stored, width=9.2, height=10.6)
+    panels = figure.subplots(5, 2)
     x = np.arange(1, len(stored["n_points"]) + 1)
-    density, memorization, f1, radius, rate, smoothed, share, attacked = panels.flat
+    density, memorization, f1, radius, rate, smoothed, share, attacked = panels[:4].flat
     _band(density, x, stored["log_density_mean"], stored["log_density_std"])
     density.set(title="Log-density, mean ± std", ylabel="nats")
     _band(memorization, x, stored["memorization_mean"], stored["memorization_std"])
@@ -143,21 +149,22 @@ def draw(stored: Stored) -> Figure:
     rate.set(title="Classification rate (not abstained)")
     _line(smoothed, x, stored["smoothed_f1"])
     smoothed.set(title="F1 of the smoothed classifier")
-    share.bar(x, 1 - stored["high_share"], color=style.LOW, width=0.85, label="low-density classes")
-    share.bar(x, stored["high_share"], bottom=1 - stored["high_share"], color=style.HIGH, width=0.85, hatch="///",
-              edgecolor="white", linewidth=0, label="high-density classes")  # fmt: skip
+    _stacked(share, x, stored["high_share"])
     share.set(title="Points of low- and high-density classes", ylim=(0, 1))
-    for colour, marker, title, success in zip(
-        COLOURS, "oDs^", stored["attack_titles"], stored["attack_success"], strict=False
-    ):
-        _line(attacked, x, success, color=colour, marker=marker, label=str(title))
+    middle = stored["budgets"].shape[1] // 2
+    for look, title, budgets, success in _attacks(stored, "attack_success"):
+        _line(attacked, x, success, label=f"{title}, {budgets[middle]:.3g}", **look)
     attacked.set(title="Success of attacks (not in the paper)", ylim=(-0.03, 1.03))
-    for axes in (rate, share, attacked):
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    attacked.legend(loc="best", fontsize=7, handlelength=1.5)
+    for axes in panels[:4].flat:
+        axes.set_xlim(0.4, len(x) + 0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (share, attacked):
         axes.set_xlabel("density bin, lowest first")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2, fontsize=8, handlelength=1.5)
+    for axes, norm in zip(panels[4], ("L∞", "L2"), strict=True):
+        _curves(axes, stored, norm)
+    for axes in (rate, share, attacked, *panels[4]):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
@@ -173,8 +180,9 @@ def caption(stored: Stored) -> str:
         f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
         f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}; where the classifier "
         "abstains the radius counts as 0. Attacks, which the paper does not have: share of the rightly classified "
-        f"among {attacked} points a bin that an attack moves to another class, in the network without the bin; "
-        f"budgets in pixel values. {stored['networks']} {stored['note']}"
+        f"among {attacked} points a bin that an attack moves to another class, in the network without the bin, and "
+        "accuracy against the budget in low- and high-density classes. PGD also tries the single step of FGSM; "
+        f"budgets are in pixel values, 0 to 1. {stored['networks']} {stored['note']}"
     )
 
 
@@ -208,11 +216,9 @@ def finding(stored: Stored) -> str:
     )
 
 
-def _success(survived: np.ndarray) -> float:
-    """Share of the points that stand at budget 0 that fall at the middle one of the other budgets."""
-    middle = (survived.shape[1]) // 2
-    standing = survived[:, 0]
-    return float((~survived[standing, middle]).mean()) if standing.any() else float("nan")
+def _share(survived: np.ndarray) -> np.ndarray:
+    """[E] share of the points [m, E] that stand within each budget; nan if there are no points."""
+    return survived.mean(0) if len(survived) else np.full(survived.shape[1], np.nan)
 
 
 def _count(n: np.ndarray) -> str:
@@ -222,6 +228,35 @@ def _count(n: np.ndarray) -> str:
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
     look = {"color": style.LOW, "marker": "o", **look}
     axes.plot(x, y, markersize=4 if len(x) <= 25 else 2.5, linewidth=1.4, **look)
+
+
+def _attacks(stored: Stored, name: str) -> Iterator[tuple[dict[str, Any], str, np.ndarray, np.ndarray]]:
+    """Look, title, budgets and one array of each attack."""
+    for colour, marker, title, budgets, values in zip(
+        COLOURS, MARKERS, stored["attack_titles"], stored["budgets"], stored[name], strict=False
+    ):
+        yield {"color": colour, "marker": marker}, str(title), budgets, values
+
+
+def _curves(axes: Axes, stored: Stored, norm: str) -> None:
+    """Accuracy against the budget of attacks in one norm, in the colours of the two groups of classes."""
+    dashes = iter(("-", "--", ":"))
+    for look, title, budgets, robust in _attacks(stored, "robust_accuracy_by_group"):
+        if norm in title:
+            dash = next(dashes)
+            for group, colour, words in ((0, style.LOW, "low"), (1, style.HIGH, "high")):
+                line = {"color": colour, "marker": look["marker"], "linestyle": dash}
+                _line(axes, budgets, robust[:, group], label=f"{title}, {words}", **line)
+    axes.set(title=f"Accuracy under {norm} attacks (not in the paper)", ylim=(-0.03, 1.03))
+    axes.set_xlabel(f"budget ({norm}, pixel values)")
+    axes.legend(loc="best", fontsize=7, handlelength=2.2)
+
+
+def _stacked(axes: Axes, x: np.ndarray, high: np.ndarray) -> None:
+    axes.bar(x, 1 - high, color=style.LOW, width=0.85, label="low-density")
+    look: dict[str, Any] = {"color": style.HIGH, "hatch": "///", "edgecolor": "white", "linewidth": 0}
+    axes.bar(x, high, bottom=1 - high, width=0.85, label="high-density", **look)
+    axes.legend(loc="upper right", fontsize=7, framealpha=0.9, frameon=True)
 
 
 def _band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:

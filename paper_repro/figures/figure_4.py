@@ -33,7 +33,8 @@ def compute(
         class_names: of the G classes that have enough points of every kind.
         n_classes: of the dataset.
         least_points: what is enough.
-        scale: what a caption says: threshold (nan if the most memorized are chosen by number), n_trials, dimensions.
+        scale: what a caption says: threshold (nan if the most memorized are chosen by number), n_trials, dimensions,
+            and a sentence on the networks that the scores come from.
 
     Returns:
         stages [S]; mean, std, error [3, S] over ordered pairs, in the order most, random, least; class_names [G]; and
@@ -107,7 +108,7 @@ def caption(stored: Stored) -> str:
         f"{int(stored['least_points'])} points of each kind (the paper: 100). Densities are fitted to the points of "
         f"one kind only; {chosen}, and there are as many of the other kinds before classes are left out. Scores from "
         f"{int(stored['n_trials'])} trials: {ranges}. Stages differ in dimension ("
-        f"{', '.join(map(str, stored['dimensions'].tolist()))}). {stored['note']}"
+        f"{', '.join(map(str, stored['dimensions'].tolist()))}). {stored['networks']} {stored['note']}"
     )
 
 

@@ -22,7 +22,7 @@ def compute(
     labels: Mapping[str, np.ndarray],
     memorization: Mapping[str, np.ndarray],
     n_fitted: int,
-    n_trials: int,
+    scale: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
     """F1 by kind of points and stage.
 
@@ -32,7 +32,7 @@ def compute(
         labels: by kind, [n] true classes.
         memorization: by kind, [n] scores.
         n_fitted: points that the densities are fitted to.
-        n_trials: networks that the scores come from.
+        scale: what a caption says: n_trials, and a sentence on the networks that the scores come from.
 
     Returns:
         stages [S]; f1, error [3, S], the error being the standard deviation over resampled points.
@@ -53,7 +53,7 @@ def compute(
         "lowest_score": np.array([part.min() for part in scores]),
         "highest_score": np.array([part.max() for part in scores]),
         "n_fitted": np.array(n_fitted),
-        "n_trials": np.array(n_trials),
+        **{name: np.array(value) for name, value in scale.items()},
     }
 
 
@@ -96,7 +96,7 @@ def caption(stored: Stored) -> str:
         "memorization nearest to 0 and as many random ones (the paper: 1,000 each) are held out of the fit, though "
         "not of the network's training. F1 is averaged over classes by their number of points; bars are one standard "
         f"deviation over {N_BOOTSTRAP} resamplings of the points. Scores from {int(stored['n_trials'])} trials: "
-        f"{ranges}. {stored['note']}"
+        f"{ranges}. {stored['networks']} {stored['note']}"
     )
 
 
