@@ -1,5 +1,6 @@
 """Empirical robustness: accuracy under attacks of growing budget, by foolbox (Rauber et al. 2017, 2020)."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,9 @@ ATTACKS = {
     "l2-pgd": Attack("PGD (L2)", "L2", ("L2FastGradientAttack", "L2ProjectedGradientDescentAttack")),
     "deepfool": Attack("DeepFool (L2)", "L2", ("L2DeepFoolAttack",)),
 }
-STEPS = {"LinfProjectedGradientDescentAttack": 20, "L2ProjectedGradientDescentAttack": 20, "L2DeepFoolAttack": 30}
+# Steps of 2.5 / n of the budget (Madry et al. 2018): enough to cross the ball from any start, in n steps.
+PGD = {"steps": 20, "rel_stepsize": 2.5 / 20}
+OPTIONS = {"LinfProjectedGradientDescentAttack": PGD, "L2ProjectedGradientDescentAttack": PGD}
 
 
 def survives(
@@ -63,15 +66,16 @@ def survives(
         raise ValueError(f"attack must be one of {', '.join(ATTACKS)}, got {attack!r}")
     if min(budgets) < 0 or list(budgets) != sorted(set(budgets)):
         raise ValueError(f"budgets must rise from 0 or above, got {list(budgets)}")
+    # foolbox brings in GitPython, which otherwise refuses to be imported where there is no git.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import foolbox
 
-    network.eval()
     truth = torch.as_tensor(labels, device=images.device)
     mean, std = (torch.as_tensor(units, dtype=images.dtype, device=images.device) for units in (mean, std))
     mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
     # Rounding may carry a black or white pixel just out of 0..1.
     pixels = (images * std + mean).clamp(0, 1)
-    model = foolbox.PyTorchModel(_Normalised(network, mean, std), bounds=(0, 1), device=images.device)
+    model = foolbox.PyTorchModel(_Normalised(network, mean, std).eval(), bounds=(0, 1), device=images.device)
     with torch.no_grad():
         right = (model(pixels).argmax(1) == truth).cpu().numpy()
     rows = torch.from_numpy(np.flatnonzero(right)).to(images.device)
@@ -98,4 +102,4 @@ class _Normalised(nn.Module):
 
 
 def _instance(attacks: Any, name: str) -> Any:
-    return getattr(attacks, name)(**({"steps": STEPS[name]} if name in STEPS else {}))
+    return getattr(attacks, name)(**OPTIONS.get(name, {}))

@@ -14,7 +14,8 @@ from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
-COLOURS, MARKERS = (style.LOW, style.HIGH, style.LINE, style.MUTED), "oDs^"
+# Not the colours of the two groups of classes.
+COLOURS, MARKERS = (style.MUTED, style.INK, style.LINE, "#cc79a7"), "oDs^"
 
 
 def compute(
@@ -154,8 +155,8 @@ def draw(stored: Stored) -> Figure:
     middle = stored["budgets"].shape[1] // 2
     for look, title, budgets, success in _attacks(stored, "attack_success"):
         _line(attacked, x, success, label=f"{title}, {budgets[middle]:.3g}", **look)
-    attacked.set(title="Success of attacks (not in the paper)", ylim=(-0.03, 1.03))
-    attacked.legend(loc="best", fontsize=7, handlelength=1.5)
+    attacked.set(title="Success of attacks (not in the paper)", ylim=(-0.03, 1.35), yticks=np.linspace(0, 1, 6))
+    attacked.legend(loc="upper center", ncols=2, fontsize=7, handlelength=1.5)
     for axes in panels[:4].flat:
         axes.set_xlim(0.4, len(x) + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
