@@ -1,4 +1,4 @@
-"""The command `paper-repro`: list, run, draw, check."""
+"""The command `paper-repro`: list, run, trials, draw, check."""
 
 import os
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def run(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
-    targets = [pipeline.figures[name] for name in _known(figures)]
+    targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
         targets.append(pipeline.classes)
     with _locked(workspace):
@@ -97,6 +97,41 @@ def run(
         console.print("Everything was up to date.")
     console.print("Report:")
     _print_path(path)
+
+
+@app.command()
+def trials(
+    shard: Annotated[str, typer.Option(help="i/n: the trials whose number leaves i when divided by n.")] = "0/1",
+    profile: ProfileName = "digits",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    data: Data = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Share the memorization trials among processes or machines that see the same folder; `run` gathers them.
+
+    Machines that do not: copy the files checkpoint-trial-* into the folder `memorization` of the one that runs `run`.
+    """
+    from paper_repro.memorization import shard_of
+    from paper_repro.robustness import memorization_trials
+
+    try:
+        part = shard_of(shard)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shard") from None
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    if "memorization" not in pipeline.robustness:
+        raise typer.BadParameter(f"{profile!r} has no memorization trials", param_hint="--profile")
+    with _locked(workspace):
+        work = workspace.join(pipeline.robustness["memorization"])
+    if work is None:
+        console.print("All trials were finished.")
+        return
+    memorization_trials(work, part)
+    n_finished, n_trials = len(list(work.folder.glob("checkpoint-trial-*"))), work.settings["n_trials"]
+    console.print(f"{n_finished} of {n_trials} trials are finished, in")
+    _print_path(work.folder)
 
 
 @app.command()
@@ -112,7 +147,7 @@ def draw(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
-    names = _known(figures)
+    names = _known(figures, pipeline)
     with _locked(workspace):
         drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
         missing = [name for name in names if name not in drawn]
@@ -141,7 +176,7 @@ def check(
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []
-    for name in _known(figures):
+    for name in _known(figures, pipeline):
         step = pipeline.figures[name]
         state = workspace.state(step)
         record = workspace.provenance(step) or {}
@@ -174,11 +209,14 @@ def _open(
     return Workspace(runs_dir / profile, console), pipeline
 
 
-def _known(figures: list[str] | None) -> list[str]:
+def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
+    """The figures that were asked for, or all that the profile has."""
+    known = list(pipeline.figures)
     for name in figures or []:
-        if name not in FIGURES:
-            raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(FIGURES)}", param_hint="FIGURE")
-    return list(dict.fromkeys(figures)) if figures else list(FIGURES)
+        if name not in known:
+            why = f"is not in profile {pipeline.profile.name}" if name in FIGURES else "is unknown"
+            raise typer.BadParameter(f"{name!r} {why}; known: {', '.join(known)}", param_hint="FIGURE")
+    return list(dict.fromkeys(figures)) if figures else known
 
 
 def _redraw(workspace: Workspace, step: Step, name: str) -> bool:

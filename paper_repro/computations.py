@@ -75,27 +75,33 @@ def _dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any]
     return data, about, partial(normalised, **pixels)
 
 
-def _build_network(work: Work, settings: Any) -> Any:
-    """The network of these settings, freshly initialised, on the device where it is trained."""
+def _input(work: Work, kind: str) -> Path:
+    """Folder of the input of that name, or of that name for another network (as in convnet/network)."""
+    (folder,) = (path for name, path in work.inputs.items() if name == kind or name.endswith(f"/{kind}"))
+    return folder
+
+
+def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
+    """The network of these settings as it starts, on the device where it is trained."""
     import torch
 
-    from paper_repro.networks import residual_network
+    from paper_repro.networks import build
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
-    network = residual_network(
+    network = build(
         settings["architecture"],
-        width=settings["width"],
+        image_shape=tuple(about["image_shape"]),
         n_classes=len(about["class_names"]),
-        in_channels=about["image_shape"][0],
         seed=derived_seed(settings["seed"], "weights"),
-        stem=settings["stem"],
+        pretrained=pretrained,
+        **{name: settings[name] for name in ("width", "stem") if name in settings},
     )
     return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load_network(work: Work) -> Any:
-    folder = work.inputs["network"]
-    network = _build_network(work, read_json(folder / "network.json")["settings"])
+    folder = _input(work, "network")
+    network = _build_network(work, read_json(folder / "network.json")["settings"], pretrained=False)
     network.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
     return network
 
@@ -163,7 +169,7 @@ def representations(work: Work) -> None:
 
 
 def posterior(work: Work) -> None:
-    x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
+    x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
     model = _mixture(work, checkpoint=work.folder / "checkpoint.npz", verbose=int(work.console.is_terminal))
     model.fit(x, groups=labels)
     model.posterior_.save(work.folder / "posterior.npz")
@@ -172,7 +178,7 @@ def posterior(work: Work) -> None:
 
 
 def estimate_posterior(work: Work) -> float:
-    x, (labels, _) = _values(work, work.settings["stage"]), _labels_and_names(work)
+    x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, n_sweeps=n_sweeps, n_discard=0)
@@ -246,6 +252,9 @@ def figure(work: Work) -> None:
         "figure_a5": _figure_a5_arguments,
         "figure_a6": _figure_a6_arguments,
         "figure_a7": _density_arguments,
+        "figure_a8": _figure_a8_arguments,
+        "figure_a9": _blocks_arguments,
+        "figure_a10": _blocks_arguments,
         "figure_a11": figure_arguments.figure_a11,
     }[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
@@ -292,17 +301,55 @@ def _figure_a6_arguments(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_a8_arguments(work: Work) -> dict[str, Any]:
+    layers = work.settings["layers"]
+    parts = {"before": "conv", "after": "relu"}
+    return {
+        **{part: _by_number(work, [name for name in layers if name.startswith(kind)]) for part, kind in parts.items()},
+        **_network_arguments(work),
+    }
+
+
+def _blocks_arguments(work: Work) -> dict[str, Any]:
+    return {**_by_number(work, work.settings["layers"]), **_network_arguments(work)}
+
+
+def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
+    """Log-densities and dimensions of these layers, numbered from 1."""
+    folders = [_input(work, f"posterior_{layer}") for layer in layers]
+    return {
+        "log_density": {
+            k: read_arrays(folder / "density.npz")["log_density"] for k, folder in enumerate(folders, start=1)
+        },
+        "dimensions": {k: _values(work, layer).shape[1] for k, layer in enumerate(layers, start=1)},
+    }
+
+
+def _network_arguments(work: Work) -> dict[str, Any]:
+    labels, class_names = _labels_and_names(work)
+    reached = read_json(_input(work, "network") / "network.json")
+    words = f"{work.settings['network']}; {reached['train_accuracy']:.1%} of its training images and "
+    words += f"{reached['test_accuracy']:.1%} of the test images are classified rightly"
+    return {"labels": labels, "class_names": class_names, "network": words}
+
+
 def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
     data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
     return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
 
 
-def _representation(work: Work, stage: int) -> dict[str, np.ndarray]:
-    return read_arrays(work.inputs["representations"] / f"layer{stage}.npz")
+def _layer(work: Work) -> int | str:
+    """Stage of the residual network, or name of a layer of another one."""
+    return work.settings.get("layer", work.settings.get("stage"))
 
 
-def _values(work: Work, stage: int) -> np.ndarray:
-    return _representation(work, stage)["values"]
+def _representation(work: Work, layer: int | str) -> dict[str, np.ndarray]:
+    name = f"layer{layer}" if isinstance(layer, int) else layer
+    return read_arrays(_input(work, "representations") / f"{name}.npz")
+
+
+def _values(work: Work, layer: int | str) -> np.ndarray:
+    return _representation(work, layer)["values"]
 
 
 def _mixture(work: Work, **changes: Any) -> Any:
@@ -310,7 +357,8 @@ def _mixture(work: Work, **changes: Any) -> Any:
 
     names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
     settings = {name: work.settings[name] for name in names}
-    random_state = derived_seed(work.settings["seed"], "posterior", work.settings["stage"])
+    names_of_layer = [work.settings[name] for name in ("network", "layer", "stage") if name in work.settings]
+    random_state = derived_seed(work.settings["seed"], "posterior", *names_of_layer)
     return DPGaussianMixture(**{**settings, "random_state": random_state, **changes})
 
 

@@ -1,24 +1,35 @@
 """All steps from images to figures, for one profile, protocol and seed.
 
     dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
-    dataset -> memorization; with the posteriors -> density bins -> certification, attacks -> figures 3, 4, A.11
 
 Steps whose results depend on the protocol lie in a folder of its name.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from paper_repro import computations as compute
 from paper_repro.figures import FIGURES
-from paper_repro.profiles import Profile, Protocol
+from paper_repro.profiles import OtherNetwork, Profile, Protocol
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step
 
 __all__ = ["STAGES", "Pipeline"]
 
 STAGES = (1, 2, 3, 4)
+OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
+"""Figures of a network beside the residual one."""
+
+
+class Other(NamedTuple):
+    """The steps of such a network."""
+
+    title: str
+    network: Step
+    representations: Step
+    posteriors: dict[str, Step]
+    """By the name of the layer, in order."""
 
 
 class Pipeline:
@@ -41,21 +52,21 @@ class Pipeline:
             {"name": profile.dataset, **profile.dataset_options} | ({"seed": seed} if profile.splits else {}),
             partial(compute.dataset, source=data),
         )
-        network = {
-            "architecture": profile.architecture,
-            "width": profile.width,
-            "stem": profile.stem,
-            "epochs": profile.epochs,
-            "batch_size": profile.batch_size,
-            "peak_learning_rate": profile.peak_learning_rate,
-            "weight_decay": profile.weight_decay,
-            "crop_padding": profile.crop_padding,
-            "flip": profile.flip,
-            "bfloat16": profile.bfloat16,
-        }
         self.network = Step(
             "network",
-            network | {"seed": seed},
+            {
+                "architecture": profile.architecture,
+                "width": profile.width,
+                "stem": profile.stem,
+                "epochs": profile.epochs,
+                "batch_size": profile.batch_size,
+                "peak_learning_rate": profile.peak_learning_rate,
+                "weight_decay": profile.weight_decay,
+                "crop_padding": profile.crop_padding,
+                "flip": profile.flip,
+                "bfloat16": profile.bfloat16,
+                "seed": seed,
+            },
             compute.network,
             (self.dataset,),
             compute.estimate_network,
@@ -67,6 +78,8 @@ class Pipeline:
             (self.dataset, self.network),
         )
         self.posteriors = {stage: self._posterior(stage) for stage in STAGES}
+        others = {"convnet": profile.convnet, "vit": profile.vit, "mixer": profile.mixer}
+        self.others = {name: self._other(name, network) for name, network in others.items() if network}
         self.entropies = {
             stage: Step(
                 f"{self.folder}/relative_entropy_stage_{stage}",
@@ -83,8 +96,10 @@ class Pipeline:
             compute.classes,
             (self.dataset, *self.posteriors.values(), *self.entropies.values()),
         )
-        self.robustness = robustness_steps(self, network | dict(profile.robustness.network))
-        self.figures = {name: self._figure(name) for name in FIGURES}
+        absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
+        self.robustness = robustness_steps(self) if profile.robustness else {}
+        absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
+        self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
 
     @property
     def subtitle(self) -> str:
@@ -93,8 +108,19 @@ class Pipeline:
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
 
     @property
-    def chain(self) -> dict[str, Any]:
-        """Settings of every chain of the sampler."""
+    def steps(self) -> list[Step]:
+        """All of them, each after its inputs."""
+        shared = [self.dataset, self.network, self.representations]
+        densities = [*self.posteriors.values(), *self.entropies.values(), self.classes]
+        others = [
+            step
+            for other in self.others.values()
+            for step in (other.network, other.representations, *other.posteriors.values())
+        ]
+        return [*shared, *densities, *others, *self.robustness.values(), *self.figures.values()]
+
+    def sampler(self) -> dict[str, Any]:
+        """The protocol's part of the settings of a posterior."""
         protocol = self.protocol
         return {
             "n_sweeps": protocol.n_sweeps,
@@ -103,25 +129,50 @@ class Pipeline:
             "block_size": protocol.block_size,
             "n_init_components": protocol.n_init_components,
             "official": self.official,
+            "seed": self.seed,
         }
 
-    @property
-    def steps(self) -> list[Step]:
-        """All of them, each after its inputs."""
-        shared = [self.dataset, self.network, self.representations]
-        densities = [*self.posteriors.values(), *self.entropies.values(), self.classes]
-        return [*shared, *densities, *self.robustness.values(), *self.figures.values()]
-
     def _posterior(self, stage: int) -> Step:
-        settings = {"stage": stage, **self.chain, "seed": self.seed}
+        settings = {"stage": stage, **self.sampler()}
         name = f"{self.folder}/posterior_stage_{stage}"
         return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
 
+    def _other(self, name: str, other: OtherNetwork) -> Other:
+        network = Step(
+            f"{name}/network",
+            {**other.settings, "seed": self.seed},
+            compute.network,
+            (self.dataset,),
+            compute.estimate_network,
+        )
+        representations = Step(
+            f"{name}/representations",
+            {"dimensions": dict(other.dimensions)},
+            compute.representations,
+            (self.dataset, network),
+        )
+        posteriors = {
+            layer: Step(
+                f"{self.folder}/{name}/posterior_{layer}",
+                {"network": name, "layer": layer, **self.sampler()},
+                compute.posterior,
+                (self.dataset, representations),
+                compute.estimate_posterior,
+            )
+            for layer in other.dimensions
+        }
+        return Other(other.title, network, representations, posteriors)
+
     def _figure(self, name: str) -> Step:
+        settings: dict[str, Any] = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
         if name in ROBUSTNESS_FIGURES:
-            words = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
-            more, made = robustness_figure(self, name)
-            return Step(f"{self.folder}/{name}", words | more, compute.figure, made)
+            more, needed = robustness_figure(self, name)
+            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
+        if name in OF_OTHERS:
+            other = self.others[OF_OTHERS[name]]
+            settings |= {"network": other.title, "layers": list(other.posteriors)}
+            needed = (self.dataset, other.network, other.representations, *other.posteriors.values())
+            return Step(f"{self.folder}/{name}", settings, compute.figure, needed)
         inputs = {
             "figure_1": (self.dataset, self.representations, self.posteriors[3], self.posteriors[4]),
             "figure_2": (self.dataset, self.representations, self.posteriors[4], self.entropies[4]),
@@ -129,7 +180,6 @@ class Pipeline:
             "figure_a6": (self.representations,),
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
         }[name]
-        settings: dict[str, Any] = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
         settings |= {
             "figure_1": {"stages": [3, 4]},
             "figure_2": {"stages": [4]},

@@ -7,10 +7,10 @@ memorization, representations -> KL by stage                -> figure 4
                               -> generative classification  -> figure A.11
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_repro import memorized_densities, robustness
+from paper_repro.robustness_scale import RobustnessScale
 from paper_repro.steps import Step
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ __all__ = ["ROBUSTNESS_FIGURES", "robustness_figure", "robustness_steps"]
 ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11")
 
 
-def robustness_steps(pipeline: "Pipeline", network: Mapping[str, Any]) -> dict[str, Step]:
-    """By name; `network` is how the networks on subsets are built and trained."""
-    scale, seed, folder = pipeline.profile.robustness, pipeline.seed, pipeline.folder
-    subset_networks = {"network": dict(network), "seed": seed}
-    stages = {"stages": sorted(pipeline.posteriors), **pipeline.chain, "seed": seed}
+def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
+    """By name."""
+    scale, seed, folder = _scale(pipeline), pipeline.seed, pipeline.folder
+    subset_networks = {"network": {**pipeline.network.settings, **scale.network}, "seed": seed}
+    stages = {"stages": sorted(pipeline.posteriors), **pipeline.sampler()}
     memorization = Step(
         "memorization",
         {**subset_networks, "n_trials": scale.n_trials},
@@ -86,7 +86,7 @@ def robustness_steps(pipeline: "Pipeline", network: Mapping[str, Any]) -> dict[s
 
 def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:
     """Settings and inputs of a figure."""
-    scale, steps = pipeline.profile.robustness, pipeline.robustness
+    scale, steps = _scale(pipeline), pipeline.robustness
     words = {"networks": scale.networks, "n_trials": scale.n_trials}
     stages = {"stages": sorted(pipeline.posteriors)}
     scores = (pipeline.dataset, steps["memorization"])
@@ -99,3 +99,9 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
         dimensions = {"dimensions": list(pipeline.profile.dimensions)}
         return words | stages | chosen | dimensions, (*scores, steps["kl_by_stage"])
     return words | stages, (*scores, steps["generative"])
+
+
+def _scale(pipeline: "Pipeline") -> RobustnessScale:
+    if pipeline.profile.robustness is None:
+        raise ValueError(f"profile must have a scale for figures 3, 4 and A.11, {pipeline.profile.name} has none")
+    return pipeline.profile.robustness

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from paper_repro.datasets import normalised
-from paper_repro.networks import residual_network
+from paper_repro.networks import build
 from paper_repro.storage import read_json, read_tensors, write_tensors
 from paper_repro.training import TrainingSettings, estimate_seconds, train
 
@@ -56,12 +56,12 @@ class SubsetNetworks:
 
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised network."""
-        network = residual_network(
+        network = build(
             self.architecture,
-            width=self.width,
+            image_shape=tuple(self.about["image_shape"]),
             n_classes=len(self.about["class_names"]),
-            in_channels=self.about["image_shape"][0],
             seed=seed,
+            width=self.width,
             stem=self.stem,
         )
         return network.to(_device())

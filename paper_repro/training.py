@@ -32,6 +32,8 @@ class TrainingSettings(NamedTuple):
     weight_decay: float = 1e-6
     crop_padding: int = 4
     """Pixels of black added on each side before a random crop to the original size."""
+    optimizer: str = "sgd"
+    """"sgd" as in the paper, or "adamw", for transformers from random weights, which SGD hardly moves."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
     bfloat16: bool = False
@@ -64,7 +66,7 @@ def train(
     checkpoint: Path | None = None,
     console: Console | None = None,
 ) -> list[Epoch]:
-    """Train the network in place: SGD with Nesterov momentum, linear warm-up then linear decay, crops and flips.
+    """Train the network in place: SGD with Nesterov momentum (or AdamW), linear warm-up and decay, crops and flips.
 
     Args:
         network: freshly initialised, on the device where to train.
@@ -139,7 +141,10 @@ def estimate_seconds(
     return median(seconds) * settings.epochs * _updates_per_epoch(images, settings)
 
 
-def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
+def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        rate, decay = settings.peak_learning_rate, settings.weight_decay
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.peak_learning_rate,
@@ -151,7 +156,7 @@ def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.SG
 
 def _epoch(
     network: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
     settings: TrainingSettings,
@@ -179,7 +184,7 @@ def _epoch(
 
 
 def _update(
-    network: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor, settings: TrainingSettings
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, settings: TrainingSettings
 ) -> tuple[float, int]:
     mixed = settings.bfloat16 and bfloat16_is_fast(images.device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
@@ -222,16 +227,20 @@ def _updates_per_epoch(images: Tensor, settings: TrainingSettings) -> int:
     return -(-len(images) // settings.batch_size)
 
 
-def _store(path: Path, network: nn.Module, optimizer: torch.optim.SGD, history: list[Epoch]) -> None:
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+def _store(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: list[Epoch]) -> None:
+    tensors = {f"network/{name}": value.cpu() for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
-        tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
+        for kind, value in optimizer.state[parameter].items():
+            tensors[f"{kind}/{name}"] = value.cpu()
     write_tensors(path, tensors, notes=[list(epoch) for epoch in history])
 
 
-def _restore(path: Path, network: nn.Module, optimizer: torch.optim.SGD) -> list[Epoch]:
+def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
     tensors, notes = read_tensors(path)
-    network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
-    for name, parameter in network.named_parameters():
-        optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
+    network.load_state_dict({name: tensors.pop(f"network/{name}") for name in network.state_dict()})
+    parameters = dict(network.named_parameters())
+    for name, value in tensors.items():
+        kind, parameter = name.split("/", 1)
+        device = "cpu" if kind == "step" else parameters[parameter].device
+        optimizer.state[parameters[parameter]][kind] = value.to(device)
     return [Epoch(*epoch) for epoch in notes]

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import rankdata
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
-from paper_repro import datasets
+from paper_repro import datasets, robustness_scale
 from paper_repro.memorization import (
     Trials,
     held_out_groups,
@@ -24,7 +24,6 @@ from paper_repro.memorization import (
     shard_of,
     subset,
 )
-from paper_repro.profiles import DIGITS
 from paper_repro.storage import read_arrays, write_arrays, write_json, write_tensors
 from paper_repro.subset_networks import SubsetNetworks
 
@@ -209,7 +208,7 @@ def test_planted_labels_rank_above_the_rest(tmp_path):
     mean, std = datasets.pixel_statistics(data.train_images, data.white)
     about = {"class_names": data.class_names, "image_shape": [1, 8, 8], "white": data.white, "mean": mean, "std": std}
     write_json(tmp_path / "dataset.json", about)
-    settings = {"stem": DIGITS.stem, "flip": False, **DIGITS.robustness.network}
+    settings = {"stem": "cifar", **robustness_scale.DIGITS.network}
     networks = SubsetNetworks.of(tmp_path, settings)
     run_trials(tmp_path, partial(fit_digits, networks), N_TRIALS, len(labels), seed=0)
     trials = load_trials(tmp_path, len(labels), seed=0)
@@ -220,7 +219,7 @@ def test_planted_labels_rank_above_the_rest(tmp_path):
     ranks = rankdata(scores)
     n_wrong = wrong.sum()
     area = (ranks[wrong].sum() - n_wrong * (n_wrong + 1) / 2) / (n_wrong * (~wrong).sum())
-    assert DIGITS.robustness.n_trials >= N_TRIALS
+    assert robustness_scale.DIGITS.n_trials >= N_TRIALS
     assert area >= 0.95
 
 

@@ -52,6 +52,6 @@ def pixel_statistics(images: Tensor, white: int) -> tuple[list[float], list[floa
 
 
 def normalised(images: Tensor, *, white: int, mean: list[float], std: list[float]) -> Tensor:
-    """Images [N, C, H, W] uint8 as float32: pixel values 0..1, less the mean, over the standard deviation, by channel."""
+    """Images [N, C, H, W] uint8 as float32: pixel values 0..1, less mean, over standard deviation, by channel."""
     centre, scale = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
     return images.float().div_(white).sub_(centre).div_(scale)

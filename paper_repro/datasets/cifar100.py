@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from paper_repro.datasets.images import TEST, TRAIN, ClassFolders, Dataset, DatasetError, decode, gather
+from paper_repro.datasets.images import TEST, TRAIN, ClassFolders, Dataset, DatasetError, decode, find, gather
+from paper_repro.datasets.parquet import has_parquet, read_parquet
+from paper_repro.datasets.pickles import read_pickle
 
 __all__ = ["load"]
 
@@ -12,7 +16,7 @@ N_CLASSES, N_TRAIN, N_TEST, SIZE = 100, 500, 100, 32
 PLACES = ("cifar100.zip", "cifar100", "cifar-100-python")
 HELP = """CIFAR-100 was not found in {places}.
 Get it in one of these forms:
-  - python -c "import torchvision; torchvision.datasets.CIFAR100('data', download=True)", which makes data/cifar-100-python;
+  - python -c "import torchvision; torchvision.datasets.CIFAR100('data', download=True)", for data/cifar-100-python;
   - a zip or a folder with train/<class>/<name>.png and test/<class>/<name>.png, as data/cifar100.zip or data/cifar100;
   - the parquet files of https://huggingface.co/datasets/uoft-cs/cifar100, in data/cifar100.
 Or say where it is: --data PATH."""
@@ -25,26 +29,49 @@ def load(source: Path | None) -> Dataset:
     Raises:
         DatasetError: not there, or not whole.
     """
-    path = source or next((Path("data") / name for name in PLACES if (Path("data") / name).exists()), None)
-    if path is None or not path.exists():
-        looked = [str(source)] if source else [f"data/{name}" for name in PLACES]
-        raise DatasetError(HELP.format(places=", ".join(looked)))
-    data = _class_folders(ClassFolders(path))
+    path = find(source, PLACES, HELP)
+    if (path / "cifar-100-python").is_dir():
+        path = path / "cifar-100-python"
+    if (path / "meta").is_file():
+        data = _official(path)
+    elif has_parquet(path):
+        data = _parquet(path)
+    else:
+        data = _class_folders(ClassFolders(path))
     _check(data, path)
     return data
+
+
+def _official(folder: Path) -> Dataset:
+    """The files train, test and meta of cifar-100-python."""
+
+    def part(name: str) -> tuple[Tensor, Tensor]:
+        if not (folder / name).is_file():
+            raise DatasetError(f"{folder} has no file {name}; get the archive again")
+        stored = read_pickle(folder / name)
+        images = torch.from_numpy(np.array(stored["data"], dtype=np.uint8)).reshape(-1, 3, SIZE, SIZE)
+        return images, torch.tensor(stored["fine_labels"], dtype=torch.int64)
+
+    names = list(read_pickle(folder / "meta")["fine_label_names"])
+    return Dataset(*part("train"), *part("test"), names, 255, "the official archive")
+
+
+def _parquet(folder: Path) -> Dataset:
+    def part(name: str) -> tuple[Tensor, Tensor, list[str]]:
+        found = read_parquet(folder, [name], "img", "fine_label")
+        images = (decode(data, where) for data, where in zip(found.images, found.names, strict=True))
+        return gather(images, len(found.images)), torch.tensor(found.labels, dtype=torch.int64), found.class_names
+
+    images, labels, class_names = part("train")
+    test_images, test_labels, _ = part("test")
+    return Dataset(images, labels, test_images, test_labels, class_names, 255, "Hugging Face parquet files")
 
 
 def _class_folders(folders: ClassFolders) -> Dataset:
     parts = [folders.part(part) for part in (TRAIN, TEST)]
     names = sorted({group for group, _ in parts[0]})
-    tensors = []
-    for part in parts:
-        images = (decode(folders.read(name), name) for _, name in part)
-        tensors += [
-            gather(images, len(part)),
-            torch.tensor([names.index(group) if group in names else -1 for group, _ in part], dtype=torch.int64),
-        ]
-    return Dataset(*tensors, names, 255, folders.description)
+    train, test = (folders.tensors(part, names) for part in parts)
+    return Dataset(*train, *test, names, 255, folders.description)
 
 
 def _check(data: Dataset, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every dataset is made of: decoded images, class folders in a folder or a zip, and what to say if they are not."""
+"""What every dataset is made of: decoded images, class folders in a folder or a zip, and a split."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "gather", "split_by_class"]
+__all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "divided", "find", "gather"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 TRAIN, TEST = ("train",), ("test", "val", "validation")
@@ -77,6 +77,14 @@ class ClassFolders:
         """Whether there are folders for training and testing, and images are not just in class folders."""
         return bool(self.part(TRAIN)) and bool(self.part(TEST))
 
+    def tensors(
+        self, part: Sequence[tuple[str, str]], class_names: Sequence[str], size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images [N, 3, H, W] uint8 and labels [N] of (class, name) pairs; -1 for a class that is not named."""
+        number = {group: g for g, group in enumerate(class_names)}
+        images = gather((decode(self.read(name), name, size) for _, name in part), len(part))
+        return images, torch.tensor([number.get(group, -1) for group, _ in part], dtype=torch.int64)
+
     def read(self, name: str) -> bytes:
         try:
             if self._zip:
@@ -121,22 +129,49 @@ def gather(images: Iterator[np.ndarray], n: int) -> Tensor:
     return stacked
 
 
-def split_by_class(labels: Tensor, n_test: Sequence[int], seed: int) -> Tensor:
-    """[N] bool, true for testing: of class g, `n_test[g]` images drawn at random."""
+def find(source: Path | None, places: Sequence[str], message: str) -> Path:
+    """The source, or the first of these places in the folder `data` that is there.
+
+    Raises:
+        DatasetError: with the message, whose {places} says where was looked.
+    """
+    candidates = [source] if source is not None else [Path("data") / name for name in places]
+    for path in candidates:
+        if path.exists():
+            return path
+    raise DatasetError(message.format(places=", ".join(map(str, candidates))))
+
+
+def divided(
+    images: Tensor,
+    labels: Tensor,
+    class_names: list[str],
+    names: Sequence[str],
+    n_test: Sequence[int],
+    seed: int,
+    source: str,
+) -> Dataset:
+    """A dataset with a split of our own, on record: `n_test[g]` images of class g, drawn at random, are for testing.
+
+    Args:
+        images: [N, C, H, W] uint8.
+        labels: [N] int64.
+        class_names: G names.
+        names: N names.
+        n_test: G numbers.
+        seed: of the draw.
+        source: as in `Dataset`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    test = torch.zeros(len(labels), dtype=torch.bool)
     for g, n in enumerate(n_test):
         members = (labels == g).nonzero().flatten()
-        chosen[members[torch.randperm(len(members), generator=generator)[:n]]] = True
-    return chosen
-
-
-def split_record(names: Sequence[str], groups: Sequence[str], images: Tensor, test: Tensor) -> list[dict[str, str]]:
-    """The rows of `Dataset.split`."""
-    return [
-        {"name": name, "class": group, "part": "test" if held else "train", "sha256": _hash(image)}
-        for name, group, image, held in zip(names, groups, images, test.tolist(), strict=True)
+        test[members[torch.randperm(len(members), generator=generator)[:n]]] = True
+    record = [
+        {"name": name, "class": class_names[g], "part": "test" if held else "train", "sha256": _hash(image)}
+        for name, g, image, held in zip(names, labels.tolist(), images, test.tolist(), strict=True)
     ]
+    return Dataset(images[~test], labels[~test], images[test], labels[test], class_names, 255, source, record)
 
 
 def _hash(image: Tensor) -> str:

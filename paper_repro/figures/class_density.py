@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
 
-__all__ = ["class_statistics", "compute", "describe_gap", "legend", "panel", "table"]
+__all__ = ["class_statistics", "compute", "describe_gap", "grid", "largest_gaps", "legend", "panel", "table"]
 
 
 def class_statistics(log_density: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +25,7 @@ def compute(
     labels: np.ndarray,
     class_names: Sequence[str],
     dimensions: Mapping[int, int],
+    unit: str = "stage",
 ) -> dict[str, np.ndarray]:
     """Statistics of each class at each stage, and the split of classes at the last stage.
 
@@ -33,10 +34,11 @@ def compute(
         labels: [N] class of each point, 0..G - 1.
         class_names: G names.
         dimensions: by stage, D of the space of the densities.
+        unit: what is numbered: "stage", "layer" or "block".
 
     Returns:
-        stages [S], dimensions [S], class_names [G], mean and std [S, G]; high [G] bool, threshold and gap of the last
-        stage: classes above the middle of the largest gap between sorted means are high-density ones.
+        unit, stages [S], dimensions [S], class_names [G], mean and std [S, G]; high [G] bool, threshold and gap of the
+        last stage: classes above the middle of the largest gap between sorted means are high-density ones.
     """
     from classfit import density_groups
 
@@ -44,6 +46,7 @@ def compute(
     statistics = [class_statistics(log_density[stage], labels, len(class_names)) for stage in stages]
     groups = density_groups(statistics[-1][0])
     return {
+        "unit": np.array(unit),
         "stages": np.array(stages),
         "dimensions": np.array([dimensions[stage] for stage in stages]),
         "class_names": np.array(class_names),
@@ -56,21 +59,21 @@ def compute(
 
 
 def table(stored: Stored) -> list[dict[str, Any]]:
-    """One row a stage and class."""
+    """One row a stage (or layer, or block) and class."""
     return [
         {
-            "stage": int(stage),
+            str(stored["unit"]): int(stage),
             "class": str(name),
             "mean_log_density_nats": float(stored["mean"][s, g]),
             "std_log_density_nats": float(stored["std"][s, g]),
-            "high_density_at_last_stage": bool(stored["high"][g]),
+            f"high_density_at_last_{stored['unit']}": bool(stored["high"][g]),
         }
         for s, stage in enumerate(stored["stages"])
         for g, name in enumerate(stored["class_names"])
     ]
 
 
-def panel(axes: Axes, stored: Stored, s: int) -> None:
+def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side."""
     mean, std = stored["mean"][s], stored["std"][s]
     order = np.argsort(mean, kind="stable")
@@ -81,7 +84,7 @@ def panel(axes: Axes, stored: Stored, s: int) -> None:
         x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
         axes.vlines(x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar, capstyle="butt")
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
-    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
+    axes.set_title(f"{str(stored['unit']).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})")
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, sorted by mean")
     if s == len(stored["stages"]) - 1:
@@ -90,17 +93,17 @@ def panel(axes: Axes, stored: Stored, s: int) -> None:
 
 def legend(figure: Figure, stored: Stored) -> None:
     """The key, in one line under the panels."""
-    n_high, last = int(stored["high"].sum()), stored["stages"][-1]
+    n_high, last = int(stored["high"].sum()), _last(stored)
     n_low = len(stored["high"]) - n_high
     low: dict[str, Any] = {
         "color": style.LOW,
         "marker": style.MARKERS[False],
-        "label": f"low-density at stage {last} ({n_low})",
+        "label": f"low-density at {last} ({n_low})",
     }
     high: dict[str, Any] = {
         "color": style.HIGH,
         "marker": style.MARKERS[True],
-        "label": f"high-density at stage {last} ({n_high})",
+        "label": f"high-density at {last} ({n_high})",
     }
     marks = [
         Line2D([], [], linestyle="none", markersize=5, **low),
@@ -111,13 +114,37 @@ def legend(figure: Figure, stored: Stored) -> None:
     figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
 
 
+def grid(heading: str, stored: Stored, columns: int) -> Figure:
+    """One panel a stage, row by row, under the heading."""
+    rows = -(-len(stored["stages"]) // columns)
+    figure = style.canvas(heading, stored, width=9.2, height=2.5 * rows + 0.9)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for s, axes in enumerate(panels.flat):
+        if s < len(stored["stages"]):
+            panel(axes, stored, s)
+        else:
+            axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("log-density (nats)")
+    figure.align_ylabels(panels[:, 0])
+    legend(figure, stored)
+    return figure
+
+
+def largest_gaps(stored: Stored) -> str:
+    """The largest gap of every stage in words."""
+    largest = ", ".join(f"{np.diff(np.sort(mean)).max():.1f}" for mean in stored["mean"])
+    numbers = ", ".join(str(stage) for stage in stored["stages"])
+    return f"Largest gap between sorted class means at {stored['unit']}s {numbers}: {largest} nats."
+
+
 def describe_gap(stored: Stored) -> str:
     """The split at the last stage in words."""
     high, std = stored["high"], stored["std"][-1]
     gaps = np.sort(np.diff(np.sort(stored["mean"][-1])))
     names = ", ".join(str(name) for name in stored["class_names"][high])
     text = (
-        f"At stage {stored['stages'][-1]} the largest gap between sorted class means is {float(stored['gap']):.1f} "
+        f"At {_last(stored)} the largest gap between sorted class means is {float(stored['gap']):.1f} "
         f"nats; the median gap is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
     text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
@@ -127,3 +154,7 @@ def describe_gap(stored: Stored) -> str:
             f"and {std[~high].mean():.1f} below it."
         )
     return text
+
+
+def _last(stored: Stored) -> str:
+    return f"{stored['unit']} {stored['stages'][-1]}"

@@ -83,8 +83,8 @@ def draw(stored: Stored) -> Figure:
     axes = figure.subplots()
     lines(axes, stored["stages"].tolist(), stored["mean"], stored["std"])
     axes.set_ylabel("KL between classes, mean ± std over pairs (nats)")
-    chosen = f"{len(stored['class_names'])} classes with at least {int(stored['least_points'])} points of each kind (the paper: 100)"
-    axes.set_title(chosen, fontweight="normal", fontsize=9)
+    chosen = f"{len(stored['class_names'])} classes with at least {int(stored['least_points'])} points of each kind"
+    axes.set_title(f"{chosen} (the paper: 100)", fontweight="normal", fontsize=9)
     axes.legend(loc="upper left", fontsize=8.5)
     return figure
 

@@ -1,10 +1,9 @@
 """Figure A.7: class-conditional log-density of each class at all four stages."""
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from paper_repro.figures import FIGURES, style
-from paper_repro.figures.class_density import compute, describe_gap, legend, panel, table
+from paper_repro.figures.class_density import compute, describe_gap, largest_gaps, legend, panel, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -39,8 +38,4 @@ def look_for(stored: Stored) -> str:
 
 
 def finding(stored: Stored) -> str:
-    largest = [f"{np.diff(np.sort(mean)).max():.1f}" for mean in stored["mean"]]
-    stages = ", ".join(str(stage) for stage in stored["stages"])
-    return (
-        f"Largest gap between sorted class means at stages {stages}: {', '.join(largest)} nats. {describe_gap(stored)}"
-    )
+    return f"{largest_gaps(stored)} {describe_gap(stored)}"

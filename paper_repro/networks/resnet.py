@@ -1,22 +1,21 @@
 """Residual networks: torchvision's, with the stems that the paper gives them for small images."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-__all__ = ["RESNETS", "STEMS", "SmallImageResNet", "accuracy", "residual_network"]
+__all__ = ["RESNETS", "STEMS", "SmallImageResNet", "residual_network"]
 
-RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
-    "resnet10": (BasicBlock, (1, 1, 1, 1)),
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet10": {"blocks": (1, 1, 1, 1)},
+    "resnet18": {"blocks": (2, 2, 2, 2)},
+    "resnet50": {"blocks": (3, 4, 6, 3), "bottleneck": True},
 }
-"""Kind of block, and number of blocks of each of the four stages."""
+"""Arguments of `residual_network`."""
 
-STEMS = {
+STEMS: dict[str, Any] = {
     "cifar": {"kernel_size": 3, "stride": 1, "padding": 1},
     "mini-imagenet": {"kernel_size": 3, "stride": 3, "padding": 6},
 }
@@ -31,8 +30,16 @@ class SmallImageResNet(ResNet):
     pass is torchvision's own, so `layer1` to `layer4` return the stages after the residual sum and its ReLU.
     """
 
-    def __init__(self, architecture: str, *, width: int, n_classes: int, in_channels: int, stem: str) -> None:
-        block, blocks = RESNETS[architecture]
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: tuple[int, ...],
+        *,
+        width: int,
+        n_classes: int,
+        in_channels: int,
+        stem: str,
+    ) -> None:
         self._stage_width = width
         super().__init__(block, list(blocks), num_classes=n_classes, zero_init_residual=True)
         self.conv1 = nn.Conv2d(in_channels, width, bias=False, **STEMS[stem])
@@ -49,48 +56,37 @@ class SmallImageResNet(ResNet):
 
 
 def residual_network(
-    architecture: str, *, width: int, n_classes: int, in_channels: int, seed: int, stem: str = "cifar"
+    blocks: tuple[int, ...],
+    *,
+    width: int,
+    n_classes: int,
+    in_channels: int,
+    seed: int,
+    stem: str = "cifar",
+    bottleneck: bool = False,
 ) -> SmallImageResNet:
     """A freshly initialised network in the memory layout that is fastest on a CPU; global random state is untouched.
 
     Args:
-        architecture: "resnet18" or "resnet50".
-        width: channels of the first stage, positive.
+        blocks: number of residual blocks of each of the four stages; (2, 2, 2, 2) is ResNet18.
+        width: channels of the first stage (before the expansion of bottleneck blocks), positive.
         n_classes: outputs of the last layer.
         in_channels: channels of the images.
         seed: of the initial weights.
         stem: "cifar" or "mini-imagenet".
+        bottleneck: blocks of three convolutions, as in ResNet50, instead of two.
 
     Raises:
-        ValueError: an unknown architecture or stem, or a width below 1.
+        ValueError: other than four stages, an unknown stem, or a width below 1.
     """
-    for argument, value, known in (("architecture", architecture, RESNETS), ("stem", stem, STEMS)):
-        if value not in known:
-            raise ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    if len(blocks) != 4:
+        raise ValueError(f"blocks must have one number for each of the four stages, got {len(blocks)}: {blocks}")
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
+    if stem not in STEMS:
+        raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, got {stem!r}")
+    block: type[BasicBlock | Bottleneck] = Bottleneck if bottleneck else BasicBlock
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SmallImageResNet(architecture, width=width, n_classes=n_classes, in_channels=in_channels, stem=stem)
+        network = SmallImageResNet(block, blocks, width=width, n_classes=n_classes, in_channels=in_channels, stem=stem)
     return network.to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def accuracy(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    batch_size: int = 512,
-    prepare: Callable[[Tensor], Tensor] = Tensor.float,
-) -> float:
-    """Share of the images [N, C, H, W], made input by `prepare`, whose highest output is their label [N].
-
-    In float32; leaves the network in eval mode.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    correct = [
-        (network(prepare(part.to(device))).argmax(1) == truth.to(device)).sum()
-        for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    ]
-    return float(torch.stack(correct).sum()) / len(labels)

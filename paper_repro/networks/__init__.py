@@ -1,0 +1,83 @@
+"""The paper's networks, by name.
+
+resnet18, resnet50     torchvision's, with the paper's stems                    resnet.py
+convnet                the plain network of eight convolutions                  convnet.py
+vit_b16, mixer_b16     timm's, from SAM-pretrained weights                      transformers.py
+vit_small, mixer_small their stand-ins for small images, from random weights    transformers.py
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paper_repro.networks.convnet import ConvNet, plain_network
+from paper_repro.networks.resnet import RESNETS, SmallImageResNet, residual_network
+from paper_repro.networks.transformers import TRANSFORMERS, WeightsError, transformer
+
+__all__ = [
+    "ConvNet",
+    "SmallImageResNet",
+    "WeightsError",
+    "accuracy",
+    "build",
+    "plain_network",
+    "residual_network",
+    "transformer",
+]
+
+
+def build(
+    architecture: str,
+    *,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    seed: int,
+    pretrained: bool = True,
+    **options: Any,
+) -> nn.Module:
+    """A network of that name, freshly initialised or with the pretrained weights that belong to it.
+
+    Args:
+        architecture: see above.
+        image_shape: channels, height and width of what it will be given.
+        n_classes: outputs of the last layer.
+        seed: of the initial weights; global random state is untouched.
+        pretrained: whether to read the weights of an architecture that has some; False if others will be loaded.
+        options: width (all but the transformers), stem (the residual networks).
+
+    Raises:
+        ValueError: an unknown name.
+        WeightsError: pretrained weights that are not there or not what they should be.
+    """
+    if architecture in RESNETS:
+        settings = {**RESNETS[architecture], **options}
+        return residual_network(in_channels=image_shape[0], n_classes=n_classes, seed=seed, **settings)
+    if architecture == "convnet":
+        return plain_network(in_channels=image_shape[0], n_classes=n_classes, seed=seed, **options)
+    if architecture in TRANSFORMERS:
+        return transformer(architecture, image_shape=image_shape, n_classes=n_classes, seed=seed, pretrained=pretrained)
+    known = ", ".join(map(repr, (*RESNETS, "convnet", *TRANSFORMERS)))
+    raise ValueError(f"architecture must be one of {known}, got {architecture!r}")
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 512,
+    prepare: Callable[[Tensor], Tensor] = Tensor.float,
+) -> float:
+    """Share of the images [N, C, H, W], made input by `prepare`, whose highest output is their label [N].
+
+    In float32; leaves the network in eval mode.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    correct = [
+        (network(prepare(part.to(device))).argmax(1) == truth.to(device)).sum()
+        for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    ]
+    return float(torch.stack(correct).sum()) / len(labels)
