@@ -90,7 +90,9 @@ def run(
     targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
         targets.append(pipeline.classes)
-    with _locked(workspace):
+    if data is not None and workspace.state(pipeline.dataset) == State.DONE:
+        console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
+    with _locked(workspace), _what_to_get_said():
         computed = workspace.run(targets)
         path = write_report(workspace, pipeline)
     if not computed:
@@ -246,6 +248,18 @@ def _locked(workspace: Workspace) -> Iterator[None]:
             yield
     except BusyError as error:
         errors.print(f"[red]Busy:[/] {error}")
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _what_to_get_said() -> Iterator[None]:
+    """A dataset or weights that are missing end the run with their message alone."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error).__name__ not in ("DatasetError", "WeightsError"):  # by name: importing them brings in torch
+            raise
+        errors.print(f"[red]{error}[/]", soft_wrap=True)
         raise typer.Exit(1) from None
 
 

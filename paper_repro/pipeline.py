@@ -170,6 +170,7 @@ class Pipeline:
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
+            settings["subtitle"] += f" · {other.title}"
             settings |= {"network": other.title, "layers": list(other.posteriors)}
             needed = (self.dataset, other.network, other.representations, *other.posteriors.values())
             return Step(f"{self.folder}/{name}", settings, compute.figure, needed)

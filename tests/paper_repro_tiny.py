@@ -4,8 +4,23 @@ from dataclasses import replace
 
 from paper_repro.profiles import DIGITS, PAPER
 
+
+def _tiny(network):
+    training = {"epochs": 1, "batch_size": 512, "width": 8} if "width" in network.settings else {"epochs": 1}
+    return replace(network, settings={**network.settings, **training}, dimensions=dict.fromkeys(network.dimensions, 2))
+
+
 TINY_PROFILE = replace(
-    DIGITS, name="tiny", title="tiny (scaled down)", width=8, dimensions=(4, 4, 8, 8), epochs=6, batch_size=256
+    DIGITS,
+    name="tiny",
+    title="tiny (scaled down)",
+    width=8,
+    dimensions=(4, 4, 8, 8),
+    epochs=6,
+    batch_size=256,
+    convnet=_tiny(DIGITS.convnet),
+    vit=_tiny(DIGITS.vit),
+    mixer=_tiny(DIGITS.mixer),
 )
 TINY_PROTOCOL = replace(PAPER, n_sweeps=16, n_discard=8, thin=2, entropy_draws=200)
 

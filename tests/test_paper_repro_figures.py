@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tolerances import PEER_RELATIVE
 
 from paper_repro import storage
-from paper_repro.figures import FIGURES, figure_1, figure_2, figure_a5, figure_a6, figure_a7, module, style
+from paper_repro.figures import FIGURES, figure_1, figure_2, figure_a5, figure_a6, figure_a7, figure_a8, module, style
 from paper_repro.networks import residual_network
 from paper_repro.report import inline_svg, sparkline
 
@@ -51,6 +51,15 @@ def made_figure_2(n_classes=10):
     }
 
 
+def made_figure_a8():
+    after = made(stages=range(1, 9))
+    # Before the ReLU there are no groups: class means in even steps.
+    even = after["labels"] + np.random.default_rng(2).normal(0, 0.1, len(after["labels"]))
+    before = {"log_density": dict.fromkeys(range(1, 9), even), "dimensions": after["dimensions"]}
+    part = {name: after.pop(name) for name in ("log_density", "dimensions")}
+    return {"before": before, "after": part, "network": "a plain network", **after}
+
+
 def stored_figure(name):
     """What a run would have stored."""
     if name in MADE_ROBUSTNESS:
@@ -59,6 +68,10 @@ def stored_figure(name):
         numbers = made(stages=(3, 4) if name == "figure_1" else STAGES)
     elif name == "figure_2":
         numbers = made_figure_2()
+    elif name == "figure_a8":
+        numbers = made_figure_a8()
+    elif name in ("figure_a9", "figure_a10"):
+        numbers = made(stages=range(1, 7)) | {"network": "a small network"}
     elif name == "figure_a5":
         network = residual_network((2, 2, 1, 3), width=8, n_classes=10, in_channels=1, seed=0)
         read = {f"layer{stage}": 4 for stage in STAGES}
@@ -242,3 +255,31 @@ def test_drawing_leaves_pyplot_alone():
     code = "import sys; from paper_repro.figures import FIGURES, module; [module(n) for n in FIGURES]; " \
         "import paper_repro.report; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_figure_a8_keeps_both_places_of_reading_apart():
+    stored = stored_figure("figure_a8")
+    assert stored["before_mean"].shape == stored["after_mean"].shape == (8, 10)
+    assert np.flatnonzero(stored["after_high"]).tolist() == [2, 5]
+    assert float(stored["after_gap"]) > 10 > float(stored["before_gap"])
+    rows = figure_a8.table(stored)
+    assert len(rows) == 2 * 8 * 10
+    assert [row["read"] for row in (rows[0], rows[-1])] == ["before ReLU", "after ReLU"]
+    assert {row["layer"] for row in rows} == set(range(1, 9))
+    titles = [axes.get_title(loc="left") for axes in figure_a8.draw(stored).axes]
+    assert titles[0] == "Layer 1, before ReLU  (D = 16)"
+    assert titles[15] == "Layer 8, after ReLU  (D = 16)"
+    words = figure_a8.finding(stored)
+    assert "Before ReLU: Largest gap" in words
+    assert "After ReLU: Largest gap" in words
+    assert "a plain network" in figure_a8.caption(stored)
+
+
+def test_blocks_are_numbered_and_the_last_one_has_the_line():
+    stored = stored_figure("figure_a9")
+    panels = module("figure_a9").draw(stored).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [f"Block {k}  (D = 16)" for k in range(1, 7)]
+    lines = [sum(line.get_linestyle() == "--" for line in axes.lines) for axes in panels]
+    assert lines == [0, 0, 0, 0, 0, 1]
+    assert "At block 6 the largest gap" in module("figure_a9").finding(stored)
+    assert "a small network" in module("figure_a10").caption(stored)

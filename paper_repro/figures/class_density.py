@@ -62,11 +62,11 @@ def table(stored: Stored) -> list[dict[str, Any]]:
     """One row a stage (or layer, or block) and class."""
     return [
         {
-            str(stored["unit"]): int(stage),
+            _unit(stored): int(stage),
             "class": str(name),
             "mean_log_density_nats": float(stored["mean"][s, g]),
             "std_log_density_nats": float(stored["std"][s, g]),
-            f"high_density_at_last_{stored['unit']}": bool(stored["high"][g]),
+            f"high_density_at_last_{_unit(stored)}": bool(stored["high"][g]),
         }
         for s, stage in enumerate(stored["stages"])
         for g, name in enumerate(stored["class_names"])
@@ -84,7 +84,7 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
         x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
         axes.vlines(x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar, capstyle="butt")
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
-    axes.set_title(f"{str(stored['unit']).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})")
+    axes.set_title(f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})")
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, sorted by mean")
     if s == len(stored["stages"]) - 1:
@@ -135,7 +135,7 @@ def largest_gaps(stored: Stored) -> str:
     """The largest gap of every stage in words."""
     largest = ", ".join(f"{np.diff(np.sort(mean)).max():.1f}" for mean in stored["mean"])
     numbers = ", ".join(str(stage) for stage in stored["stages"])
-    return f"Largest gap between sorted class means at {stored['unit']}s {numbers}: {largest} nats."
+    return f"Largest gap between sorted class means at {_unit(stored)}s {numbers}: {largest} nats."
 
 
 def describe_gap(stored: Stored) -> str:
@@ -157,4 +157,9 @@ def describe_gap(stored: Stored) -> str:
 
 
 def _last(stored: Stored) -> str:
-    return f"{stored['unit']} {stored['stages'][-1]}"
+    return f"{_unit(stored)} {stored['stages'][-1]}"
+
+
+def _unit(stored: Stored) -> str:
+    """What is numbered; numbers stored before other networks were drawn do not say."""
+    return str(stored.get("unit", "stage"))

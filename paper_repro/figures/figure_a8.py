@@ -52,13 +52,13 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 def draw(stored: Stored) -> Figure:
     columns = 4
     rows = -(-len(stored["before_stages"]) // columns)
-    figure = style.canvas(f"Figure A.8 · {FIGURES['figure_a8']}", stored, width=10.4, height=2 * 2.3 * rows + 0.5)
+    figure = style.canvas(f"Figure A.8 · {FIGURES['figure_a8']}", stored, width=11.6, height=2 * 2.3 * rows + 0.5)
     panels = figure.subplots(2 * rows, columns, squeeze=False)
-    for i, where in enumerate(WHERE):
+    for i, (where, words) in enumerate(WHERE.items()):
         part = _part(stored, where)
         for s in range(len(part["stages"])):
             axes = panels[i * rows + s // columns, s % columns]
-            class_density.panel(axes, part, s, f", {where}")
+            class_density.panel(axes, part, s, f", {words}")
             axes.set_xlabel("")
     for axes in panels[:, 0]:
         axes.set_ylabel("log-density (nats)")
@@ -90,7 +90,9 @@ def finding(stored: Stored) -> str:
     words = []
     for where, name in WHERE.items():
         part = _part(stored, where)
-        words.append(f"{name.capitalize()}: {class_density.largest_gaps(part)} {class_density.describe_gap(part)}")
+        words.append(
+            f"{name[0].upper()}{name[1:]}: {class_density.largest_gaps(part)} {class_density.describe_gap(part)}"
+        )
     return " ".join(words)
 
 

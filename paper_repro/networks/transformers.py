@@ -72,6 +72,11 @@ def transformer(
     if architecture not in TRANSFORMERS:
         raise ValueError(f"architecture must be one of {', '.join(map(repr, TRANSFORMERS))}, got {architecture!r}")
     channels, height, width = image_shape
+    if architecture in FILES and channels != 3:
+        raise ValueError(f"image_shape must have 3 channels for {architecture}, got {channels}")
+    if architecture in FILES and pretrained and not (folder / FILES[architecture]).exists():
+        file = FILES[architecture]
+        raise WeightsError(HELP.format(architecture=architecture, path=folder / file, file=file))
     vit = architecture.startswith("vit")
     kind: Any = VisionTransformer if vit else MlpMixer
     with torch.random.fork_rng(devices=[]):
@@ -94,8 +99,6 @@ def transformer(
             )
     if architecture not in FILES:
         return network
-    if channels != 3:
-        raise ValueError(f"image_shape must have 3 channels for {architecture}, got {channels}")
     if pretrained:
         _read_weights(network, architecture, folder / FILES[architecture])
     return Resized(network)
@@ -103,8 +106,6 @@ def transformer(
 
 def _read_weights(network: Any, architecture: str, path: Path) -> None:
     """All weights but those of the last layer."""
-    if not path.exists():
-        raise WeightsError(HELP.format(architecture=architecture, path=path, file=path.name))
     if architecture == "vit_b16":
         network.load_pretrained(str(path))
         return

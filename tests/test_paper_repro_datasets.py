@@ -1,0 +1,305 @@
+"""Datasets in every layout, on small archives made here: what is read, and what is said of what is not there."""
+
+import io
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tolerances import PEER_RELATIVE, UNIT_ROUNDOFF
+
+from paper_repro import datasets
+from paper_repro.datasets import DatasetError, cifar100, mini_imagenet
+from paper_repro.datasets.pickles import read_pickle
+
+GROUPS = ["cat", "ant", "bee"]
+CIFAR100_ZIP = Path(__file__).parents[2] / "shared" / "data" / "cifar100.zip"
+
+
+def png(image):
+    """An image [H, W, 3] as bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def made(n, size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def class_folders(n_train, n_test, size=32):
+    """Content of class folders: name to bytes, and the images by class and part."""
+    files, images = {}, {}
+    for g, group in enumerate(GROUPS):
+        for part, n in (("train", n_train), ("test", n_test)):
+            images[group, part] = made(n, size, seed=2 * g + (part == "test"))
+            files |= {f"{part}/{group}/{i:03d}.png": png(image) for i, image in enumerate(images[group, part])}
+    return files, images
+
+
+def write_folder(folder, files):
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def write_zip(path, files, top=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(top + name, data)
+    return path
+
+
+def expected_images(images, part):
+    """[N, 3, H, W] in the order of class and file name, and labels."""
+    groups = sorted(GROUPS)
+    stacked = np.concatenate([images[group, part] for group in groups]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(stacked)), [g for g in range(3) for _ in images[groups[g], part]]
+
+
+@pytest.fixture
+def small_cifar(monkeypatch):
+    for name, value in {"N_CLASSES": 3, "N_TRAIN": 4, "N_TEST": 2}.items():
+        monkeypatch.setattr(cifar100, name, value)
+
+
+@pytest.fixture
+def small_mini(monkeypatch):
+    for name, value in {"N_CLASSES": 3, "N_IMAGES": 6, "N_TEST": 2}.items():
+        monkeypatch.setattr(mini_imagenet, name, value)
+
+
+def test_names():
+    with pytest.raises(ValueError, match=r"dataset must be one of 'digits', 'cifar100', .* got 'mnist'"):
+        datasets.load("mnist")
+    with pytest.raises(ValueError, match=r"source must be None for digits, .* got here"):
+        datasets.load("digits", source=Path("here"), test_fraction=0.2, seed=0)
+
+
+def test_pixel_statistics_and_normalisation():
+    images = torch.from_numpy(made(5, 7).transpose(0, 3, 1, 2).copy())
+    mean, std = datasets.pixel_statistics(images, 255)
+    values = images.double().div(255).transpose(0, 1).flatten(1)
+    assert mean == pytest.approx(values.mean(1).tolist(), rel=PEER_RELATIVE)
+    assert std == pytest.approx(values.std(1, correction=0).tolist(), rel=PEER_RELATIVE)
+    found = datasets.normalised(images, white=255, mean=mean, std=std).double().transpose(0, 1).flatten(1)
+    tolerance = values.shape[1] * UNIT_ROUNDOFF[torch.float32]
+    assert found.mean(1).tolist() == pytest.approx([0, 0, 0], abs=tolerance)
+    assert found.std(1, correction=0).tolist() == pytest.approx([1, 1, 1], abs=tolerance)
+
+
+@pytest.mark.parametrize("layout", ["folder", "zip", "zip in a folder"])
+def test_cifar100_from_class_folders(tmp_path, small_cifar, layout):
+    files, images = class_folders(4, 2)
+    files |= {"__MACOSX/train/cat/._000.png": b"", "train/cat/.hidden.png": b"", "readme.txt": b"words"}
+    if layout == "folder":
+        source = write_folder(tmp_path / "images", files)
+    else:
+        top = "cifar/" if layout == "zip in a folder" else ""
+        source = write_zip(tmp_path / "images.zip", files, top)
+    data = datasets.load("cifar100", source=source)
+    assert data.class_names == sorted(GROUPS)
+    for found, labels, part in (
+        (data.train_images, data.train_labels, "train"),
+        (data.test_images, data.test_labels, "test"),
+    ):
+        expected, expected_labels = expected_images(images, part)
+        assert torch.equal(found, expected)
+        assert labels.tolist() == expected_labels
+
+
+def official_archive(folder):
+    """As the published cifar-100-python, in an order of its own."""
+    folder.mkdir(parents=True)
+    images, labels = made(12), [2, 0, 1] * 4
+    test_images, test_labels = made(6, seed=9), [1, 1, 0, 2, 0, 2]
+    for part, x, y in (("train", images, labels), ("test", test_images, test_labels)):
+        flat = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+        (folder / part).write_bytes(pickle.dumps({"data": flat, "fine_labels": y, "coarse_labels": y}, protocol=2))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": sorted(GROUPS)}, protocol=2))
+    return images, labels
+
+
+@pytest.mark.parametrize("inner", ["", "cifar-100-python"])
+def test_cifar100_from_torchvisions_files_in_their_order(tmp_path, small_cifar, inner):
+    images, labels = official_archive(tmp_path / "data" / inner)
+    data = datasets.load("cifar100", source=tmp_path / "data")
+    assert data.train_images.permute(0, 2, 3, 1).numpy().tolist() == images.tolist()
+    assert data.train_labels.tolist() == labels
+    assert data.source == "the official archive"
+
+
+def test_cifar100_is_found_in_its_usual_place(tmp_path, small_cifar, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=r"(?s)not found in data/cifar100.zip, .*torchvision.*--data PATH"):
+        datasets.load("cifar100")
+    official_archive(tmp_path / "data" / "cifar-100-python")
+    assert datasets.load("cifar100").source == "the official archive"
+
+
+def test_missing_and_damaged_datasets_are_told_what_to_do(tmp_path, small_cifar):
+    with pytest.raises(DatasetError, match=r"(?s)was not found in .*nowhere\.\nGet it in one of these forms"):
+        datasets.load("cifar100", source=tmp_path / "nowhere")
+    files, _ = class_folders(4, 2)
+    whole = write_zip(tmp_path / "whole.zip", files)
+    half = tmp_path / "half.zip"
+    half.write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(DatasetError, match=r"half\.zip is no whole zip file .* get it again"):
+        datasets.load("cifar100", source=half)
+    fewer = write_zip(
+        tmp_path / "fewer.zip", {name: data for name, data in files.items() if name != "train/bee/001.png"}
+    )
+    with pytest.raises(DatasetError, match="4 training images of each of 3 classes; class 1 has 3"):
+        datasets.load("cifar100", source=fewer)
+    spoiled = write_zip(tmp_path / "spoiled.zip", files | {"test/ant/000.png": files["test/ant/000.png"][:-40]})
+    with pytest.raises(DatasetError, match=r"test/ant/000\.png is no whole image"):
+        datasets.load("cifar100", source=spoiled)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DatasetError, match="4 training images of each of 3 classes; class 0 has 0"):
+        datasets.load("cifar100", source=empty)
+
+
+def test_wrong_size_is_refused(tmp_path, small_cifar):
+    files, _ = class_folders(4, 2, size=16)
+    with pytest.raises(DatasetError, match=r"of 32 x 32 pixels, got \[16, 16\]"):
+        datasets.load("cifar100", source=write_folder(tmp_path, files))
+    mixed = files | {"train/ant/000.png": png(made(1, 8)[0])}
+    with pytest.raises(DatasetError, match=r"one size, the first has \[8, 8\] pixels and image 1 \[16, 16\]"):
+        datasets.load("cifar100", source=write_zip(tmp_path / "mixed.zip", mixed))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_a_pickle_can_run_nothing(tmp_path):
+    path = tmp_path / "train"
+    path.write_bytes(pickle.dumps({"data": Evil()}))
+    with pytest.raises(DatasetError, match=r"train is not read \(it asks for (posix|nt)\.system"):
+        read_pickle(path)
+    path.write_bytes(pickle.dumps({"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [1, 2]}, protocol=2))
+    assert read_pickle(path)["data"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DatasetError, match="get it again"):
+        read_pickle(path)
+
+
+def mini_pickles(folder):
+    """The few-shot files: three parts of one class each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for g, part in enumerate(("train", "val", "test")):
+        content = {"image_data": made(6, 84, seed=g), "class_dict": {f"n0{g}": list(range(6))}}
+        (folder / f"mini-imagenet-cache-{part}.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    return folder
+
+
+def test_mini_imagenet_from_pickles_is_split_by_class(tmp_path, small_mini):
+    data = datasets.load("mini-imagenet", source=mini_pickles(tmp_path), size=84)
+    assert data.train_images.shape == (12, 3, 84, 84)
+    assert data.train_labels.bincount().tolist() == [4, 4, 4]
+    assert data.test_labels.bincount().tolist() == [2, 2, 2]
+    assert data.class_names == ["n00", "n01", "n02"]
+    # The record says which image went where, and its hash is that of the pixels.
+    rows = [row for row in data.split if row["part"] == "test"]
+    assert [row["class"] for row in rows] == ["n00", "n00", "n01", "n01", "n02", "n02"]
+    part, number = rows[0]["name"].split("/")
+    assert part == "train"
+    assert data.test_images[0].permute(1, 2, 0).tolist() == made(6, 84, seed=0)[int(number)].tolist()
+    assert len({row["sha256"] for row in data.split}) == 18
+    again = datasets.load("mini-imagenet", source=tmp_path, size=84)
+    assert again.split == data.split
+    (tmp_path / "mini-imagenet-cache-val.pkl").unlink()
+    with pytest.raises(DatasetError, match=r"cache-val\.pkl is missing; all three parts"):
+        datasets.load("mini-imagenet", source=tmp_path, size=84)
+
+
+@pytest.mark.parametrize("layout", ["classes", "parts"])
+def test_mini_imagenet_from_class_folders_of_any_size(tmp_path, small_mini, layout):
+    pictures = made(6, 100)
+    for g, group in enumerate(GROUPS):
+        top = "" if layout == "classes" else f"{('train', 'val', 'test')[g]}/"
+        write_folder(tmp_path, {f"{top}{group}/{i}.png": png(picture) for i, picture in enumerate(pictures)})
+    data = datasets.load("mini-imagenet", source=tmp_path, size=84)
+    assert data.train_images.shape == (12, 3, 84, 84)
+    assert data.test_labels.bincount().tolist() == [2, 2, 2]
+    shutil.rmtree(next(path for path in tmp_path.rglob("cat")))
+    with pytest.raises(DatasetError, match=r"(?s)6 images of each of 3 classes; it has 2 classes.*timm/mini-imagenet"):
+        datasets.load("mini-imagenet", source=tmp_path, size=84)
+
+
+def test_any_image_folder(tmp_path):
+    files, images = class_folders(5, 3, size=20)
+    split = datasets.load(
+        "image-folder", source=write_folder(tmp_path / "a", files), size=20, test_fraction=0.5, seed=0
+    )
+    assert torch.equal(split.train_images, expected_images(images, "train")[0])
+    assert split.split is None
+    flat = {name.removeprefix("train/"): data for name, data in files.items() if name.startswith("train/")}
+    options = {"source": write_zip(tmp_path / "b.zip", flat), "size": 12, "test_fraction": 0.4}
+    data = datasets.load("image-folder", **options, seed=0)
+    assert data.train_images.shape == (9, 3, 12, 12)
+    assert data.test_labels.bincount().tolist() == [2, 2, 2]
+    assert {row["name"] for row in data.split} == set(flat)
+    assert datasets.load("image-folder", **options, seed=1).split != data.split
+    one = {name: data for name, data in flat.items() if name.startswith("ant")}
+    with pytest.raises(DatasetError, match="at least two class folders with images, got"):
+        datasets.load("image-folder", source=write_folder(tmp_path / "c", one), size=12, test_fraction=0.4, seed=0)
+    stray = files | {"test/dog/0.png": files["test/ant/000.png"]}
+    with pytest.raises(DatasetError, match="test images of 'dog', a class without images to train on"):
+        datasets.load("image-folder", source=write_zip(tmp_path / "d.zip", stray), size=12, test_fraction=0.4, seed=0)
+
+
+def write_parquet(path, rows, label):
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = "img" if label == "fine_label" else "image"
+    features = {label: {"names": sorted(GROUPS), "_type": "ClassLabel"}}
+    table = pa.table({image: [{"bytes": data, "path": None} for data, _ in rows], label: [g for _, g in rows]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_parquet(tmp_path, small_cifar, small_mini):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'parquet')")
+    images, labels = made(12), [2, 0, 1] * 4
+    rows = [(png(image), g) for image, g in zip(images, labels, strict=True)]
+    write_parquet(tmp_path / "c" / "train-00000-of-00002.parquet", rows[:7], "fine_label")
+    write_parquet(tmp_path / "c" / "train-00001-of-00002.parquet", rows[7:], "fine_label")
+    write_parquet(tmp_path / "c" / "test-00000-of-00001.parquet", rows[:6], "fine_label")
+    data = datasets.load("cifar100", source=tmp_path / "c")
+    assert data.train_images.permute(0, 2, 3, 1).numpy().tolist() == images.tolist()
+    assert data.train_labels.tolist() == labels
+    assert data.class_names == sorted(GROUPS)
+    write_parquet(tmp_path / "m" / "data" / "train-00000-of-00001.parquet", rows, "label")
+    write_parquet(tmp_path / "m" / "data" / "validation-00000-of-00001.parquet", rows[:6], "label")
+    mini = datasets.load("mini-imagenet", source=tmp_path / "m", size=84)
+    assert mini.train_labels.bincount().tolist() == [4, 4, 4]
+
+
+def test_without_pyarrow_the_message_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"need pyarrow: pip install 'classfit\[parquet\]'"):
+        datasets.load("cifar100", source=tmp_path)
+
+
+@pytest.mark.skipif(not CIFAR100_ZIP.exists(), reason="cifar100.zip is not beside the checkout")
+def test_the_real_cifar100_is_whole():
+    folders = cifar100.ClassFolders(CIFAR100_ZIP)
+    assert len(folders.part(("train",))) == 50_000
+    assert len(folders.part(("test",))) == 10_000
+    assert len({group for group, _ in folders.part(("train",))}) == 100

@@ -1,0 +1,227 @@
+"""Networks: what they are made of, where they are read, and the weights they start from."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from tolerances import UNIT_ROUNDOFF
+from torch import nn
+
+from classfit import extract_representations
+from paper_repro.networks import SmallImageResNet, WeightsError, build, residual_network, transformer
+from paper_repro.networks.transformers import convert_mixer
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PAPER, PROFILES
+
+RGB = (3, 32, 32)
+
+
+def tiny_network(seed=0):
+    return residual_network((1, 1, 1, 1), width=4, n_classes=10, in_channels=1, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_full_width_is_torchvisions_but_for_the_stem(name):
+    ours = build(name, image_shape=RGB, n_classes=100, seed=0, width=64, stem="cifar")
+    theirs = getattr(torchvision.models, name)(num_classes=100)
+    shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
+    expected = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    assert shapes.pop("conv1.weight") == (64, 3, 3, 3)
+    del expected["conv1.weight"]
+    assert shapes == expected
+    assert SmallImageResNet.forward is torchvision.models.ResNet.forward
+    assert ours.conv1.stride == (1, 1)
+
+
+@pytest.mark.parametrize("width", [4, 10, 32])
+def test_stages(width):
+    network = residual_network((2, 1, 1, 3), width=width, n_classes=7, in_channels=1, seed=0).eval()
+    found = {}
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        getattr(network, name).register_forward_hook(lambda _, __, out, name=name: found.__setitem__(name, out))
+    output = network(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert output.shape == (2, 7)
+    assert [len(network.get_submodule(name)) for name in found] == [2, 1, 1, 3]
+    assert [tuple(out.shape[1:]) for out in found.values()] == [
+        (width * 2**s, 8 // 2**s, 8 // 2**s) for s in range(4)
+    ]  # fmt: skip
+    # Read after the ReLU.
+    assert all(float(out.detach().min()) >= 0 for out in found.values())
+
+
+def test_residual_branches_start_at_zero():
+    blocks = [module for module in tiny_network().modules() if isinstance(module, torchvision.models.resnet.BasicBlock)]
+    assert len(blocks) == 4
+    assert all(bool((block.bn2.weight == 0).all()) for block in blocks)
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_is_seeded():
+    before = torch.get_rng_state()
+    first, again, other = tiny_network(0), tiny_network(0), tiny_network(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.conv1.weight, again.conv1.weight)
+    assert not torch.equal(first.conv1.weight, other.conv1.weight)
+
+
+def test_bad_networks():
+    with pytest.raises(ValueError, match=r"four stages, got 2: \(2, 2\)"):
+        residual_network((2, 2), width=4, n_classes=10, in_channels=1, seed=0)
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        residual_network((2, 2, 2, 2), width=0, n_classes=10, in_channels=1, seed=0)
+
+
+@pytest.mark.parametrize(("stem", "size", "expected"), [("cifar", 32, 32), ("mini-imagenet", 84, 32)])
+def test_stems(stem, size, expected):
+    """Both give the first stage a picture of 32 x 32."""
+    network = residual_network((1, 1, 1, 1), width=4, n_classes=10, in_channels=3, seed=0, stem=stem)
+    images = torch.zeros(1, 3, size, size)
+    assert network.maxpool(network.conv1(images)).shape == (1, 4, expected, expected)
+    assert network.conv1.kernel_size == (3, 3)
+
+
+def test_the_plain_network():
+    network = build("convnet", image_shape=RGB, n_classes=100, seed=0, width=64).eval()
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert [module.out_channels for module in convolutions] == [64, 64, 128, 128, 128, 256, 256, 256]
+    assert [module.stride[0] for module in convolutions] == [1, 1, 2, 1, 1, 2, 1, 1]
+    images = torch.randn(2, *RGB, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = extract_representations(network, [images], ["conv8", "relu8"])
+        assert network(images).shape == (2, 100)
+    before, after = ((part.values @ part.components) for part in (found["conv8"], found["relu8"]))
+    # Read before the ReLU there are means below zero, after it there are none but for rounding.
+    assert before.min() < -0.1 * abs(before).max()
+    assert after.min() > -1e3 * UNIT_ROUNDOFF[torch.float32] * abs(after).max()
+
+
+@pytest.mark.parametrize(("name", "n_tokens"), [("vit_small", 17), ("mixer_small", 16)])
+def test_small_stand_ins_are_of_the_same_families(name, n_tokens):
+    network = build(name, image_shape=(1, 8, 8), n_classes=10, seed=0).eval()
+    expected = timm.models.VisionTransformer if name == "vit_small" else timm.models.MlpMixer
+    assert isinstance(network, expected)
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    network.blocks[5].register_forward_hook(lambda _, __, out: outputs.append(out))
+    found = extract_representations(network, [images], [f"blocks.{k}" for k in range(6)])
+    assert outputs[0].shape == (3, n_tokens, 64)
+    part = found["blocks.5"]
+    # The class token, or the mean over all tokens.
+    pooled = outputs[0][:, 0] if name == "vit_small" else outputs[0].mean(1)
+    np.testing.assert_allclose(
+        part.values @ part.components, pooled.detach().numpy(), atol=1e-4 * float(pooled.abs().max())
+    )
+
+
+def published_mixer(n_blocks=2, seed=0):
+    """Arrays of the names and shapes of a published Mixer, and a timm one that they are for."""
+    network = timm.models.MlpMixer(num_blocks=n_blocks, embed_dim=8, img_size=8, patch_size=4, num_classes=5)
+    rng = np.random.default_rng(seed)
+    shapes = {"stem/kernel": (4, 4, 3, 8), "stem/bias": (8,), "head/kernel": (8, 1000), "head/bias": (1000,)}
+    shapes |= {f"pre_head_layer_norm/{name}": (8,) for name in ("scale", "bias")}
+    for k in range(n_blocks):
+        shapes |= {f"MixerBlock_{k}/LayerNorm_{i}/{name}": (8,) for i in (0, 1) for name in ("scale", "bias")}
+        for mixing, n_in, n_hidden in (("token_mixing", 4, 4), ("channel_mixing", 8, 32)):
+            block = f"MixerBlock_{k}/{mixing}"
+            shapes |= {f"{block}/Dense_0/kernel": (n_in, n_hidden), f"{block}/Dense_0/bias": (n_hidden,)}
+            shapes |= {f"{block}/Dense_1/kernel": (n_hidden, n_in), f"{block}/Dense_1/bias": (n_in,)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, network
+
+
+def layer_norm(x, scale, bias):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+def dense(x, arrays, name):
+    return x @ arrays[f"{name}/kernel"] + arrays[f"{name}/bias"]
+
+
+def perceptron(x, arrays, name):
+    hidden = torch.from_numpy(dense(x, arrays, f"{name}/Dense_0"))
+    return dense(nn.functional.gelu(hidden).numpy(), arrays, f"{name}/Dense_1")
+
+
+def test_a_converted_mixer_computes_what_the_published_one_does():
+    """Against the published forward pass, written out in NumPy on the arrays as published."""
+    arrays, network = published_mixer()
+    network.load_state_dict(convert_mixer(arrays, network.state_dict()), strict=False)
+    image = np.random.default_rng(1).normal(size=(8, 8, 3)).astype(np.float32)
+    patches = image.reshape(2, 4, 2, 4, 3).swapaxes(1, 2).reshape(4, 48)
+    x = patches @ arrays["stem/kernel"].reshape(48, 8) + arrays["stem/bias"]
+    for k in range(2):
+        block = f"MixerBlock_{k}"
+        norms = [(arrays[f"{block}/LayerNorm_{i}/scale"], arrays[f"{block}/LayerNorm_{i}/bias"]) for i in (0, 1)]
+        x = x + perceptron(layer_norm(x, *norms[0]).T, arrays, f"{block}/token_mixing").T
+        x = x + perceptron(layer_norm(x, *norms[1]), arrays, f"{block}/channel_mixing")
+    expected = layer_norm(x, arrays["pre_head_layer_norm/scale"], arrays["pre_head_layer_norm/bias"])
+    with torch.no_grad():
+        found = network.eval().forward_features(torch.from_numpy(image.transpose(2, 0, 1))[None])[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e4 * UNIT_ROUNDOFF[torch.float32] * abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: a.pop("MixerBlock_1/token_mixing/Dense_0/bias"),
+            "1 missing, the first 'MixerBlock_1/token_mixing/Den",
+        ),
+        (lambda a: a.update({"MixerBlock_2/LayerNorm_0/bias": a["stem/bias"]}), "1 not known, the first 'MixerBlock_2"),
+        (
+            lambda a: a.update({"stem/bias": np.zeros(9)}),
+            r"stem/bias must become stem.proj.bias of shape \[8\], got \[9\]",
+        ),
+    ],
+)
+def test_the_conversion_is_strict(change, message):
+    arrays, network = published_mixer()
+    change(arrays)
+    with pytest.raises(WeightsError, match=message):
+        convert_mixer(arrays, network.state_dict())
+
+
+def test_all_names_of_mixer_b16_are_known():
+    state = timm.create_model("mixer_b16_224").state_dict()
+    with pytest.raises(WeightsError, match=f"{len(state) - 2} missing, the first 'MixerBlock_0/LayerNorm_0/bias'"):
+        convert_mixer({}, state)
+
+
+@pytest.mark.parametrize(("name", "file"), [("vit_b16", "ViT-B_16.npz"), ("mixer_b16", "Mixer-B_16.npz")])
+def test_missing_weights_are_told_where_to_get(name, file, tmp_path):
+    with pytest.raises(
+        WeightsError, match=rf"(?s)weights of {name} were not found at {tmp_path}.*vit_models/sam/{file}"
+    ):
+        transformer(name, image_shape=RGB, n_classes=100, seed=0, folder=tmp_path)
+
+
+def test_weights_that_are_no_archive_are_refused(tmp_path):
+    (tmp_path / "Mixer-B_16.npz").write_bytes(b"<html>")
+    with pytest.raises(WeightsError, match="is no whole npz file"):
+        transformer("mixer_b16", image_shape=RGB, n_classes=100, seed=0, folder=tmp_path)
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match=r"architecture must be one of 'resnet18', .* got 'vgg'"):
+        build("vgg", image_shape=RGB, n_classes=10, seed=0)
+
+
+def test_the_settings_of_a_network_trained_for_hours_stay():
+    """A changed fingerprint would throw the network of this profile away."""
+    pipeline = Pipeline(PROFILES["cifar100-laptop"], PAPER)
+    assert pipeline.network.fingerprint == "b02ab5ef6056aa3a289c0ba79e303020ea164a9e5b88d898857ebef28a501f3f"
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar100-resnet18", "cifar100-resnet50", "mini-imagenet-resnet18", "mini-imagenet-resnet50"]
+)
+def test_paper_sized_profiles_are_the_designs(name):
+    pipeline, (dataset, architecture) = Pipeline(PROFILES[name], PAPER), name.rsplit("-", 1)
+    settings = pipeline.network.settings
+    assert settings == {
+        "architecture": architecture, "width": 64, "stem": dataset.replace("cifar100", "cifar"),
+        "epochs": 160, "batch_size": 512, "peak_learning_rate": 0.4, "weight_decay": 1e-6,
+        "crop_padding": 4 if "cifar" in name else 10, "flip": True, "bfloat16": True, "seed": 0,
+    }  # fmt: skip
+    assert set(pipeline.figures) >= {"figure_a8", "figure_a9", "figure_a10"}
+    assert len(pipeline.others["convnet"].posteriors) == 16
+    assert len(pipeline.others["vit"].posteriors) == len(pipeline.others["mixer"].posteriors) == 12
