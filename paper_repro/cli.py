@@ -1,4 +1,4 @@
-"""The command `paper-repro`: list, run, draw, check."""
+"""The command `paper-repro`: list, run, trials, draw, check."""
 
 import os
 from collections.abc import Iterator
@@ -99,6 +99,41 @@ def run(
         console.print("Everything was up to date.")
     console.print("Report:")
     _print_path(path)
+
+
+@app.command()
+def trials(
+    shard: Annotated[str, typer.Option(help="i/n: the trials whose number leaves i when divided by n.")] = "0/1",
+    profile: ProfileName = "digits",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    data: Data = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Share the memorization trials among processes or machines that see the same folder; `run` gathers them.
+
+    Machines that do not: copy the files checkpoint-trial-* into the folder `memorization` of the one that runs `run`.
+    """
+    from paper_repro.memorization import shard_of
+    from paper_repro.robustness import memorization_trials
+
+    try:
+        part = shard_of(shard)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shard") from None
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    if "memorization" not in pipeline.robustness:
+        raise typer.BadParameter(f"{profile!r} has no memorization trials", param_hint="--profile")
+    with _locked(workspace):
+        work = workspace.join(pipeline.robustness["memorization"])
+    if work is None:
+        console.print("All trials were finished.")
+        return
+    memorization_trials(work, part)
+    n_finished, n_trials = len(list(work.folder.glob("checkpoint-trial-*"))), work.settings["n_trials"]
+    console.print(f"{n_finished} of {n_trials} trials are finished, in")
+    _print_path(work.folder)
 
 
 @app.command()

@@ -241,16 +241,21 @@ def classes(work: Work) -> None:
 
 
 def figure(work: Work) -> None:
+    from paper_repro import figure_arguments
+
     name = work.settings["figure"]
     arguments = {
         "figure_1": _density_arguments,
         "figure_2": _figure_2_arguments,
+        "figure_3": figure_arguments.figure_3,
+        "figure_4": figure_arguments.figure_4,
         "figure_a5": _figure_a5_arguments,
         "figure_a6": _figure_a6_arguments,
         "figure_a7": _density_arguments,
         "figure_a8": _figure_a8_arguments,
         "figure_a9": _blocks_arguments,
         "figure_a10": _blocks_arguments,
+        "figure_a11": figure_arguments.figure_a11,
     }[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
     write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)

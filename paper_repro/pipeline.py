@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from paper_repro import computations as compute
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
+from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step
 
 __all__ = ["STAGES", "Pipeline"]
@@ -96,6 +97,8 @@ class Pipeline:
             (self.dataset, *self.posteriors.values(), *self.entropies.values()),
         )
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
+        self.robustness = robustness_steps(self) if profile.robustness else {}
+        absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
 
     @property
@@ -114,9 +117,9 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        return [*shared, *densities, *others, *self.figures.values()]
+        return [*shared, *densities, *others, *self.robustness.values(), *self.figures.values()]
 
-    def _sampler(self) -> dict[str, Any]:
+    def sampler(self) -> dict[str, Any]:
         """The protocol's part of the settings of a posterior."""
         protocol = self.protocol
         return {
@@ -130,7 +133,7 @@ class Pipeline:
         }
 
     def _posterior(self, stage: int) -> Step:
-        settings = {"stage": stage, **self._sampler()}
+        settings = {"stage": stage, **self.sampler()}
         name = f"{self.folder}/posterior_stage_{stage}"
         return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
 
@@ -151,7 +154,7 @@ class Pipeline:
         posteriors = {
             layer: Step(
                 f"{self.folder}/{name}/posterior_{layer}",
-                {"network": name, "layer": layer, **self._sampler()},
+                {"network": name, "layer": layer, **self.sampler()},
                 compute.posterior,
                 (self.dataset, representations),
                 compute.estimate_posterior,
@@ -162,6 +165,9 @@ class Pipeline:
 
     def _figure(self, name: str) -> Step:
         settings: dict[str, Any] = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
+        if name in ROBUSTNESS_FIGURES:
+            more, needed = robustness_figure(self, name)
+            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
             settings["subtitle"] += f" · {other.title}"

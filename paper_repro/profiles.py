@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from paper_repro import robustness_scale
+from paper_repro.robustness_scale import RobustnessScale
+
 __all__ = ["PROFILES", "PROTOCOLS", "OtherNetwork", "Profile", "Protocol"]
 
 
@@ -50,6 +53,8 @@ class Profile:
     """For figure A.9."""
     mixer: OtherNetwork | None = None
     """For figure A.10."""
+    robustness: RobustnessScale | None = None
+    """For figures 3, 4 and A.11."""
 
     @property
     def splits(self) -> bool:
@@ -109,6 +114,7 @@ DIGITS = Profile(
     # Some digits are others in a mirror. In images as small as these, bfloat16 gains nothing.
     flip=False,
     bfloat16=False,
+    robustness=robustness_scale.DIGITS,
     convnet=_convnet(32, epochs=15, batch_size=128, peak_learning_rate=0.1, crop_padding=1),
     vit=OtherNetwork(
         "small ViT (6 blocks of 64 features) as a stand-in for ViT-B/16",
@@ -140,6 +146,7 @@ CIFAR100_LAPTOP = Profile(
     batch_size=512,
     peak_learning_rate=0.4,
     crop_padding=4,
+    robustness=robustness_scale.LAPTOP,
     convnet=_convnet(
         32,
         epochs=50,
@@ -176,6 +183,7 @@ def _paper_sized(dataset: str, architecture: str) -> Profile:
         stem="cifar" if small else "mini-imagenet",
         crop_padding=padding,
         **PAPER_TRAINING,
+        robustness=robustness_scale.PAPER_SIZED,
         convnet=_convnet(64, **PAPER_TRAINING, **mixed),
         vit=OtherNetwork(
             "ViT-B/16, pretrained with SAM and fine-tuned",

@@ -135,6 +135,14 @@ class Workspace:
             self._ensure(step, finished, computed)
         return computed
 
+    def join(self, step: Step) -> Work | None:
+        """Bring the inputs of a step up to date and make its folder ready for progress that several processes share.
+
+        To be called under the lock; what follows need not be. None if the step is finished.
+        """
+        self.run(step.inputs)
+        return None if self.state(step) == State.DONE else self._open(step)
+
     def record(self, step: Step, /, **changes: Any) -> None:
         """Write the provenance of a finished step anew, with the hashes of its files as they are now."""
         folder = self.folder(step)
@@ -189,13 +197,9 @@ class Workspace:
         return False
 
     def _compute(self, step: Step) -> None:
-        folder = self.folder(step)
-        claim = {"fingerprint": step.fingerprint, "inputs": self._input_digests(step)}
-        # Progress made by other versions is not gone on from: they may take other steps from the same state.
-        self._prepare(folder, {**claim, "versions": software()["versions"]})
+        work = self._open(step)
+        folder = work.folder
         continued = any(folder.glob("checkpoint*"))
-        inputs = {step_in.name: self.folder(step_in) for step_in in step.inputs}
-        work = Work(folder, step.settings, inputs, self.console)
         if continued:
             self.console.print(f"{step.name}: continuing where it was stopped")
         elif step.estimate and (seconds := step.estimate(work)) > WORTH_SAYING_SECONDS:
@@ -209,7 +213,7 @@ class Workspace:
             step=step.name,
             settings=step.settings,
             seed=step.seed,
-            **claim,
+            **self._claim(step),
             started=started_at.isoformat(timespec="seconds"),
             continued_after_interruption=continued,
             wall_seconds=round(seconds, 3),
@@ -220,6 +224,16 @@ class Workspace:
             if path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
                 path.unlink()
         self.console.print(f"[green]✓[/] {step.name}  [dim]{seconds:.1f} s, {memory / 1e6:,.0f} MB[/]")
+
+    def _open(self, step: Step) -> Work:
+        """The step's folder, ready to be worked in."""
+        # Progress made by other versions is not gone on from: they may take other steps from the same state.
+        self._prepare(self.folder(step), {**self._claim(step), "versions": software()["versions"]})
+        inputs = {step_in.name: self.folder(step_in) for step_in in step.inputs}
+        return Work(self.folder(step), step.settings, inputs, self.console)
+
+    def _claim(self, step: Step) -> dict[str, Any]:
+        return {"fingerprint": step.fingerprint, "inputs": self._input_digests(step)}
 
     def _prepare(self, folder: Path, claim: dict[str, Any]) -> None:
         """Make the folder ready: empty, unless it holds the progress of the same step."""

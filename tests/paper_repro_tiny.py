@@ -24,6 +24,24 @@ TINY_PROFILE = replace(
 )
 TINY_PROTOCOL = replace(PAPER, n_sweeps=16, n_discard=8, thin=2, entropy_draws=200)
 
+TINY_ROBUSTNESS = replace(
+    DIGITS.robustness,
+    network={**DIGITS.robustness.network, "width": 2, "epochs": 1, "batch_size": 256},
+    # Fewer, and a point would be in the subset of all of them.
+    n_trials=30,
+    n_bins=3,
+    n0=5,
+    n=40,
+    certified_per_bin=4,
+    attacked_per_bin=4,
+    budgets={"Linf": (0.0, 0.1, 0.2), "L2": (0.0, 0.5, 1.0)},
+    n_memorized=300,
+    least_points=4,
+    kl_draws=50,
+    n_held_out=50,
+)
+TINY_PROFILE = replace(TINY_PROFILE, robustness=TINY_ROBUSTNESS)
+
 if __name__ == "__main__":
     import sys
     from pathlib import Path

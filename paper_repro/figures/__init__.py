@@ -18,12 +18,15 @@ __all__ = ["FIGURES", "module"]
 FIGURES = {
     "figure_1": "Class-conditional log-density of each class, stages 3 and 4",
     "figure_2": "Intra-class distance and relative entropy against log-density, stage 4",
+    "figure_3": "Memorization and robustness in bins by log-density",
+    "figure_4": "KL divergence between classes by stage",
     "figure_a5": "The network and where representations are read",
     "figure_a6": "Variance kept against number of singular vectors",
     "figure_a7": "Class-conditional log-density of each class, all stages",
     "figure_a8": "Class-conditional log-density of each class, plain ConvNet",
     "figure_a9": "Class-conditional log-density of each class, Vision Transformer",
     "figure_a10": "Class-conditional log-density of each class, MLP-Mixer",
+    "figure_a11": "Generative classification by stage and memorization",
 }
 """In the order of the paper: name of the module, and title."""
 

@@ -9,6 +9,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 __all__ = ["RESNETS", "STEMS", "SmallImageResNet", "residual_network"]
 
 RESNETS: dict[str, dict[str, Any]] = {
+    "resnet10": {"blocks": (1, 1, 1, 1)},
     "resnet18": {"blocks": (2, 2, 2, 2)},
     "resnet50": {"blocks": (3, 4, 6, 3), "bottleneck": True},
 }

@@ -1,0 +1,35 @@
+"""What figures 4 and A.11 share: one line a kind of points, most memorized, random and least memorized, over stages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from paper_repro.figures import style
+
+__all__ = ["KINDS", "lines"]
+
+KINDS = {
+    "most": ("most memorized", style.HIGH, "D"),
+    "random": ("random", style.LINE, "s"),
+    "least": ("least memorized", style.LOW, "o"),
+}
+"""Words, colour and mark of each kind of points."""
+
+
+def lines(axes: Axes, stages: Sequence[int], mean: np.ndarray, spread: np.ndarray) -> None:
+    """A line a kind through mean [3, S], with bars of spread [3, S] to each side, side by side at each stage."""
+    for k, (words, colour, marker) in enumerate(KINDS.values()):
+        x = np.asarray(stages) + 0.07 * (k - 1)
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markersize": 5.5,
+            "linewidth": 1.4,
+            "elinewidth": 1.2,
+            "capsize": 2,
+        }
+        axes.errorbar(x, mean[k], yerr=spread[k], label=words, **look)
+    axes.set_xticks(stages, [str(stage) for stage in stages])
+    axes.set_xlabel("stage")

@@ -1,0 +1,265 @@
+"""Figure 3: memorization and robustness of training points, in bins by log-density at stage 4."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from paper_repro.density_bins import weighted_f1
+from paper_repro.figures import FIGURES, style
+from paper_repro.figures.style import Stored, styled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+# Not the colours of the two groups of classes.
+COLOURS, MARKERS = (style.MUTED, style.INK, style.LINE, "#cc79a7"), "oDs^"
+
+
+def compute(
+    log_density: np.ndarray,
+    memorization: np.ndarray,
+    memorization_error: np.ndarray,
+    bins: np.ndarray,
+    labels: np.ndarray,
+    high: np.ndarray,
+    predicted: np.ndarray,
+    certified_rows: np.ndarray,
+    smoothed: np.ndarray,
+    radius: np.ndarray,
+    pixels_per_unit: float,
+    attacked_rows: np.ndarray,
+    survived: Mapping[str, np.ndarray],
+    budgets: Mapping[str, np.ndarray],
+    scale: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """What is drawn, bin by bin.
+
+    Args:
+        log_density: [N] in nats, of each training point under the density of its own class at stage 4.
+        memorization, memorization_error: [N] scores and their standard errors.
+        bins: [N] int, 0 for the lowest log-densities.
+        labels: [N] class of each point.
+        high: [G] bool, the high-density classes.
+        predicted: [N] class that a network trained without the point's bin gives it.
+        certified_rows: [n] the points that were certified.
+        smoothed: [n] class by the smoothed classifier, -1 where it abstains.
+        radius: [n] certified L2 radius in normalised units; 0 where it abstains.
+        pixels_per_unit: pixel values (0..1) that one normalised unit is.
+        attacked_rows: [m] the points that were attacked.
+        survived: by the title of an attack, [m, E] whether a point stays rightly classified within each budget.
+        budgets: by title, [E] in pixel values, rising from 0.
+        scale: what a caption says: sigma, n0, n, alpha, n_trials, and a sentence on the networks.
+
+    Returns:
+        Arrays [B] over bins. robust_accuracy [A, E, B]: by attack, budget and bin; robust_accuracy_by_group [A, E, 2]:
+        in low- and high-density classes (nan where there are no points). attack_success [A, B]: of the points that are
+        rightly classified without an attack, the share that falls within the middle budget.
+    """
+    n_bins = int(bins.max()) + 1
+
+    def by_bin(values: np.ndarray, of: np.ndarray, function: Any) -> np.ndarray:
+        return np.array([function(values[of == b]) for b in range(n_bins)])
+
+    def f1(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        own = bins[rows]
+        return np.array([weighted_f1(labels[rows[own == b]], classes[own == b]) for b in range(n_bins)])
+
+    every, certified, attacked = np.arange(len(labels)), bins[certified_rows], bins[attacked_rows]
+    right = smoothed == labels[certified_rows]
+    in_group = [~high[labels[attacked_rows]], high[labels[attacked_rows]]]
+    shares = list(survived.values())
+    robust = np.array([[_share(values[attacked == b]) for b in range(n_bins)] for values in shares]).swapaxes(1, 2)
+    by_group = np.array([[_share(values[own]) for own in in_group] for values in shares]).swapaxes(1, 2)
+    middle = robust.shape[1] // 2
+    return {
+        "n_points": np.bincount(bins),
+        "log_density_mean": by_bin(log_density, bins, np.mean),
+        "log_density_std": by_bin(log_density, bins, np.std),
+        "memorization_mean": by_bin(memorization, bins, np.mean),
+        "memorization_std": by_bin(memorization, bins, np.std),
+        "memorization_error": by_bin(memorization_error, bins, np.mean),
+        "f1": f1(every, predicted),
+        "n_certified": np.bincount(certified, minlength=n_bins),
+        "radius": by_bin(radius, certified, np.mean),
+        "right_radius": by_bin(np.where(right, radius, 0.0), certified, np.mean),
+        "not_abstained": by_bin(smoothed >= 0, certified, np.mean),
+        "smoothed_f1": f1(certified_rows, smoothed),
+        "high_share": by_bin(high[labels], bins, np.mean),
+        "n_attacked": np.bincount(attacked, minlength=n_bins),
+        "robust_accuracy": robust,
+        "robust_accuracy_by_group": by_group,
+        "attack_success": 1 - robust[:, middle] / np.where(robust[:, 0] > 0, robust[:, 0], np.nan),
+        "attack_titles": np.array(list(survived)),
+        "budgets": np.array([budgets[title] for title in survived]),
+        "pixels_per_unit": np.array(pixels_per_unit),
+        **{name: np.array(value) for name, value in scale.items()},
+    }
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a bin."""
+    return [
+        {
+            "bin": b + 1,
+            "n_points": int(stored["n_points"][b]),
+            "mean_log_density_nats": float(stored["log_density_mean"][b]),
+            "std_log_density_nats": float(stored["log_density_std"][b]),
+            "mean_memorization": float(stored["memorization_mean"][b]),
+            "std_memorization": float(stored["memorization_std"][b]),
+            "mean_standard_error_of_memorization": float(stored["memorization_error"][b]),
+            "f1_without_the_bin": float(stored["f1"][b]),
+            "n_certified": int(stored["n_certified"][b]),
+            "certified_radius_normalised": float(stored["radius"][b]),
+            "certified_radius_pixels": float(stored["radius"][b] * stored["pixels_per_unit"]),
+            "certified_radius_of_right_ones_normalised": float(stored["right_radius"][b]),
+            "classification_rate": float(stored["not_abstained"][b]),
+            "f1_smoothed": float(stored["smoothed_f1"][b]),
+            "share_of_high_density_classes": float(stored["high_share"][b]),
+            "n_attacked": int(stored["n_attacked"][b]),
+            **{
+                f"success of {title}": float(success[b])
+                for title, success in zip(stored["attack_titles"], stored["attack_success"], strict=True)
+            },
+        }
+        for b in range(len(stored["n_points"]))
+    ]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    figure = style.canvas(f"Figure 3 · {FIGURES['figure_3']}", stored, width=9.2, height=10.6)
+    panels = figure.subplots(5, 2)
+    x = np.arange(1, len(stored["n_points"]) + 1)
+    density, memorization, f1, radius, rate, smoothed, share, attacked = panels[:4].flat
+    _band(density, x, stored["log_density_mean"], stored["log_density_std"])
+    density.set(title="Log-density, mean ± std", ylabel="nats")
+    _band(memorization, x, stored["memorization_mean"], stored["memorization_std"])
+    memorization.set(title="Memorization, mean ± std")
+    _line(f1, x, stored["f1"])
+    f1.set(title="F1 without the bin")
+    _line(radius, x, stored["radius"])
+    radius.set(title="Certified radius, mean", ylabel="normalised units")
+    k = float(stored["pixels_per_unit"])
+    pixels = radius.secondary_yaxis("right", functions=(lambda value: value * k, lambda value: value / k))
+    pixels.set_ylabel("pixel values")
+    pixels.spines["right"].set_visible(True)
+    _line(rate, x, stored["not_abstained"])
+    rate.set(title="Classification rate (not abstained)")
+    _line(smoothed, x, stored["smoothed_f1"])
+    smoothed.set(title="F1 of the smoothed classifier")
+    _stacked(share, x, stored["high_share"])
+    share.set(title="Points of low- and high-density classes", ylim=(0, 1))
+    middle = stored["budgets"].shape[1] // 2
+    for look, title, budgets, success in _attacks(stored, "attack_success"):
+        _line(attacked, x, success, label=f"{title}, {budgets[middle]:.3g}", **look)
+    attacked.set(title="Success of attacks (not in the paper)", ylim=(-0.03, 1.35), yticks=np.linspace(0, 1, 6))
+    attacked.legend(loc="upper center", ncols=2, fontsize=7, handlelength=1.5)
+    for axes in panels[:4].flat:
+        axes.set_xlim(0.4, len(x) + 0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (share, attacked):
+        axes.set_xlabel("density bin, lowest first")
+    for axes, norm in zip(panels[4], ("L∞", "L2"), strict=True):
+        _curves(axes, stored, norm)
+    for axes in (rate, share, attacked, *panels[4]):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    n_bins, n = len(stored["n_points"]), stored["n_points"]
+    size = f"{n.min()}" if n.min() == n.max() else f"{n.min()} or {n.max()}"
+    sizes, attacked = _count(stored["n_certified"]), _count(stored["n_attacked"])
+    return (
+        f"Training points in {n_bins} bins of {size} by the log-density of each point under its own class at stage 4 "
+        f"(the paper has 50 bins). Memorization is estimated from {int(stored['n_trials'])} networks trained on random "
+        "70% subsets. F1 is of a network trained without the bin, averaged over classes by their number of points. "
+        f"Certification: {sizes} points a bin (the paper: all), by a network trained without the bin and with the "
+        f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
+        f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}; where the classifier "
+        "abstains the radius counts as 0. Attacks, which the paper does not have: share of the rightly classified "
+        f"among {attacked} points a bin that an attack moves to another class, in the network without the bin, and "
+        "accuracy against the budget in low- and high-density classes. PGD also tries the single step of FGSM; "
+        f"budgets are in pixel values, 0 to 1. {stored['networks']} {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "In the paper memorization falls with density among low-density points and jumps up where the high-density "
+        "classes begin; F1 mirrors it. The certified radius and the F1 of the smoothed classifier drop there."
+    )
+
+
+def finding(stored: Stored) -> str:
+    from scipy.stats import spearmanr
+
+    bins = np.arange(len(stored["n_points"]))
+    parts = []
+    for words, name in (
+        ("mean memorization", "memorization_mean"),
+        ("F1 without the bin", "f1"),
+        ("certified radius", "radius"),
+        ("F1 of the smoothed classifier", "smoothed_f1"),
+    ):
+        values = stored[name]
+        level = f"{values[0]:.2f} in the lowest bin, {values[-1]:.2f} in the highest"
+        constant = bool((values == values[0]).all())
+        rank = "" if constant else f", rank correlation with density {style.signed(spearmanr(bins, values)[0])}"
+        parts.append(f"{words}: {level}{rank}")
+    error = float(stored["memorization_error"].mean())
+    return (
+        f"From low to high density, {'; '.join(parts)}. The standard error of a single point's memorization is "
+        f"{error:.2f} on average."
+    )
+
+
+def _share(survived: np.ndarray) -> np.ndarray:
+    """[E] share of the points [m, E] that stand within each budget; nan if there are no points."""
+    return survived.mean(0) if len(survived) else np.full(survived.shape[1], np.nan)
+
+
+def _count(n: np.ndarray) -> str:
+    return f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
+
+
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
+    look = {"color": style.LOW, "marker": "o", **look}
+    axes.plot(x, y, markersize=4 if len(x) <= 25 else 2.5, linewidth=1.4, **look)
+
+
+def _attacks(stored: Stored, name: str) -> Iterator[tuple[dict[str, Any], str, np.ndarray, np.ndarray]]:
+    """Look, title, budgets and one array of each attack."""
+    for colour, marker, title, budgets, values in zip(
+        COLOURS, MARKERS, stored["attack_titles"], stored["budgets"], stored[name], strict=False
+    ):
+        yield {"color": colour, "marker": marker}, str(title), budgets, values
+
+
+def _curves(axes: Axes, stored: Stored, norm: str) -> None:
+    """Accuracy against the budget of attacks in one norm, in the colours of the two groups of classes."""
+    dashes = iter(("-", "--", ":"))
+    for look, title, budgets, robust in _attacks(stored, "robust_accuracy_by_group"):
+        if norm in title:
+            dash = next(dashes)
+            for group, colour, words in ((0, style.LOW, "low"), (1, style.HIGH, "high")):
+                line = {"color": colour, "marker": look["marker"], "linestyle": dash}
+                _line(axes, budgets, robust[:, group], label=f"{title}, {words}", **line)
+    axes.set(title=f"Accuracy under {norm} attacks (not in the paper)", ylim=(-0.03, 1.03))
+    axes.set_xlabel(f"budget ({norm}, pixel values)")
+    axes.legend(loc="best", fontsize=7, handlelength=2.2)
+
+
+def _stacked(axes: Axes, x: np.ndarray, high: np.ndarray) -> None:
+    axes.bar(x, 1 - high, color=style.LOW, width=0.85, label="low-density")
+    look: dict[str, Any] = {"color": style.HIGH, "hatch": "///", "edgecolor": "white", "linewidth": 0}
+    axes.bar(x, high, bottom=1 - high, width=0.85, label="high-density", **look)
+    axes.legend(loc="upper right", fontsize=7, framealpha=0.9, frameon=True)
+
+
+def _band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+    axes.fill_between(x, mean - std, mean + std, color=style.LOW, alpha=0.22, linewidth=0)
+    _line(axes, x, mean)

@@ -1,0 +1,116 @@
+"""Figure A.11: generative classification by stage, for memorized and typical points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from paper_repro.density_bins import weighted_f1
+from paper_repro.figures import FIGURES, style
+from paper_repro.figures.by_stage import KINDS, lines
+from paper_repro.figures.style import Stored, styled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+N_BOOTSTRAP = 200
+
+
+def compute(
+    stages: Sequence[int],
+    predicted: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    memorization: Mapping[str, np.ndarray],
+    n_fitted: int,
+    scale: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """F1 by kind of points and stage.
+
+    Args:
+        stages: S.
+        predicted: by kind (most, random, least), [S, n] classes.
+        labels: by kind, [n] true classes.
+        memorization: by kind, [n] scores.
+        n_fitted: points that the densities are fitted to.
+        scale: what a caption says: n_trials, and a sentence on the networks that the scores come from.
+
+    Returns:
+        stages [S]; f1, error [3, S], the error being the standard deviation over resampled points.
+    """
+    rng = np.random.default_rng(0)
+    f1, error = np.empty((3, len(stages))), np.empty((3, len(stages)))
+    for k, kind in enumerate(KINDS):
+        again = rng.integers(len(labels[kind]), size=(N_BOOTSTRAP, len(labels[kind])))
+        for s in range(len(stages)):
+            f1[k, s] = weighted_f1(labels[kind], predicted[kind][s])
+            error[k, s] = np.std([weighted_f1(labels[kind][rows], predicted[kind][s][rows]) for rows in again])
+    scores = [memorization[kind] for kind in KINDS]
+    return {
+        "stages": np.array(stages),
+        "f1": f1,
+        "error": error,
+        "n_points": np.array([len(part) for part in scores]),
+        "lowest_score": np.array([part.min() for part in scores]),
+        "highest_score": np.array([part.max() for part in scores]),
+        "n_fitted": np.array(n_fitted),
+        **{name: np.array(value) for name, value in scale.items()},
+    }
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a kind and stage."""
+    return [
+        {
+            "points": words,
+            "stage": int(stage),
+            "f1": float(stored["f1"][k, s]),
+            "standard_error": float(stored["error"][k, s]),
+            "n_points": int(stored["n_points"][k]),
+        }
+        for k, (words, _, _) in enumerate(KINDS.values())
+        for s, stage in enumerate(stored["stages"])
+    ]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    figure = style.canvas(f"Figure A.11 · {FIGURES['figure_a11']}", stored, width=6.4, height=4.0)
+    axes = figure.subplots()
+    lines(axes, stored["stages"].tolist(), stored["f1"], stored["error"])
+    axes.set_ylabel("F1 of generative classification")
+    axes.set_title(f"{stored['n_points'][0]} points of each kind (the paper: 1,000)", fontweight="normal", fontsize=9)
+    axes.legend(loc="lower right", fontsize=8.5)
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    ranges = "; ".join(
+        f"{words}, {lowest:.2f} to {highest:.2f}"
+        for (words, _, _), lowest, highest in zip(
+            KINDS.values(), stored["lowest_score"], stored["highest_score"], strict=True
+        )
+    )
+    return (
+        "Each point is given the class with the largest density times prior. The densities are fitted to the other "
+        f"{int(stored['n_fitted']):,} training points; the {stored['n_points'][0]} most memorized points, as many with "
+        "memorization nearest to 0 and as many random ones (the paper: 1,000 each) are held out of the fit, though "
+        "not of the network's training. F1 is averaged over classes by their number of points; bars are one standard "
+        f"deviation over {N_BOOTSTRAP} resamplings of the points. Scores from {int(stored['n_trials'])} trials: "
+        f"{ranges}. {stored['networks']} {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "In the paper F1 rises from stage to stage, latest for the most memorized points, whose labels appear only "
+        "deep in the network; the least memorized are ahead of random ones throughout."
+    )
+
+
+def finding(stored: Stored) -> str:
+    parts = [
+        f"{words}: {', '.join(f'{value:.2f}' for value in stored['f1'][k])}"
+        for k, (words, _, _) in enumerate(KINDS.values())
+    ]
+    stages = ", ".join(str(stage) for stage in stored["stages"])
+    return f"F1 at stages {stages}: {'; '.join(parts)}."

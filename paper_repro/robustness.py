@@ -1,0 +1,266 @@
+"""What the steps behind figure 3 compute: memorization, density bins, certificates and attacks.
+
+Each step is cut into tasks that write a file of their own, so that they are shared among processes, and a run that was
+killed loses only the tasks in hand. Files called `checkpoint*` are gathered into one at the end.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paper_repro.computations import derived_seed
+from paper_repro.steps import Work
+from paper_repro.storage import read_arrays, write_arrays
+
+__all__ = [
+    "attacks",
+    "certification",
+    "checkpoint_of",
+    "density_bins",
+    "estimate_certification",
+    "estimate_density_bins",
+    "estimate_memorization",
+    "input_of",
+    "memorization",
+    "memorization_trials",
+]
+
+KINDS = ("plain", "noisy")
+
+
+def memorization(work: Work) -> None:
+    from paper_repro.memorization import load_trials, memorization_scores
+
+    memorization_trials(work)
+    n_points = len(_subset_networks(work).labels)
+    trials = load_trials(work.folder, n_points, seed=_seed(work, "subsets"))
+    write_arrays(work.folder / "trials.npz", trials._asdict())
+    write_arrays(work.folder / "scores.npz", memorization_scores(trials)._asdict())
+
+
+def memorization_trials(work: Work, shard: tuple[int, int] = (0, 1)) -> None:
+    """Run the trials of a shard; those that have a file in the folder are not run again."""
+    from paper_repro.memorization import run_trials
+
+    networks = _subset_networks(work)
+    run_trials(
+        work.folder,
+        partial(_fit_trial, networks, work.settings["seed"]),
+        work.settings["n_trials"],
+        len(networks.labels),
+        seed=_seed(work, "subsets"),
+        shard=shard,
+        console=work.console,
+    )
+
+
+def estimate_memorization(work: Work) -> float:
+    return work.settings["n_trials"] * _seconds_a_network(work, 0.7)
+
+
+def density_bins(work: Work) -> None:
+    """Two networks without each bin: a plain one, and one trained with the noise of the smoothed classifier."""
+    from paper_repro.density_bins import density_bins
+    from paper_repro.workers import run_tasks
+
+    log_density = read_arrays(input_of(work, "posterior_stage_4") / "density.npz")["log_density"]
+    bins = density_bins(log_density, work.settings["n_bins"])
+    networks = _subset_networks(work)
+    tasks = [(b, kind) for b in range(work.settings["n_bins"]) for kind in KINDS]
+    run_tasks(
+        partial(_fit_without_bin, work.folder, networks, dict(work.settings), bins),
+        tasks,
+        lambda task: _weights(work.folder, *task).exists(),
+        description="networks without a bin",
+        console=work.console,
+    )
+    write_arrays(work.folder / "bins.npz", {"bins": bins, "predicted": _predictions(work.folder, networks, bins)})
+
+
+def estimate_density_bins(work: Work) -> float:
+    n_bins = work.settings["n_bins"]
+    return 2 * n_bins * _seconds_a_network(work, 1 - 1 / n_bins)
+
+
+def certification(work: Work) -> None:
+    """Certificates of some points of each bin, by the noisy network that was trained without the bin."""
+    from paper_repro.certification import certify
+    from paper_repro.workers import run_tasks
+
+    rows, bins = _chosen(work)
+    run_tasks(
+        partial(_count_votes, work.folder, _subset_networks(work), _bins_folder(work), dict(work.settings), rows, bins),
+        _chunks(work, rows),
+        lambda chunk: checkpoint_of(work.folder, chunk).exists(),
+        description="certification",
+        console=work.console,
+    )
+    votes = _gathered(work, rows)
+    settings = work.settings
+    certificates = certify(votes["selection"], votes["estimation"], sigma=settings["sigma"], alpha=settings["alpha"])
+    write_arrays(work.folder / "certificates.npz", {"rows": rows, **votes, **certificates._asdict()})
+
+
+def estimate_certification(work: Work) -> float:
+    import torch
+
+    from paper_repro.certification import smoothed_counts
+    from paper_repro.workers import n_workers
+
+    settings, networks = work.settings, _subset_networks(work)
+    network, image = networks.build(0).eval(), networks.images(np.arange(1))[0]
+    n, n_classes = min(1000, settings["n"]), len(networks.about["class_names"])
+    n_passes = len(_chosen(work)[0]) * (settings["n0"] + settings["n"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(2):  # the first pass also chooses kernels and allocates memory
+        start = time.perf_counter()
+        smoothed_counts(network, image, n, sigma=settings["sigma"], n_classes=n_classes, seed=0)
+        seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    return seconds / n * n_passes / n_workers()
+
+
+def attacks(work: Work) -> None:
+    """Which points of each bin stay rightly classified within each budget, in the plain network without the bin."""
+    from paper_repro.attacks import ATTACKS
+    from paper_repro.workers import run_tasks
+
+    rows, bins = _chosen(work)
+    run_tasks(
+        partial(_attack, work.folder, _subset_networks(work), _bins_folder(work), dict(work.settings), rows, bins),
+        _chunks(work, rows),
+        lambda chunk: checkpoint_of(work.folder, chunk).exists(),
+        description="attacks",
+        console=work.console,
+    )
+    budgets = {f"{name}_budgets": np.array(work.settings["budgets"][attack.norm]) for name, attack in ATTACKS.items()}
+    write_arrays(work.folder / "attacks.npz", {"rows": rows, **_gathered(work, rows), **budgets})
+
+
+def _fit_trial(networks: Any, seed: int, inside: np.ndarray, trial: int) -> np.ndarray:
+    network = networks.fit(inside, seed=derived_seed(seed, "trial", trial))
+    return networks.predict(network, np.arange(len(inside))) == networks.labels
+
+
+def _fit_without_bin(folder: Path, networks: Any, settings: Any, bins: np.ndarray, task: tuple[int, str]) -> None:
+    b, kind = task
+    noise = settings["sigma"] if kind == "noisy" else 0.0
+    network = networks.fit(bins != b, seed=derived_seed(settings["seed"], "bin", b, kind), noise=noise)
+    networks.save(network, _weights(folder, b, kind))
+
+
+def _predictions(folder: Path, networks: Any, bins: np.ndarray) -> np.ndarray:
+    """[N] class of each point in the plain network without its bin."""
+    predicted = np.empty(len(bins), dtype=np.int64)
+    for b in range(bins.max() + 1):
+        rows = np.flatnonzero(bins == b)
+        predicted[rows] = networks.predict(networks.load(_weights(folder, b, "plain")), rows)
+    return predicted
+
+
+def _count_votes(
+    folder: Path, networks: Any, weights: Path, settings: Any, rows: np.ndarray, bins: np.ndarray, chunk: int
+) -> None:
+    from paper_repro.certification import smoothed_counts
+
+    votes: dict[str, list[np.ndarray]] = {"selection": [], "estimation": []}
+    part = _rows_of(chunk, rows, settings)
+    for row, image in zip(part, networks.images(part), strict=True):
+        network = networks.load(_weights(weights, bins[row], "noisy"))
+        for kind, n in (("selection", settings["n0"]), ("estimation", settings["n"])):
+            seed = derived_seed(settings["seed"], kind, row)
+            votes[kind].append(
+                smoothed_counts(
+                    network,
+                    image,
+                    n,
+                    sigma=settings["sigma"],
+                    n_classes=len(networks.about["class_names"]),
+                    seed=seed,
+                )
+            )
+    write_arrays(checkpoint_of(folder, chunk), {kind: np.stack(counts) for kind, counts in votes.items()})
+
+
+def _attack(
+    folder: Path, networks: Any, weights: Path, settings: Any, rows: np.ndarray, bins: np.ndarray, chunk: int
+) -> None:
+    from paper_repro.attacks import ATTACKS, survives
+
+    part = _rows_of(chunk, rows, settings)
+    images, labels = networks.images(part), networks.labels[part]
+    standing: dict[str, np.ndarray] = {}
+    for name, attack in ATTACKS.items():
+        budgets = settings["budgets"][attack.norm]
+        standing[name] = np.empty((len(part), len(budgets)), dtype=bool)
+        for b in np.unique(bins[part]):
+            own = bins[part] == b
+            network = networks.load(_weights(weights, b, "plain"))
+            seed = derived_seed(settings["seed"], name, chunk, b)
+            units = {"mean": networks.about["mean"], "std": networks.about["std"], "seed": seed}
+            standing[name][own] = survives(network, images[own], labels[own], name, budgets, **units).T
+    write_arrays(checkpoint_of(folder, chunk), standing)
+
+
+def _subset_networks(work: Work) -> Any:
+    from paper_repro.subset_networks import SubsetNetworks
+
+    return SubsetNetworks.of(work.inputs["dataset"], work.settings["network"])
+
+
+def _seconds_a_network(work: Work, share: float) -> float:
+    """Wall seconds for a network on that share of the images, with as many side by side as there are processes."""
+    from paper_repro.workers import n_workers
+
+    networks = _subset_networks(work)
+    return networks.estimate_seconds(round(share * len(networks.labels))) / n_workers()
+
+
+def _chosen(work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """The points that the budget is spent on, and the bins of all points."""
+    from paper_repro.density_bins import choose
+
+    bins = read_arrays(_bins_folder(work) / "bins.npz")["bins"]
+    labels = _subset_networks(work).labels
+    return choose(bins, labels, work.settings["n_per_bin"], seed=_seed(work, "points")), bins
+
+
+def _chunks(work: Work, rows: np.ndarray) -> range:
+    return range(-(-len(rows) // work.settings["points_a_task"]))
+
+
+def _rows_of(chunk: int, rows: np.ndarray, settings: Any) -> np.ndarray:
+    n = settings["points_a_task"]
+    return rows[chunk * n : (chunk + 1) * n]
+
+
+def _gathered(work: Work, rows: np.ndarray) -> dict[str, np.ndarray]:
+    parts = [read_arrays(checkpoint_of(work.folder, chunk)) for chunk in _chunks(work, rows)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def input_of(work: Work, kind: str) -> Path:
+    """Folder of the input of that kind, whatever folder it lies in."""
+    (folder,) = (path for name, path in work.inputs.items() if name.rsplit("/", 1)[-1] == kind)
+    return folder
+
+
+def _bins_folder(work: Work) -> Path:
+    return input_of(work, "density_bins")
+
+
+def _weights(folder: Path, b: int, kind: str) -> Path:
+    return folder / f"without_bin_{b:02d}_{kind}.safetensors"
+
+
+def checkpoint_of(folder: Path, task: Any) -> Path:
+    name = "-".join(map(str, task)) if isinstance(task, tuple) else f"{task:05d}"
+    return folder / f"checkpoint-{name}.npz"
+
+
+def _seed(work: Work, *names: object) -> int:
+    return derived_seed(work.settings["seed"], *names)

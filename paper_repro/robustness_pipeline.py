@@ -1,0 +1,107 @@
+"""The steps behind figures 3, 4 and A.11, as a part of the pipeline.
+
+dataset -> memorization                                     networks on random subsets
+dataset, posterior of stage 4 -> density bins               networks without each bin
+        density bins -> certification, attacks              -> figure 3
+memorization, representations -> KL by stage                -> figure 4
+                              -> generative classification  -> figure A.11
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from paper_repro import memorized_densities, robustness
+from paper_repro.robustness_scale import RobustnessScale
+from paper_repro.steps import Step
+
+if TYPE_CHECKING:
+    from paper_repro.pipeline import Pipeline
+
+__all__ = ["ROBUSTNESS_FIGURES", "robustness_figure", "robustness_steps"]
+
+ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11")
+
+
+def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
+    """By name."""
+    scale, seed, folder = _scale(pipeline), pipeline.seed, pipeline.folder
+    subset_networks = {"network": {**pipeline.network.settings, **scale.network}, "seed": seed}
+    stages = {"stages": sorted(pipeline.posteriors), **pipeline.sampler()}
+    memorization = Step(
+        "memorization",
+        {**subset_networks, "n_trials": scale.n_trials},
+        robustness.memorization,
+        (pipeline.dataset,),
+        robustness.estimate_memorization,
+    )
+    bins = Step(
+        f"{folder}/density_bins",
+        {**subset_networks, "n_bins": scale.n_bins, "sigma": scale.sigma},
+        robustness.density_bins,
+        (pipeline.dataset, pipeline.posteriors[4]),
+        robustness.estimate_density_bins,
+    )
+    certification = Step(
+        f"{folder}/certification",
+        {
+            **subset_networks,
+            "sigma": scale.sigma,
+            "n0": scale.n0,
+            "n": scale.n,
+            "alpha": scale.alpha,
+            "n_per_bin": scale.certified_per_bin,
+            "points_a_task": 10,
+        },
+        robustness.certification,
+        (pipeline.dataset, bins),
+        robustness.estimate_certification,
+    )
+    budgets = {norm: list(values) for norm, values in scale.budgets.items()}
+    attacks = Step(
+        f"{folder}/attacks",
+        {**subset_networks, "n_per_bin": scale.attacked_per_bin, "points_a_task": 100, "budgets": budgets},
+        robustness.attacks,
+        (pipeline.dataset, bins),
+    )
+    kl = Step(
+        f"{folder}/kl_by_stage",
+        {
+            **stages,
+            "threshold": scale.threshold,
+            "n_points": scale.n_memorized,
+            "least_points": scale.least_points,
+            "n_draws": scale.kl_draws,
+        },
+        memorized_densities.kl_by_stage,
+        (pipeline.dataset, pipeline.representations, memorization),
+    )
+    generative = Step(
+        f"{folder}/generative",
+        {**stages, "n_points": scale.n_held_out},
+        memorized_densities.generative,
+        (pipeline.dataset, pipeline.representations, memorization),
+    )
+    steps = (memorization, bins, certification, attacks, kl, generative)
+    return {step.name.rsplit("/", 1)[-1]: step for step in steps}
+
+
+def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:
+    """Settings and inputs of a figure."""
+    scale, steps = _scale(pipeline), pipeline.robustness
+    words = {"networks": scale.networks, "n_trials": scale.n_trials}
+    stages = {"stages": sorted(pipeline.posteriors)}
+    scores = (pipeline.dataset, steps["memorization"])
+    if name == "figure_3":
+        noise = {"sigma": scale.sigma, "n0": scale.n0, "n": scale.n, "alpha": scale.alpha}
+        made = (steps["density_bins"], steps["certification"], steps["attacks"])
+        return words | noise, (*scores, pipeline.posteriors[4], *made)
+    if name == "figure_4":
+        chosen = {"threshold": scale.threshold, "least_points": scale.least_points}
+        dimensions = {"dimensions": list(pipeline.profile.dimensions)}
+        return words | stages | chosen | dimensions, (*scores, steps["kl_by_stage"])
+    return words | stages, (*scores, steps["generative"])
+
+
+def _scale(pipeline: "Pipeline") -> RobustnessScale:
+    if pipeline.profile.robustness is None:
+        raise ValueError(f"profile must have a scale for figures 3, 4 and A.11, {pipeline.profile.name} has none")
+    return pipeline.profile.robustness

@@ -1,0 +1,113 @@
+"""Independent tasks shared among processes of one thread each.
+
+Many small networks train faster side by side than one after another on all threads, and on one thread a network ends at
+the same bits whatever the machine's number of cores. A task writes its own file; nothing is passed back.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["n_workers", "run_tasks"]
+
+
+def run_tasks(
+    function: Callable[[Any], None],
+    tasks: Sequence[Any],
+    finished: Callable[[Any], bool],
+    *,
+    description: str,
+    console: Console | None = None,
+    n_processes: int | None = None,
+) -> None:
+    """Call `function(task)` for every task that is not finished, in `n_processes` processes of one thread.
+
+    Args:
+        function: can be pickled (a function of a module, or functools.partial of one); writes one file, atomically.
+        tasks: can be pickled.
+        finished: whether the file of a task is there.
+        description: of the progress bar.
+        console: where that is shown, if anywhere.
+        n_processes: None takes as many as torch has threads, or one where there is a GPU. One is this process.
+
+    Raises:
+        RuntimeError: a process ended with an error; what its tasks have finished stays.
+    """
+    left = [task for task in tasks if not finished(task)]
+    n_processes = min(n_processes or n_workers(), len(left))
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = console is None or not console.is_terminal
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+        shown = bar.add_task("", total=len(tasks), completed=len(tasks) - len(left))
+        if n_processes <= 1:
+            for task in left:
+                _on_one_thread(function, task)
+                bar.advance(shown)
+            return
+        # "spawn": a forked process inherits torch's threads in a state that it cannot use.
+        context = multiprocessing.get_context("spawn")
+        shares = [left[k::n_processes] for k in range(n_processes)]
+        processes = [context.Process(target=_work, args=(function, share), daemon=True) for share in shares]
+        try:
+            _start(processes)
+            while running := [process.sentinel for process in processes if process.is_alive()]:
+                wait(running, timeout=0.5)
+                bar.update(shown, completed=sum(map(finished, tasks)))
+                if any(process.exitcode for process in processes):
+                    break
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
+    failed = [task for task in left if not finished(task)]
+    if failed:
+        raise RuntimeError(f"{description}: {len(failed)} of {len(tasks)} tasks failed, the first is {failed[0]!r}")
+
+
+def n_workers() -> int:
+    """Processes that `run_tasks` takes if it is not told."""
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
+
+
+def _start(processes: list[Any]) -> None:
+    # OpenMP reads this when the new process starts.
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _work(function: Callable[[Any], None], tasks: Sequence[Any]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for task in tasks:
+        _on_one_thread(function, task)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would work on unseen, beside the one that is started next."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _on_one_thread(function: Callable[[Any], None], task: Any) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        function(task)
+    finally:
+        torch.set_num_threads(before)

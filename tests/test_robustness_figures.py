@@ -1,0 +1,75 @@
+"""Figures 3, 4 and A.11: what is computed from made numbers, and what is said of it."""
+
+import numpy as np
+import pytest
+from made_robustness import N_BINS, STAGES, made_figure_3, made_figure_4, made_figure_a11
+from tolerances import PEER_RELATIVE
+
+from paper_repro.figures import figure_3, figure_4, figure_a11
+
+WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
+
+
+def test_figure_3_bins():
+    numbers = made_figure_3()
+    stored = figure_3.compute(**numbers) | WORDS
+    for b in range(N_BINS):
+        own = numbers["bins"] == b
+        assert stored["log_density_mean"][b] == pytest.approx(numbers["log_density"][own].mean(), rel=PEER_RELATIVE)
+        assert stored["memorization_std"][b] == pytest.approx(numbers["memorization"][own].std(), rel=PEER_RELATIVE)
+    assert stored["f1"].tolist() == [1.0] * 5 + [0.0]
+    assert stored["smoothed_f1"].tolist() == [1.0] * 5 + [0.0]
+    assert stored["not_abstained"].tolist() == [1.0] * 5 + [0.0]
+    assert stored["radius"].tolist() == pytest.approx([0.8] * 5 + [0.0])
+    assert stored["high_share"].tolist() == [0.5] * 6
+    rows = figure_3.table(stored)
+    assert rows[0]["certified_radius_pixels"] == pytest.approx(0.2)
+    assert [row["bin"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert "0.80 in the lowest bin, 0.00 in the highest" in figure_3.finding(stored)
+    words = figure_3.caption(stored)
+    for said in (
+        "6 bins of 20",
+        "60 networks",
+        "n = 1,000 (the paper: 100,000)",
+        "10 points a bin",
+        "made up",
+        "A note.",
+    ):
+        assert said in words
+
+
+def test_figure_3_attacks():
+    stored = figure_3.compute(**made_figure_3()) | WORDS
+    assert stored["attack_success"].tolist() == [[0, 0, 0, 0, 0, 1.0]] * 4
+    assert stored["robust_accuracy"].shape == (4, 3, N_BINS)
+    assert stored["robust_accuracy"][0, 2].tolist() == [1, 1, 0, 0, 0, 0]
+    # Points are every second one: all of classes 0 and 2, which are low-density.
+    by_group = stored["robust_accuracy_by_group"]
+    assert by_group[0, :, 0].tolist() == pytest.approx([1, 5 / 6, 2 / 6])
+    assert np.isnan(by_group[:, :, 1]).all()
+
+
+def test_figure_4_is_over_pairs():
+    numbers = made_figure_4()
+    numbers["divergence"]["most"][0, 0, 1] = 40.0
+    stored = figure_4.compute(**numbers) | WORDS
+    assert stored["mean"][1].tolist() == pytest.approx([15 * s for s in STAGES])
+    assert stored["mean"][0, 0] == pytest.approx((40 + 5 * 10) / 6)
+    assert stored["std"][0, 0] == pytest.approx(np.std([40, 10, 10, 10, 10, 10]))
+    assert stored["std"][2].tolist() == pytest.approx([0] * 4)
+    assert "least memorized, random, most memorized" in figure_4.finding(stored)
+    words = figure_4.caption(stored)
+    assert "3 of 5 classes: those with at least 2 points" in words
+    assert "are a fixed number" in words
+    threshold = figure_4.caption({**stored, "threshold": np.array(0.9)})
+    assert "have scores above 0.9" in threshold
+
+
+def test_figure_a11_f1():
+    stored = figure_a11.compute(**made_figure_a11()) | WORDS
+    assert stored["f1"][1:].tolist() == [[1.0] * 4] * 2
+    assert stored["f1"][0, -1] == 1
+    assert stored["f1"][0, 0] == pytest.approx(2 / 3, abs=0.05)
+    assert (stored["error"][0, :3] > 0).all()
+    assert (stored["error"][1:] == 0).all()
+    assert "most memorized: 0.67, 0.67, 0.67, 1.00" in figure_a11.finding(stored)

@@ -1,0 +1,152 @@
+"""The steps behind figures 3, 4 and A.11 at a scale of seconds: kills, shards, and that the numbers fit together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from typer.testing import CliRunner
+
+from paper_repro.cli import app
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.steps import State, Workspace
+from paper_repro.storage import read_arrays
+
+FIGURES = ("figure_3", "figure_4", "figure_a11")
+CODE = """
+import sys
+from pathlib import Path
+import torch
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from paper_repro.pipeline import Pipeline
+from paper_repro.steps import Workspace
+torch.set_num_threads(1)
+pipeline = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
+Workspace(Path(sys.argv[1])).run([pipeline.robustness[sys.argv[2]]])
+"""
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(TINY_PROFILE, TINY_PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, pipeline):
+    workspace = Workspace(tmp_path_factory.mktemp("robustness") / "tiny")
+    workspace.run([pipeline.figures[name] for name in FIGURES])
+    return workspace
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".npz", ".safetensors")}
+
+
+def test_the_numbers_fit_together(finished, pipeline):
+    made = {name: finished.folder(step) for name, step in pipeline.robustness.items()}
+    trials, scores = (read_arrays(made["memorization"] / f"{name}.npz") for name in ("trials", "scores"))
+    np.testing.assert_array_equal(trials["inside"].sum(1), np.full(30, round(0.7 * 1437)))
+    right = (trials["correct"] & trials["inside"])[:, 5].sum() / trials["inside"][:, 5].sum()
+    lucky = (trials["correct"] & ~trials["inside"])[:, 5].sum() / (~trials["inside"])[:, 5].sum()
+    assert scores["value"][5] == pytest.approx(right - lucky)
+    bins = read_arrays(made["density_bins"] / "bins.npz")
+    assert np.bincount(bins["bins"]).tolist() == [479, 479, 479]
+    certificates = read_arrays(made["certification"] / "certificates.npz")
+    assert np.bincount(bins["bins"][certificates["rows"]]).tolist() == [4, 4, 4]
+    assert (certificates["selection"].sum(1) == 5).all()
+    assert (certificates["estimation"].sum(1) == 40).all()
+    attacked = read_arrays(made["attacks"] / "attacks.npz")
+    labels = pipeline_labels(finished, pipeline)
+    right = bins["predicted"][attacked["rows"]] == labels[attacked["rows"]]
+    np.testing.assert_array_equal(attacked["fgsm"][:, 0], right)
+    kl = read_arrays(made["kl_by_stage"] / "kl.npz")
+    G = len(kl["classes"])
+    assert kl["most_value_4"].shape == (G, G)
+    assert scores["value"][kl["most_rows"]].mean() > scores["value"][kl["least_rows"]].mean()
+    left_out = read_arrays(made["generative"] / "generative.npz")
+    rows = np.concatenate([left_out[f"{kind}_rows"] for kind in ("most", "random", "least")])
+    assert len(set(rows.tolist())) == 150
+    assert left_out["most_predicted"].shape == (4, 50)
+    for step in pipeline.robustness.values():
+        assert not list(finished.folder(step).glob("checkpoint*"))
+
+
+def pipeline_labels(workspace, pipeline):
+    from safetensors.numpy import load_file
+
+    return load_file(workspace.folder(pipeline.dataset) / "data.safetensors")["train_labels"]
+
+
+@pytest.mark.parametrize("name", ["memorization", "density_bins", "certification"])
+def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path, name):
+    """SIGKILL as soon as one task is finished; then the step is run again."""
+    step = pipeline.robustness[name]
+    root = copied(finished, tmp_path / "tiny")
+    workspace = Workspace(root)
+    folder = workspace.folder(step)
+    expected = files(folder)
+    for path in folder.iterdir():
+        path.unlink()
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(root), name], env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    started = {"memorization": "checkpoint-*", "density_bins": "without_bin_*", "certification": "checkpoint-*"}[name]
+    while not list(folder.glob(started)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert workspace.state(step) == State.UNFINISHED
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("without_bin_*")}
+    assert [done.name for done in workspace.run([step])] == [step.name]
+    assert files(folder) == expected
+    assert all((folder / name).stat().st_mtime_ns == written for name, written in kept.items())
+
+
+def test_two_processes_give_what_one_gives(finished, pipeline, tmp_path, two_threads):
+    """The networks are trained on one thread each, however many processes there are."""
+    assert torch.get_num_threads() == 2
+    step = pipeline.robustness["density_bins"]
+    workspace = Workspace(copied(finished, tmp_path / "tiny"))
+    expected = files(workspace.folder(step))
+    for path in workspace.folder(step).iterdir():
+        path.unlink()
+    workspace.run([step])
+    assert files(workspace.folder(step)) == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_shards_from_the_command_line(finished, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROFILES, "tiny", TINY_PROFILE)
+    monkeypatch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
+    step = pipeline.robustness["memorization"]
+    workspace = Workspace(copied(finished, tmp_path / "tiny"))
+    expected = files(workspace.folder(step))
+
+    def trials(*arguments):
+        return CliRunner().invoke(app, ["trials", "--profile", "tiny", "--runs-dir", str(tmp_path), *arguments])
+
+    assert "All trials were finished." in trials().output
+    for path in workspace.folder(step).iterdir():
+        path.unlink()
+    first = trials("--shard", "1/3")
+    assert first.exit_code == 0, first.output
+    assert "10 of 30 trials are finished, in" in first.output
+    assert "20 of 30" in trials("--shard", "0/3").output
+    workspace.run([step])
+    assert files(workspace.folder(step)) == expected
+    assert trials("--shard", "3/3").exit_code == 2
+
+
+def copied(workspace, root):
+    import shutil
+
+    return Path(shutil.copytree(workspace.root, root))
