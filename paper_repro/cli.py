@@ -89,7 +89,7 @@ def run(
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
     targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
-        targets.append(pipeline.classes)
+        targets += [pipeline.classes, pipeline.scorecard]
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
         console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
     with _locked(workspace), _what_to_get_said():
@@ -174,12 +174,14 @@ def check(
     official: Official = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Check that figures are there, whole, and made with these settings; the exit status is 1 if one is not."""
+    """Check that figures and the scorecard are there, whole, and made with these settings; else the exit status is 1."""
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []
-    for name in _known(figures, pipeline):
-        step = pipeline.figures[name]
+    steps = {name: pipeline.figures[name] for name in _known(figures, pipeline)}
+    if not figures:
+        steps["scorecard"] = pipeline.scorecard
+    for name, step in steps.items():
         state = workspace.state(step)
         record = workspace.provenance(step) or {}
         states.append(state)

@@ -1,6 +1,7 @@
 """All steps from images to figures, for one profile, protocol and seed.
 
     dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
+    figures -> scorecard
 
 Steps whose results depend on the protocol lie in a folder of its name.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paper_repro import computations as compute
+from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
@@ -100,6 +102,13 @@ class Pipeline:
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
+        tested = {name for test in CLAIMS.values() for name in test.figures}
+        self.scorecard = Step(
+            f"{self.folder}/scorecard",
+            {"claims": list(CLAIMS)},
+            scorecard,
+            tuple(step for name, step in self.figures.items() if name in tested),
+        )
 
     @property
     def subtitle(self) -> str:
@@ -117,7 +126,7 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        return [*shared, *densities, *others, *self.robustness.values(), *self.figures.values()]
+        return [*shared, *densities, *others, *self.robustness.values(), *self.figures.values(), self.scorecard]
 
     def sampler(self) -> dict[str, Any]:
         """The protocol's part of the settings of a posterior."""

@@ -37,6 +37,7 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
         network=_stored_json(workspace, pipeline.network, "network.json"),
         channels=[pipeline.profile.width * 2**s for s in range(len(STAGES))],
         stem={"cifar": "3 × 3, stride 1", "mini-imagenet": "3 × 3, stride 3"}[pipeline.profile.stem],
+        claims=_stored_json(workspace, pipeline.scorecard, "scorecard.json") or [],
         figures=[_figure(workspace, step, name) for name, step in pipeline.figures.items()],
         stages=_stages(workspace, pipeline),
         steps=_steps(workspace, pipeline),

@@ -84,6 +84,7 @@ def compute(
         "f1": f1(every, predicted),
         "n_certified": np.bincount(certified, minlength=n_bins),
         "radius": by_bin(radius, certified, np.mean),
+        "radius_std": by_bin(radius, certified, np.std),
         "right_radius": by_bin(np.where(right, radius, 0.0), certified, np.mean),
         "not_abstained": by_bin(smoothed >= 0, certified, np.mean),
         "smoothed_f1": f1(certified_rows, smoothed),

@@ -37,8 +37,8 @@ def compute(
             and a sentence on the networks that the scores come from.
 
     Returns:
-        stages [S]; mean, std, error [3, S] over ordered pairs, in the order most, random, least; class_names [G]; and
-        for each kind its number of points and the range of their scores.
+        stages [S]; divergence [3, S, G, G], in the order most, random, least; mean, std, error [3, S] over ordered pairs;
+        class_names [G]; and for each kind its number of points and the range of their scores.
     """
     pairs = ~np.eye(len(class_names), dtype=bool)
     values = np.stack([divergence[kind][:, pairs] for kind in KINDS])
@@ -46,6 +46,7 @@ def compute(
     scores = [memorization[kind] for kind in KINDS]
     return {
         "stages": np.array(stages),
+        "divergence": np.stack([divergence[kind] for kind in KINDS]),
         "mean": values.mean(-1),
         "std": values.std(-1),
         "error": errors.max(-1),
