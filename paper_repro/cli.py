@@ -174,7 +174,7 @@ def check(
     official: Official = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Check that figures and the scorecard are there, whole, and made with these settings; else the exit status is 1."""
+    """Check that figures and scorecard are there, whole, and made with these settings; else the exit status is 1."""
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []

@@ -37,8 +37,8 @@ def compute(
             and a sentence on the networks that the scores come from.
 
     Returns:
-        stages [S]; divergence [3, S, G, G], in the order most, random, least; mean, std, error [3, S] over ordered pairs;
-        class_names [G]; and for each kind its number of points and the range of their scores.
+        stages [S]; divergence [3, S, G, G], in the order most, random, least; mean, std, error [3, S] over ordered
+        pairs; class_names [G]; and for each kind its number of points and the range of their scores.
     """
     pairs = ~np.eye(len(class_names), dtype=bool)
     values = np.stack([divergence[kind][:, pairs] for kind in KINDS])
