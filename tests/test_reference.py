@@ -25,6 +25,7 @@ OPERATIONS = [
     "gaussian_log_density",
     "gibbs_sweep",
     "mixture_log_density",
+    "split_merge",
     "student_t_log_density",
 ]
 
@@ -195,7 +196,17 @@ def test_the_cpu_engine_has_the_operations_and_nothing_else():
 
 def test_the_public_names():
     assert sorted(kernels.__all__) == sorted(
-        [*OPERATIONS, "ENGINES", "AlphaNoise", "ComponentStatistics", "EMStatistics", "GibbsState", "NIWPrior"]
+        [
+            *OPERATIONS,
+            "ENGINES",
+            "AlphaNoise",
+            "ComponentStatistics",
+            "EMStatistics",
+            "GibbsState",
+            "NIWPrior",
+            "SplitMergeInfo",
+            "SplitMergeProposals",
+        ]
     )
     assert all(hasattr(kernels, name) for name in kernels.__all__)
     assert kernels.ENGINES == ("auto", "cpu", "triton", "reference")

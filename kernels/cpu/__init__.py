@@ -10,6 +10,7 @@ from kernels.cpu.em_statistics import em_statistics
 from kernels.cpu.gaussian_log_density import gaussian_log_density
 from kernels.cpu.gibbs_sweep import gibbs_sweep
 from kernels.cpu.mixture_log_density import mixture_log_density
+from kernels.cpu.split_merge import split_merge
 from kernels.cpu.student_t_log_density import student_t_log_density
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "gaussian_log_density",
     "gibbs_sweep",
     "mixture_log_density",
+    "split_merge",
     "student_t_log_density",
 ]
