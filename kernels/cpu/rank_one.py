@@ -114,7 +114,7 @@ def move(x: np.ndarray, lane: int, c: float, s: float, components: Components, k
     components.log_det[k] += move_factor(x, c, s, W, mean, v, z)
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@njit(nogil=True, fastmath=FASTMATH | {"reassoc"}, cache=True)
 def move_factor(
     x: np.ndarray, c: float, s: float, W: np.ndarray, mean: np.ndarray, v: np.ndarray, z: np.ndarray
 ) -> float:
