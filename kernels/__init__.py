@@ -233,6 +233,7 @@ def gibbs_sweep(
     shared_new: bool = False,
     alpha_shape: int = 1,
     correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     engine: str = "auto",
 ) -> GibbsState:
     """Collapsed Gibbs sweeps of a Dirichlet-process Gaussian mixture for many groups at once.
@@ -267,6 +268,9 @@ def gibbs_sweep(
         alpha_shape: a of the prior alpha ~ Gamma(a, 1), a positive integer.
         correction: as uniforms: the entry of a block's first point decides on the block. A group of at most b points is
             then visited one point at a time. Not with `shared_new`, and not on the "triton" engine.
+        inverse_temperature: beta, [G] or [T, G] float64, not negative: the likelihood is raised to this power, so that
+            n_k t_k(x)^beta and alpha t_0(x)^beta take the place of the weights above. None is 1, the posterior; other
+            values make annealed starts. Not on the "triton" engine.
         engine: see `kernels`.
 
     Returns:
@@ -280,6 +284,7 @@ def gibbs_sweep(
     check.gibbs(
         state, x, order, uniforms, alpha_noise, prior, group_offsets, block_size, alpha_shape, shared_new, correction
     )
+    check.inverse_temperature(inverse_temperature, order, x, len(state.alpha))
     return _engine(engine, x).gibbs_sweep(
         state,
         x,
@@ -292,6 +297,7 @@ def gibbs_sweep(
         shared_new=shared_new,
         alpha_shape=alpha_shape,
         correction=correction,
+        inverse_temperature=inverse_temperature,
     )
 
 

@@ -167,6 +167,19 @@ def gibbs(
     niw_prior(prior, x, G)
 
 
+def inverse_temperature(value: Tensor | None, order: Tensor, x: Tensor, G: int) -> None:
+    if value is None:
+        return
+    _tensor(value, "inverse_temperature")
+    T = order.numel() // len(x)
+    if tuple(value.shape) not in ((G,), (T, G)):
+        raise ValueError(f"inverse_temperature must have shape [{G}] or [{T}, {G}], got {list(value.shape)}")
+    _float64(value, "inverse_temperature", x)
+    finite(value, "inverse_temperature")
+    if (value < 0).any():
+        raise ValueError(f"inverse_temperature must not be negative, got {float(value.min())}")
+
+
 def split_merge(
     state: GibbsState, x: Tensor, proposals: SplitMergeProposals, prior: NIWPrior, group_offsets: Tensor | None
 ) -> None:

@@ -154,6 +154,7 @@ def gibbs_sweep(
     shared_new: bool = False,
     alpha_shape: int = 1,
     correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
 ) -> GibbsState:
     """Visit the points of each group in the given order; draw each label from its conditional given all the others."""
     x = x.double()
@@ -161,6 +162,8 @@ def gibbs_sweep(
     stacked = order.ndim == 2
     orders, all_uniforms = (order, uniforms) if stacked else (order[None], uniforms[None])
     corrections = None if correction is None else correction.double().reshape(len(orders), -1)
+    beta = torch.ones(len(orders), len(segments)) if inverse_temperature is None else inverse_temperature
+    beta = beta.expand(len(orders), len(segments))
     labels, alpha = state.labels.clone(), state.alpha.double().clone()
     labels_after, alpha_after = [], []
     for t in range(len(orders)):
@@ -175,6 +178,7 @@ def gibbs_sweep(
                 block_size,
                 shared_new,
                 None if corrections is None else corrections[t, a:b].tolist(),
+                float(beta[t, g]),
             )
             if alpha_noise is not None:
                 n_components = int(labels[a:b].max()) + 1
@@ -197,6 +201,7 @@ def _sweep_group(
     block_size: int,
     shared_new: bool,
     correction: list[float] | None,
+    beta: float,
 ) -> Tensor:
     """One sweep of one group. A label is a slot; a new component takes the lowest slot that holds no point.
 
@@ -217,8 +222,8 @@ def _sweep_group(
             log_weight = []
             for slot in occupied:
                 members = x[[j for j, label in enumerate(labels) if label == slot]]
-                log_weight.append(math.log(len(members)) + _niw_predictive(x[i], members, prior))
-            log_weight.append(math.log(alpha) + _niw_predictive(x[i], x[:0], prior))
+                log_weight.append(math.log(len(members)) + beta * _niw_predictive(x[i], members, prior))
+            log_weight.append(math.log(alpha) + beta * _niw_predictive(x[i], x[:0], prior))
             log_conditional = torch.log_softmax(torch.tensor(log_weight, dtype=torch.float64), dim=0)
             edges = log_conditional.exp().cumsum(0)
             choice = min(int((edges <= uniforms[position]).sum()), len(occupied))
@@ -234,7 +239,7 @@ def _sweep_group(
                 labels[i] = opened
         if correction is not None:
             after = [labels[i] for i in block]
-            log_ratio = _block_log_ratio(labels, block, before, after, log_conditionals, x, alpha, prior)
+            log_ratio = _block_log_ratio(labels, block, before, after, log_conditionals, x, alpha, prior, beta)
             if not correction[start] < math.exp(min(0.0, log_ratio)):
                 for i, slot in zip(block, before, strict=True):
                     labels[i] = slot
@@ -250,6 +255,7 @@ def _block_log_ratio(
     x: Tensor,
     alpha: float,
     prior: NIWPrior,
+    beta: float,
 ) -> float:
     """log [pi(after) q(before) / (pi(before) q(after))] for the labels of a block given those of all other points.
 
@@ -267,7 +273,7 @@ def _block_log_ratio(
         for i, slot, log_conditional in zip(block, slots, log_conditionals, strict=True):
             members = x[[j for j, label in enumerate(assigned) if label == slot]]
             weight = math.log(len(members)) if len(members) else math.log(alpha)
-            log_joint[name] += weight + _niw_predictive(x[i], members, prior)
+            log_joint[name] += weight + beta * _niw_predictive(x[i], members, prior)
             log_proposal[name] += log_conditional[slot if slot in occupied else -1]
             assigned[i] = slot
     return log_joint["after"] - log_joint["before"] + log_proposal["before"] - log_proposal["after"]

@@ -193,6 +193,32 @@ def test_corrected_blocks_sample_the_posterior_over_all_203_partitions(block_siz
     assert_posterior_over_partitions(result.labels[n_discard:].reshape(-1, n_chains, 6).numpy(), exact)
 
 
+@pytest.mark.parametrize("block_size", [1, 3])
+def test_tempered_sweeps_sample_the_tempered_posterior(block_size):
+    rng = np.random.default_rng(51)
+    n_chains, n_sweeps, n_discard, beta = 300, 260, 40, 0.6
+    _, state, x, arguments = six_points(n_chains)
+    exact = exact_posterior(POINTS, make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3), 0.7, beta)
+    order, uniforms, _ = make_noise(rng, arguments["group_offsets"], n_sweeps)
+    arguments |= {"block_size": block_size, "inverse_temperature": torch.full((n_chains,), beta, dtype=torch.float64)}
+    result = gibbs_sweep(state, x, order, uniforms, correction=torch.from_numpy(rng.random(order.shape)), **arguments)
+    assert_posterior_over_partitions(result.labels[n_discard:].reshape(-1, n_chains, 6).numpy(), exact)
+
+
+def test_tempered_engine_equals_the_reference_at_every_sweep():
+    state, x, order, uniforms, noise, arguments = make_problem(2, N=60, D=3, G=3, T=3)
+    accept = torch.from_numpy(np.random.default_rng(2).random(order.shape))
+    beta = torch.tensor([[0.0, 0.2, 0.5], [0.3, 0.6, 1.0], [1.0, 1.0, 2.0]], dtype=torch.float64)
+    arguments |= {"block_size": 2, "correction": accept, "inverse_temperature": beta}
+    expected = gibbs_sweep(state, x, order, uniforms, noise, engine="reference", **arguments)
+    got = gibbs_sweep(state, x, order, uniforms, noise, **arguments)
+    assert torch.equal(got.labels, expected.labels)
+    with pytest.raises(ValueError, match="inverse_temperature must not be negative, got -1"):
+        gibbs_sweep(state, x, order, uniforms, noise, **arguments | {"inverse_temperature": -beta.sign()})
+    with pytest.raises(ValueError, match=r"inverse_temperature must have shape \[3\] or \[3, 3\], got \[2\]"):
+        gibbs_sweep(state, x, order, uniforms, noise, **arguments | {"inverse_temperature": beta[0, :2]})
+
+
 def test_uncorrected_blocks_do_not():
     """The published approximation is seen to be one, so the test above can fail."""
     rng = np.random.default_rng(41)

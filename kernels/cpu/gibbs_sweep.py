@@ -43,6 +43,7 @@ def gibbs_sweep(
     shared_new: bool = False,
     alpha_shape: int = 1,
     correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
 ) -> GibbsState:
     points = np.ascontiguousarray(x.numpy())
     edges = [0, len(x)] if group_offsets is None else group_offsets.tolist()
@@ -54,6 +55,8 @@ def gibbs_sweep(
     accept = torch.empty(T, len(x)) if correction is None else correction
     per_sweep = [field.reshape(T, -1).numpy() for field in (order, uniforms.double(), accept.double(), *noise)]
     mu0, kappa0, nu0, S0 = (np.ascontiguousarray(field.numpy()) for field in prior)
+    G = len(edges) - 1
+    beta = torch.ones(T, G, dtype=torch.float64) if inverse_temperature is None else inverse_temperature.expand(T, G)
     labels, alpha = [], []
     tasks = []
     for g, (a, b) in enumerate(pairwise(edges)):
@@ -65,7 +68,7 @@ def gibbs_sweep(
         tasks.append(
             (points[a:b], state.labels[a:b].numpy(), float(state.alpha[g]), *numbers, resample, mu0[g], kappa0[g],
              nu0[g], S0[g], 1 if corrected and b - a <= block_size else block_size, shared_new, corrected, alpha_shape,
-             labels[g], alpha[g])
+             beta[:, g].numpy().copy(), labels[g], alpha[g])
         )  # fmt: skip
     for g, ok in enumerate(threads.run(_sweep_group, tasks)):
         if not ok:
@@ -94,6 +97,7 @@ def _sweep_group(
     shared_new: bool,
     corrected: bool,
     alpha_shape: int,
+    beta: np.ndarray,
     labels_out: np.ndarray,
     alpha_out: np.ndarray,
 ) -> bool:
@@ -139,6 +143,7 @@ def _sweep_group(
             block_size,
             shared_new,
             corrected,
+            beta[sweep],
         )
         n_components = compact(labels, n_slots, components)
         for i in range(n):
@@ -166,6 +171,7 @@ def _sweep(
     block_size: int,
     shared_new: bool,
     corrected: bool,
+    beta: float,
 ) -> tuple[Components, int]:
     """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use."""
     n = len(order)
@@ -184,15 +190,15 @@ def _sweep(
         for start in range(first, last, block_size):
             block = order[start : min(start + block_size, last)]
             lane = start - first
-            _conditionals(block, lane, labels, n_slots, alpha, prior, components, scratch, log_weight)
+            _conditionals(block, lane, labels, n_slots, alpha, beta, prior, components, scratch, log_weight)
             any_new, any_change = False, False
             for i in range(len(block)):
                 drawn[i] = _draw(log_weight[i, : n_slots + 1], uniforms[start + i])
                 any_new |= drawn[i] == n_slots
                 any_change |= drawn[i] != labels[block[i]]
             if corrected and any_change and len(block) > 1:
-                before = _excess(labels[block], block, lane, labels, n_slots, prior, components, scratch)
-                after = _excess(drawn[: len(block)], block, lane, labels, n_slots, prior, components, scratch)
+                before = _excess(labels[block], block, lane, labels, n_slots, beta, prior, components, scratch)
+                after = _excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
                 if not accept[start] < math.exp(min(0.0, after - before)):
                     continue
             if any_new:
@@ -213,6 +219,7 @@ def _conditionals(
     labels: np.ndarray,
     n_slots: int,
     alpha: float,
+    beta: float,
     prior: Prior,
     components: Components,
     scratch: Scratch,
@@ -237,16 +244,14 @@ def _conditionals(
             kappa = prior.kappa0 + components.size[k]
             log_det += remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q)
         kappa = prior.kappa0 + c
-        constant = math.log(c) + prior.predictive[c] - 0.5 * log_det
+        constant = math.log(c) + beta * (prior.predictive[c] - 0.5 * log_det)
+        factor = 0.5 * beta * (prior.nu0 + c + 1)
         for i in range(b):
-            log_weight[i, k] = constant - 0.5 * (prior.nu0 + c + 1) * math.log1p(
-                scratch.block_q[i] * kappa / (kappa + 1)
-            )
-    constant = math.log(alpha) + prior.predictive[0] - 0.5 * prior.log_det
+            log_weight[i, k] = constant - factor * math.log1p(scratch.block_q[i] * kappa / (kappa + 1))
+    constant = math.log(alpha) + beta * (prior.predictive[0] - 0.5 * prior.log_det)
+    factor = 0.5 * beta * (prior.nu0 + 1)
     for i in range(b):
-        log_weight[i, n_slots] = constant - 0.5 * (prior.nu0 + 1) * math.log1p(
-            prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1)
-        )
+        log_weight[i, n_slots] = constant - factor * math.log1p(prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1))
 
 
 @njit(nogil=True, cache=True)
@@ -256,6 +261,7 @@ def _excess(
     lane: int,
     labels: np.ndarray,
     n_slots: int,
+    beta: float,
     prior: Prior,
     components: Components,
     scratch: Scratch,
@@ -292,10 +298,11 @@ def _excess(
                 alone += scratch.block_y[rest[i], r] ** 2
                 joint += points[i, r] ** 2
             kappa = prior.kappa0 + c + i
-            excess += math.log((c + i) / c) + prior.predictive[c + i] - prior.predictive[c] - 0.5 * gain
-            excess -= 0.5 * (prior.nu0 + c + i + 1) * math.log1p(joint * kappa / (kappa + 1))
+            log_t = prior.predictive[c + i] - 0.5 * gain
+            log_t -= 0.5 * (prior.nu0 + c + i + 1) * math.log1p(joint * kappa / (kappa + 1))
             kappa = prior.kappa0 + c
-            excess += 0.5 * (prior.nu0 + c + 1) * math.log1p(alone * kappa / (kappa + 1))
+            log_t_alone = prior.predictive[c] - 0.5 * (prior.nu0 + c + 1) * math.log1p(alone * kappa / (kappa + 1))
+            excess += math.log((c + i) / c) + beta * (log_t - log_t_alone)
             gain += join(points[i].copy(), prior.kappa0 + c + i, points)
     return excess
 

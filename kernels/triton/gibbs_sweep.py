@@ -93,6 +93,7 @@ def gibbs_sweep(
     shared_new: bool = False,
     alpha_shape: int = 1,
     correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
 ) -> GibbsState:
     """See `kernels.gibbs_sweep`.
 
@@ -103,6 +104,8 @@ def gibbs_sweep(
     target(x)
     if correction is not None:
         raise ValueError("correction must be None on engine 'triton', which draws blocks without it")
+    if inverse_temperature is not None:
+        raise ValueError("inverse_temperature must be None on engine 'triton', which samples the posterior only")
     N, D = x.shape
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)
