@@ -6,10 +6,11 @@ all points. Both leave the posterior invariant, because what they propose does n
 
 In many dimensions the posterior of a group has states that no such move connects: one large component, or dozens of
 small ones, hundreds of nats apart. Every chain therefore looks for the better one in its burn-in, which is discarded
-and need not be reversible: it burns in from its own start, from one component and from N / 10 random ones, and goes on
-from the track with the highest log joint. The chains still share nothing. What their agreement then says is that they
-found states of equal log joint, not how probable a state is that none of them chose (`burn_in_log_joint` shows those;
-it leaves out how many labellings there are of each kind).
+and need not be reversible: it burns in from its own start, from one component, and by annealing from many components,
+and goes on from the track with the largest lower bound of the log evidence. That is the log joint density of the data,
+alpha and the labels; for the annealed track, whose labellings are very many and one as good as the other, it is the
+estimate of annealed importance sampling. The chains still share nothing. What their agreement then says is that they
+found the same state, not how probable a state is that none of them chose: `burn_in_log_evidence` shows those.
 
 The burn-in also tells where to try peels: half of their anchors are drawn by how often a point was in a component of
 less than a quarter of the points. These probabilities stay as they are from then on.
@@ -25,13 +26,14 @@ from arviz_stats.base import array_stats
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from classfit.annealing import anneal, sweep_numbers
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
-from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
+from kernels import GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
 
 N_CHAINS = 4
 N_TRACKS = 3
-"""Starts that a chain tries in its burn-in: its own, one component, N / 10 at random."""
+"""Starts that a chain tries in its burn-in: its own, one component, annealing."""
 SWEEPS_A_ROUND = 5
 PEELS_A_ROUND = 40
 MAX_PEEL = 20
@@ -48,7 +50,7 @@ N_KEPT = 10
 """Labellings of each chain that the predictive is averaged over: from the second half of its rounds."""
 MAX_RHAT, MIN_ESS = 1.01, 400
 
-_INIT, _SWEEPS, _PEELS, _SPLITS = 2, 3, 4, 5
+_INIT, _SWEEPS, _PEELS, _SPLITS, _ANNEAL = 2, 3, 4, 5, 7
 
 
 class Chains(NamedTuple):
@@ -76,8 +78,8 @@ class Chains(NamedTuple):
     """[G] the round after which the group stopped; 0 if it goes on."""
     anchor_weight: np.ndarray
     """[C, N] probability of each point of a group as the anchor of a peel."""
-    burn_in_log_joint: np.ndarray
-    """[C, N_TRACKS, G] log joint at the end of each track of the burn-in."""
+    burn_in_log_evidence: np.ndarray
+    """[C, N_TRACKS, G] lower bound of the log evidence, of each track of the burn-in."""
     simple_log_joint: np.ndarray
     """[G] best log joint, at alpha = 1, of one component and k-means with 6 and 25."""
 
@@ -105,8 +107,8 @@ class Convergence(NamedTuple):
     """[C, G] share of proposed splits that were accepted; nan if none was proposed."""
     merge_acceptance: np.ndarray
     """[C, G]"""
-    burn_in_log_joint: np.ndarray
-    """[C, 3, G] where each track of a chain's burn-in ended: its own start, one component, N / 10 random ones."""
+    burn_in_log_evidence: np.ndarray
+    """[C, 3, G] nats, lower bounds of log p(data, alpha) from the burn-in: own start, one component, annealing."""
     above_simple: np.ndarray
     """[C, G] nats, at alpha = 1, of a chain's last state above the best of one component and k-means with 6 and 25."""
 
@@ -147,57 +149,57 @@ def problem(x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int
 def begin(problem: Problem, n_init_components: int) -> Chains:
     """Dispersed starts: one component, K0 at random, k-means with K0 and 25; then the burn-in of every chain."""
     G, N = len(problem.streams), len(problem.x)
-    labels = np.empty((N_CHAINS, N_TRACKS, N), np.int64)
+    sizes = problem.group_offsets.diff().numpy()
+    starts: list[list[np.ndarray]] = []
     simple = np.full(G, -np.inf)
     one = torch.ones(1, dtype=torch.float64)
     for g, (a, b) in enumerate(_segments(problem.group_offsets)):
         rng = generator(problem.seed, problem.streams[g], _INIT, 0)
         n, points = b - a, problem.x[a:b].double().numpy()
         means = {k: _k_means(points, k, int(rng.integers(2**31 - 1))) for k in {6, 25, n_init_components}}
-        own = [np.zeros(n, np.int64), rng.integers(n_init_components, size=n), means[n_init_components], means[25]]
-        many = max(2, n // 10)
-        for c in range(N_CHAINS):
-            for track, start in enumerate((own[c], own[0], rng.permutation(n) % many)):
-                labels[c, track, a:b] = np.unique(start, return_inverse=True)[1]
+        scattered = np.unique(rng.integers(n_init_components, size=n), return_inverse=True)[1]
+        starts.append([np.zeros(n, np.int64), scattered, means[n_init_components], means[25]])
         group_prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
-        for labelling in (own[0], means[6], means[25]):
+        for labelling in (starts[g][0], means[6], means[25]):
             value = log_joint(torch.from_numpy(labelling), one, problem.x[a:b], torch.tensor([0, n]), group_prior)
             simple[g] = max(simple[g], float(value[0]))
-    units = [(g, c, track) for g in range(G) for c in range(N_CHAINS) for track in range(N_TRACKS)]
+
+    even = np.concatenate([np.full(n, 1 / n) for n in sizes])
+    small = np.zeros((N_CHAINS, N))
+    units = [(g, c, t) for g in range(G) for c in range(N_CHAINS) for t in (0, 1)]
     state = GibbsState(
-        torch.from_numpy(np.concatenate([labels[c, t, _rows(problem, g)] for g, c, t in units])),
+        torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
         torch.ones(len(units), dtype=torch.float64),
     )
-    shape = (N_CHAINS, N_TRACKS, G)
-    joint = np.zeros(shape)
-    small = np.zeros((N_CHAINS, N))
-    even = np.concatenate([np.full(n, 1 / n) for n in problem.group_offsets.diff().tolist()])
-    anchor_weight = np.broadcast_to(even, (N_CHAINS, N))
     for r in range(BURN_IN_ROUNDS):
-        state, _, _ = _round(problem, units, state, r, anchor_weight)
+        state, _, _ = _round(problem, units, state, r, np.broadcast_to(even, (N_CHAINS, N)))
         for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
             small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
-    total = np.add.reduceat(small, problem.group_offsets[:-1].numpy(), axis=1)
-    share = small / np.repeat(np.maximum(total, 1), problem.group_offsets.diff().numpy(), axis=1)
-    anchor_weight = 0.5 * even + 0.5 * np.where(
-        np.repeat(total > 0, problem.group_offsets.diff().numpy(), axis=1), share, even
-    )
-    log_joints = _log_joint(problem, units, state)
-    for u, (g, c, t) in enumerate(units):
-        joint[c, t, g] = log_joints[u]
-    best = joint.argmax(1)
+    log_evidence = _log_joint(problem, units, state) - state.alpha.numpy()  # the prior of alpha is exp(-alpha)
+    annealed_units = [(g, c, 2) for g in range(G) for c in range(N_CHAINS)]
+    x, prior, offsets = _tiled(problem, annealed_units)
+    rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, 0, 1 + c) for g, c, _ in annealed_units]
+    annealed, annealed_log_evidence = anneal(x, offsets, prior, rngs)
+
+    bound = np.empty((N_CHAINS, N_TRACKS, G))
     alpha = np.empty((N_CHAINS, G))
     chosen = np.empty((N_CHAINS, N), np.int32)
-    for u, ((g, c, t), part) in enumerate(zip(units, _parts(problem, units, state), strict=True)):
-        if t == best[c, g]:
-            chosen[c, _rows(problem, g)] = part
-            alpha[c, g] = state.alpha[u]
+    tracks = ((units, state, log_evidence), (annealed_units, annealed, annealed_log_evidence))
+    for these, _, values in tracks:
+        for (g, c, t), value in zip(these, values, strict=True):
+            bound[c, t, g] = value
+    for these, after, _ in tracks:
+        for (g, c, t), a, labelling in zip(these, after.alpha, _parts(problem, these, after), strict=True):
+            if t == bound[c, :, g].argmax():
+                chosen[c, _rows(problem, g)], alpha[c, g] = labelling, float(a)
+    total = np.repeat(np.add.reduceat(small, problem.group_offsets[:-1].numpy(), axis=1), sizes, axis=1)
+    anchor_weight = 0.5 * even + 0.5 * np.where(total > 0, small / np.maximum(total, 1), even)
     counts = np.zeros((2, N_CHAINS, G), np.int64)
     return Chains(
         round=0, labels=chosen, alpha=alpha, kept_labels=np.empty((0, N_CHAINS, N), np.int32),
         kept_alpha=np.empty((0, N_CHAINS, G)), log_joint=np.empty((0, N_CHAINS, G)),
         n_components=np.empty((0, N_CHAINS, G), np.int64), proposed=counts, accepted=counts.copy(),
-        stopped=np.zeros(G, np.int64), anchor_weight=anchor_weight, burn_in_log_joint=joint, simple_log_joint=simple,
+        stopped=np.zeros(G, np.int64), anchor_weight=anchor_weight, burn_in_log_evidence=bound, simple_log_joint=simple,
     )  # fmt: skip
 
 
@@ -277,7 +279,7 @@ def judge(chains: Chains, problem: Problem) -> Convergence:
         converged=agree & (above > -1e-6 * np.abs(chains.simple_log_joint)).all(0),
         rhat_log_joint=rhat[0], rhat_n_components=rhat[1], ess_log_joint=ess[0], ess_n_components=ess[1],
         log_joint=chains.log_joint, n_components=chains.n_components, rounds=chains.stopped,
-        split_acceptance=share[0], merge_acceptance=share[1], burn_in_log_joint=chains.burn_in_log_joint,
+        split_acceptance=share[0], merge_acceptance=share[1], burn_in_log_evidence=chains.burn_in_log_evidence,
         above_simple=above,
     )  # fmt: skip
 
@@ -310,7 +312,7 @@ def _round(
     def rngs(purpose: int) -> list[np.random.Generator]:
         return [generator(problem.seed, problem.streams[g], purpose, index, 1 + N_TRACKS * c + t) for g, c, t in units]
 
-    order, uniforms, noise = _sweep_numbers(rngs(_SWEEPS), offsets)
+    order, uniforms, noise = sweep_numbers(rngs(_SWEEPS), offsets, SWEEPS_A_ROUND)
     states = gibbs_sweep(state, x, order, uniforms, noise, prior=prior, group_offsets=offsets)
     state = GibbsState(states.labels[-1], states.alpha[-1])
     every_proposal = [
@@ -330,19 +332,6 @@ def _round(
             proposed[i] += (kind & made).sum(0).numpy()
             accepted[i] += (kind & info.accepted).sum(0).numpy()
     return state, proposed, accepted
-
-
-def _sweep_numbers(rngs: list[np.random.Generator], offsets: Tensor) -> tuple[Tensor, Tensor, AlphaNoise]:
-    """Visiting orders, uniforms and the noise of alpha of a round, a generator a unit."""
-    order, uniforms, beta, gamma, choice = [], [], [], [], []
-    for rng, n in zip(rngs, offsets.diff().tolist(), strict=True):
-        order.append(rng.permuted(np.tile(np.arange(n), (SWEEPS_A_ROUND, 1)), axis=1))
-        uniforms.append(rng.random((SWEEPS_A_ROUND, n)))
-        beta.append(rng.standard_exponential((SWEEPS_A_ROUND, n)))
-        gamma.append(rng.standard_exponential((SWEEPS_A_ROUND, n + 1)))
-        choice.append(rng.random((SWEEPS_A_ROUND, 1)))
-    fields = [torch.from_numpy(np.concatenate(field, axis=1)) for field in (order, uniforms, beta, gamma, choice)]
-    return fields[0], fields[1], AlphaNoise(*fields[2:])
 
 
 def _peels(

@@ -104,6 +104,7 @@ def report(below: np.ndarray, n_draws: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    convergence.CHECK_ROUNDS = convergence.MAX_ROUNDS = 10**9
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     for name, value in report(
         ranks(repeats, n=100, D=2, seed=0, rounds=100), convergence.N_KEPT * convergence.N_CHAINS

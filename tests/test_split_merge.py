@@ -127,8 +127,8 @@ def test_corrected_blocks_are_those_of_the_reference(D, block_size):
 
 POINTS = np.array([[0.0, 0.0], [0.4, 0.3], [2.5, 1.0], [2.2, 1.6], [1.2, 0.4], [-1.5, 2.0]])
 MOVES = {
-    "all points, random sides": {"n_candidates": None, "launch": "random"},
-    "two candidates with i": {"n_candidates": 2, "launch": "with i"},
+    "all_points": {"n_candidates": None, "launch": "random"},
+    "two_candidates": {"n_candidates": 2, "launch": "with i"},
 }
 
 
@@ -172,7 +172,7 @@ def test_split_merge_samples_the_posterior_over_all_203_partitions(move):
     for _ in range(n_rounds):
         proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])
         state, _ = split_merge(state, x, proposals, **arguments)
-        if move != "all points, random sides":
+        if move != "all_points":
             order, uniforms, _ = make_noise(rng, arguments["group_offsets"], 1)
             state = gibbs_sweep(state, x, order[0], uniforms[0], **arguments)
             proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])
