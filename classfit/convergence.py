@@ -8,9 +8,10 @@ In many dimensions the posterior of a group has states that no such move connect
 small ones, hundreds of nats apart. Every chain therefore looks for the better one in its burn-in, which is discarded
 and need not be reversible: it burns in from its own start, from one component, and by annealing from many components,
 and goes on from the track with the largest lower bound of the log evidence. That is the log joint density of the data,
-alpha and the labels; for the annealed track, whose labellings are very many and one as good as the other, it is the
-estimate of annealed importance sampling. The chains still share nothing. What their agreement then says is that they
-found the same state, not how probable a state is that none of them chose: `burn_in_log_evidence` shows those.
+alpha and the labels; for the annealed track, whose labellings are very many and one as good as the other, also the
+estimate of annealed importance sampling, if that is larger. The chains still share nothing. What their agreement then
+says is that they found the same state, not how probable a state is that none of them chose: `burn_in_log_evidence`
+shows those.
 
 The burn-in also tells where to try peels: half of their anchors are drawn by how often a point was in a component of
 less than a quarter of the points. These probabilities stay as they are from then on.
@@ -180,6 +181,10 @@ def begin(problem: Problem, n_init_components: int) -> Chains:
     x, prior, offsets = _tiled(problem, annealed_units)
     rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, 0, 1 + c) for g, c, _ in annealed_units]
     annealed, annealed_log_evidence = anneal(x, offsets, prior, rngs)
+    for r in range(BURN_IN_ROUNDS):
+        annealed, _, _ = _round(problem, annealed_units, annealed, r, np.broadcast_to(even, (N_CHAINS, N)))
+    one_labelling = _log_joint(problem, annealed_units, annealed) - annealed.alpha.numpy()
+    annealed_log_evidence = np.maximum(annealed_log_evidence, one_labelling)
 
     bound = np.empty((N_CHAINS, N_TRACKS, G))
     alpha = np.empty((N_CHAINS, G))
