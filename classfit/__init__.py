@@ -5,6 +5,7 @@ predictive densities, divergences and groups of classes that follow from them.
 """
 
 from classfit.classifier import ClassConditionalDensity
+from classfit.convergence import Convergence
 from classfit.dpgmm import DPGaussianMixture, Trace
 from classfit.em import GaussianMixture
 from classfit.modes import DensityGroups, density_groups
@@ -15,6 +16,7 @@ from classfit.representations import Representation, extract_representations
 __all__ = [
     "ClassConditionalDensity",
     "ConstantFeatureWarning",
+    "Convergence",
     "DPGaussianMixture",
     "DensityGroups",
     "Estimate",

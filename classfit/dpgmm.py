@@ -3,26 +3,36 @@
 import hashlib
 import json
 import time
+import warnings
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from classfit import convergence
+from classfit.convergence import Chains, Convergence
 from classfit.gibbs import Chain, Schedule, advance, start, stream
 from classfit.groups import Grouping, one_group, sort_by_group
 from classfit.predictive import Posterior
 from classfit.prior import group_variances, niw_prior, standardise, standardised
 from classfit.storage import write_npz
+from kernels import NIWPrior
 
 SWEEPS_A_CALL = 10
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
+ROUNDS_A_CALL = 5
+PROTOCOLS = ("paper", "converged")
+
+AnyChain = TypeVar("AnyChain", Chain, Chains)
 
 
 class Trace(NamedTuple):
@@ -44,7 +54,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         alpha ~ Gamma(1, 1),  G ~ DP(NIW(mu0, kappa0, nu0, S0), alpha),  (mu, Sigma)_i ~ G,  x_i ~ N(mu_i, Sigma_i)
 
     (paper eq. 2) with mu0 the group's mean, kappa0 = 0.01, nu0 = D + 2, S0 = diag(variance) / K0^(2/D). Every group has
-    a mixture of its own; all are fitted in one call. The paper's protocol is `block_size=4` and the other defaults.
+    a mixture of its own; all are fitted in one call.
 
     Args:
         n_init_components: K0: at the start points are assigned to this many components at random; it also sets S0.
@@ -62,11 +72,18 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         checkpoint: path of a file that is written (atomically) as the fit goes on. A fit that was killed and is started
             again on the same data with the same settings goes on from it, to the same result.
         verbose: 1 shows a progress bar.
+        protocol: None makes one chain a group, as the settings say. "paper" is the same with the paper's settings:
+            blocks of 4, 400 sweeps, 320 discarded, every 4th of the rest kept. "converged" makes four chains a group
+            from dispersed starts, with split-merge moves, until rank-normalised R-hat of the log joint and of the
+            number of components is below 1.01 and their effective sample sizes above 400, or at a budget; the
+            predictive is the mean over chains (`classfit.convergence`). The protocols set block_size, n_sweeps,
+            n_discard and thin, whatever these were.
 
     Attributes:
         posterior_: `Posterior`, the fitted predictive of every group.
         groups_: [G] names, sorted; the order of every G axis.
-        trace_: `Trace` of the chain.
+        trace_: `Trace` of the chain, if there is one a group.
+        convergence_: `Convergence` of the chains of every group, under the protocol "converged".
         n_features_in_: D.
     """
 
@@ -82,6 +99,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         random_state: Any = None,
         checkpoint: str | PathLike | None = None,
         verbose: int = 0,
+        protocol: str | None = None,
     ) -> None:
         self.n_init_components = n_init_components
         self.block_size = block_size
@@ -92,6 +110,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         self.random_state = random_state
         self.checkpoint = checkpoint
         self.verbose = verbose
+        self.protocol = protocol
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> "DPGaussianMixture":
         """Sample the posterior of every group.
@@ -106,6 +125,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
         Warns:
             ConstantFeatureWarning: a feature does not vary within a group; it is given variance 1 there.
+            ConvergenceWarning: under the protocol "converged", chains of a group do not agree; names the groups.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
         schedule = self._schedule()
@@ -116,19 +136,16 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         mean, variance = group_variances(x, grouping.group_offsets, grouping.names)
         prior = niw_prior(mean, variance, self.n_init_components)
 
-        chain = self._run(standardise(x, prior, grouping.group_offsets), standardised(prior), grouping, schedule)
-
+        units = standardise(x, prior, grouping.group_offsets), standardised(prior)
+        if self.protocol == "converged":
+            labels, alpha = self._run_chains(*units, grouping, schedule)
+        else:
+            chain = self._run_chain(*units, grouping, schedule)
+            labels, alpha = chain.kept_labels, chain.kept_alpha
+            self.trace_ = Trace(chain.trace_sweep, chain.trace_n_components, chain.trace_alpha, chain.trace_log_joint)
         self.groups_ = grouping.names
-        self.trace_ = Trace(chain.trace_sweep, chain.trace_n_components, chain.trace_alpha, chain.trace_log_joint)
         self.posterior_ = Posterior(
-            x,
-            grouping.group_offsets,
-            grouping.names,
-            chain.kept_labels,
-            chain.kept_alpha,
-            prior,
-            variance,
-            self.official,
+            x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, self.official
         )
         return self
 
@@ -164,6 +181,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _schedule(self) -> Schedule:
+        if self.protocol is not None and self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be None or one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+        if self.protocol == "converged" and self.official:
+            raise ValueError("official must be False under the protocol 'converged': the published code has one chain")
         for name, least in (
             ("n_init_components", 1),
             ("block_size", 1),
@@ -174,57 +195,111 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if self.n_sweeps - self.n_discard < self.thin:
+        if self.protocol is None and self.n_sweeps - self.n_discard < self.thin:
             raise ValueError(
                 f"n_sweeps - n_discard must be at least thin, or nothing is kept; "
                 f"got {self.n_sweeps} - {self.n_discard} < {self.thin}"
             )
+        chain = (self.block_size, self.n_sweeps, self.n_discard, self.thin)
+        block_size, n_sweeps, n_discard, thin = (4, 400, 320, 4) if self.protocol == "paper" else map(int, chain)
         return Schedule(
-            int(self.n_init_components), int(self.block_size), int(self.n_sweeps), int(self.n_discard), int(self.thin),
-            bool(self.official), int(check_random_state(self.random_state).randint(2**31 - 1)),
+            int(self.n_init_components), block_size, n_sweeps, n_discard, thin, bool(self.official),
+            int(check_random_state(self.random_state).randint(2**31 - 1)),
         )  # fmt: skip
 
-    def _run(self, x: Tensor, prior: Any, grouping: Grouping, schedule: Schedule) -> Chain:
-        streams = [stream(name) for name in grouping.names]
-        chain = start(schedule, grouping.group_offsets, streams)
+    def _run_chain(self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule) -> Chain:
+        offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
+
+        def step(chain: Chain) -> Chain:
+            n_sweeps = min(SWEEPS_A_CALL, schedule.n_sweeps - chain.sweep)
+            return advance(chain, n_sweeps, x, offsets, streams, prior, schedule)
+
+        return self._go_on(
+            _identity(x, offsets, streams, schedule._asdict()),
+            Chain,
+            lambda: start(schedule, offsets, streams),
+            step,
+            lambda chain: (chain.sweep, schedule.n_sweeps),
+            "Gibbs sweeps",
+        )
+
+    def _run_chains(
+        self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule
+    ) -> tuple[np.ndarray, np.ndarray]:
+        offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
+        problem = convergence.problem(x, offsets, prior, streams, schedule.seed)
+        settings = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
+
+        def progress(chains: Chains) -> tuple[int, int]:
+            # Groups that have stopped are done, whatever their number of rounds.
+            done = np.where(chains.stopped > 0, convergence.MAX_ROUNDS, chains.round)
+            return int(done.sum()), convergence.MAX_ROUNDS * len(done)
+
+        chains = self._go_on(
+            _identity(x, offsets, streams, settings),
+            Chains,
+            lambda: convergence.begin(problem, schedule.n_init_components),
+            lambda chains: convergence.advance(chains, problem, ROUNDS_A_CALL),
+            progress,
+            "rounds of four chains",
+        )
+        self.convergence_: Convergence = convergence.judge(chains, problem)
+        failed = grouping.names[~self.convergence_.converged]
+        if len(failed):
+            warnings.warn(
+                f"the chains of {len(failed)} of {len(grouping.names)} groups do not agree within "
+                f"{convergence.MAX_ROUNDS} rounds, see convergence_: {', '.join(str(name) for name in failed)}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return convergence.kept(chains, problem)
+
+    def _go_on(
+        self,
+        identity: str,
+        kind: type[AnyChain],
+        begin: Callable[[], AnyChain],
+        step: Callable[[AnyChain], AnyChain],
+        progress: Callable[[AnyChain], tuple[int, int]],
+        words: str,
+    ) -> AnyChain:
+        """Step from the checkpoint, or else the beginning, to the end, with checkpoints and a progress bar."""
         path = None if self.checkpoint is None else Path(self.checkpoint)
-        identity = "" if path is None else _identity(x, grouping.group_offsets, streams, schedule)
-        if path is not None and path.exists():
-            chain = _load_chain(path, identity)
+        chain = _load_chain(path, identity, kind) if path is not None and path.exists() else begin()
         written = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=not self.verbose) as progress:
-            task = progress.add_task("Gibbs sweeps", total=schedule.n_sweeps, completed=chain.sweep)
-            while chain.sweep < schedule.n_sweeps:
-                n_sweeps = min(SWEEPS_A_CALL, schedule.n_sweeps - chain.sweep)
-                chain = advance(chain, n_sweeps, x, grouping.group_offsets, streams, prior, schedule)
-                progress.update(task, completed=chain.sweep)
-                finished = chain.sweep == schedule.n_sweeps
-                if path is not None and (finished or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS):
+        with Progress(*columns, disable=not self.verbose) as bar:
+            done, total = progress(chain)
+            task = bar.add_task(words, total=total, completed=done)
+            while done < total:
+                chain = step(chain)
+                done, _ = progress(chain)
+                bar.update(task, completed=done)
+                if path is not None and (done == total or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS):
                     write_npz(path, identity=identity, **chain._asdict())
                     written = time.monotonic()
         return chain
 
 
-def _identity(x: Tensor, group_offsets: Tensor, streams: list[int], schedule: Schedule) -> str:
+def _identity(x: Tensor, group_offsets: Tensor, streams: list[int], settings: dict[str, Any]) -> str:
     """Of the data and the settings that a checkpoint belongs to."""
-    digest = hashlib.sha256(json.dumps([schedule._asdict(), streams, list(x.shape), str(x.dtype)]).encode())
+    digest = hashlib.sha256(json.dumps([settings, streams, list(x.shape), str(x.dtype)]).encode())
     digest.update(group_offsets.numpy().tobytes())
     digest.update(x.numpy().tobytes())
     return digest.hexdigest()
 
 
-def _load_chain(path: Path, identity: str) -> Chain:
+def _load_chain(path: Path, identity: str, kind: type[AnyChain]) -> AnyChain:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         found = str(arrays.pop("identity"))
-        arrays["sweep"] = int(arrays["sweep"])
-        chain = Chain(**arrays)
+        for name in {"sweep", "round"} & set(arrays):
+            arrays[name] = int(arrays[name])
+        if found == identity:
+            return kind(**arrays)
     except Exception as error:
         raise ValueError(
             f"checkpoint {path} is damaged or something else ({error}); move it away to start anew"
         ) from error
-    if found != identity:
-        raise ValueError(f"checkpoint {path} belongs to other data or other settings; move it away to start anew")
-    return chain
+    raise ValueError(f"checkpoint {path} belongs to other data or other settings; move it away to start anew")

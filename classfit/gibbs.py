@@ -68,9 +68,9 @@ def stream(name: Any) -> int:
     return zlib.crc32(str(name).encode())
 
 
-def generator(seed: int, stream: int, purpose: int, index: int) -> np.random.Generator:
-    """Independent random numbers for each (seed, stream, purpose, index), from Philox (Salmon et al. 2011)."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, purpose, index]))
+def generator(seed: int, stream: int, purpose: int, index: int, chain: int = 0) -> np.random.Generator:
+    """Independent random numbers for each (seed, stream, purpose, index, chain), from Philox (Salmon et al. 2011)."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, chain, purpose, index]))
 
 
 def start(schedule: Schedule, group_offsets: Tensor, streams: list[int]) -> Chain:

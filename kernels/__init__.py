@@ -20,7 +20,16 @@ from types import ModuleType
 from torch import Tensor
 
 from kernels import _check as check
-from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior, PrecisionCholesky
+from kernels.types import (
+    AlphaNoise,
+    ComponentStatistics,
+    EMStatistics,
+    GibbsState,
+    NIWPrior,
+    PrecisionCholesky,
+    SplitMergeInfo,
+    SplitMergeProposals,
+)
 
 __all__ = [
     "ENGINES",
@@ -30,12 +39,15 @@ __all__ = [
     "GibbsState",
     "NIWPrior",
     "PrecisionCholesky",
+    "SplitMergeInfo",
+    "SplitMergeProposals",
     "component_statistics",
     "em_statistics",
     "gaussian_log_density",
     "gibbs_sweep",
     "mixture_log_density",
     "precision_cholesky",
+    "split_merge",
     "student_t_log_density",
 ]
 
@@ -244,6 +256,8 @@ def gibbs_sweep(
     block_size: int = 1,
     shared_new: bool = False,
     alpha_shape: int = 1,
+    correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     engine: str = "auto",
 ) -> GibbsState:
     """Collapsed Gibbs sweeps of a Dirichlet-process Gaussian mixture for many groups at once.
@@ -258,7 +272,12 @@ def gibbs_sweep(
 
     With `block_size` b > 1, b points at a time are removed and drawn independently given the points outside the block:
     the published approximation, not an exact Gibbs step. Points of a block that choose a new component open one each,
-    or all the same one with `shared_new`.
+    or all the same one with `shared_new`. With `correction` that draw is a Metropolis-Hastings proposal instead, which
+    leaves the posterior invariant: it is accepted with probability
+
+        min(1, pi(new) q(old) / (pi(old) q(new))),    pi the joint conditional of the block's labels, q = prod_i q_i
+
+    or else the block keeps its labels. Only points of the block that share a component make the ratio differ from 1.
 
     Args:
         state: labels [N] int64, 0..K_g - 1 in each group without gaps, and alpha [G] float64, positive.
@@ -271,6 +290,11 @@ def gibbs_sweep(
         block_size: b, from 1 to 32.
         shared_new: see above.
         alpha_shape: a of the prior alpha ~ Gamma(a, 1), a positive integer.
+        correction: as uniforms: the entry of a block's first point decides on the block. A group of at most b points is
+            then visited one point at a time. Not with `shared_new`, and not on the "triton" engine.
+        inverse_temperature: beta, [G] or [T, G] float64, not negative: the likelihood is raised to this power, so that
+            n_k t_k(x)^beta and alpha t_0(x)^beta take the place of the weights above. None is 1, the posterior; other
+            values make annealed starts. Not on the "triton" engine.
         engine: see `kernels`.
 
     Returns:
@@ -281,7 +305,10 @@ def gibbs_sweep(
             [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range.
     """
     check.points(x)
-    check.gibbs(state, x, order, uniforms, alpha_noise, prior, group_offsets, block_size, alpha_shape)
+    check.gibbs(
+        state, x, order, uniforms, alpha_noise, prior, group_offsets, block_size, alpha_shape, shared_new, correction
+    )
+    check.inverse_temperature(inverse_temperature, order, x, len(state.alpha))
     return _engine(engine, x).gibbs_sweep(
         state,
         x,
@@ -293,7 +320,59 @@ def gibbs_sweep(
         block_size=block_size,
         shared_new=shared_new,
         alpha_shape=alpha_shape,
+        correction=correction,
+        inverse_temperature=inverse_temperature,
     )
+
+
+def split_merge(
+    state: GibbsState,
+    x: Tensor,
+    proposals: SplitMergeProposals,
+    *,
+    prior: NIWPrior,
+    group_offsets: Tensor | None = None,
+    engine: str = "auto",
+) -> tuple[GibbsState, SplitMergeInfo]:
+    """Split-merge moves of a Dirichlet-process Gaussian mixture, exact, for many groups at once (Jain & Neal 2004).
+
+    A proposal names two points of a group, the anchors i and j. If they share a component, it is to be split, one part
+    with each; if not, their components are to be united. Of the points that share a component with either, `candidates`
+    start on the side that `launch` says, all others on the side of j; then S restricted Gibbs scans visit the
+    candidates in order, each going to one of the two sides, by counts and predictives without the point itself:
+
+        P(with i) ~ n_i t_i(x),    P(with j) ~ n_j t_j(x)
+
+    The last scan draws the split, with probability q; for a merge, q is the probability that it would have drawn the
+    present labels. The move is accepted with probability min(1, r) for a split and min(1, 1/r) for a merge,
+
+        r = alpha Gamma(n_i) Gamma(n_j) / Gamma(n_i + n_j)  p(x_i) p(x_j) / p(x_ij)  / q
+
+    p(.) the normal-inverse-Wishart marginal likelihood. A merge is refused if a point with i is not a candidate, as no
+    split would lead back. This holds for any anchors, candidates and launch that do not depend on the labels: all other
+    points with random sides are Jain & Neal's move; few, all with i, peel a small component off a large one.
+
+    Args:
+        state: as in `gibbs_sweep`.
+        x: [N, D] points sorted by group, float32 or float64; all is computed in float64.
+        proposals: SplitMergeProposals of P proposals a group, made in turn.
+        prior, group_offsets: as in `gibbs_sweep`.
+        engine: see `kernels`; there is none for "triton".
+
+    Returns:
+        GibbsState after all proposals (alpha is unchanged; a new component comes last, and after a merge the numbers
+        above close the gap), and SplitMergeInfo.
+
+    Raises:
+        ValueError: as `gibbs_sweep`; anchors or candidates out of range, a candidate that is an anchor or named twice.
+    """
+    check.points(x)
+    check.split_merge(state, x, proposals, prior, group_offsets)
+    if engine == "triton" or (engine == "auto" and x.device.type != "cpu"):
+        raise ValueError(
+            f"split_merge runs on the CPU, got engine {engine!r} and x on {x.device}: pass x.cpu() and so on"
+        )
+    return _engine(engine, x).split_merge(state, x, proposals, prior=prior, group_offsets=group_offsets)
 
 
 def _engine(name: str, x: Tensor) -> ModuleType:

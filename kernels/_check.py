@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.types import AlphaNoise, GibbsState, NIWPrior
+from kernels.types import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 
 MAX_BLOCK_SIZE = 32
 
@@ -116,39 +116,17 @@ def gibbs(
     group_offsets: Tensor | None,
     block_size: int,
     alpha_shape: int,
+    shared_new: bool,
+    correction: Tensor | None,
 ) -> None:
-    N, D = x.shape
-    if group_offsets is None:
-        group_offsets = torch.tensor([0, N], device=x.device)
-    offsets(group_offsets, "group_offsets", N, x)
+    N = len(x)
+    group_offsets = nonempty_groups(group_offsets, x)
     sizes = group_offsets.diff()
-    if (sizes == 0).any():
-        raise ValueError(f"group {int((sizes == 0).nonzero()[0])} is empty; every group needs at least one point")
     G = len(sizes)
     _integer(block_size, "block_size", 1, MAX_BLOCK_SIZE)
     _integer(alpha_shape, "alpha_shape", 1)
 
-    labels(state.labels, x, N, "state.labels")
-    first_row = torch.repeat_interleave(group_offsets[:-1], sizes)
-    used = torch.zeros(2 * N, dtype=torch.int64, device=x.device).scatter_(0, first_row + state.labels, 1)[:N]
-    # Labels without gaps fill the rows of their group from the first one on.
-    gap = (used == 0) & (first_row == torch.arange(N, device=x.device))
-    gap[:-1] |= (used.diff() > 0) & (first_row.diff() == 0)
-    end_row = torch.repeat_interleave(group_offsets[1:], sizes)
-    gap |= first_row + state.labels >= end_row
-    if gap.any():
-        g = int((group_offsets <= gap.nonzero()[0]).sum()) - 1
-        found = state.labels[group_offsets[g] : group_offsets[g + 1]].unique()
-        raise ValueError(
-            f"state.labels must number the components of each group 0..K_g - 1 without gaps, "
-            f"group {g} has {_brief(found)}"
-        )
-    _tensor(state.alpha, "state.alpha")
-    _shape(state.alpha, "state.alpha", (G,), "shape [G]")
-    _float64(state.alpha, "state.alpha", x)
-    if not ((state.alpha > 0) & state.alpha.isfinite()).all():
-        raise ValueError(f"state.alpha must be positive and finite, got {_brief(state.alpha)}")
-
+    first_row, end_row = gibbs_state(state, x, group_offsets)
     _tensor(order, "order")
     if order.dtype != torch.int64 or order.ndim not in (1, 2) or order.shape[-1] != N:
         raise ValueError(f"order must be int64 of shape [{N}] or [T, {N}], got {order.dtype} {list(order.shape)}")
@@ -186,6 +164,116 @@ def gibbs(
                 raise ValueError(f"alpha_noise.{name} must not be negative, got {float(value.min())}")
         _in_unit_interval(alpha_noise.choice, "alpha_noise.choice")
 
+    if correction is not None:
+        if shared_new:
+            raise ValueError("correction must be None with shared_new, whose draws have no correction")
+        _tensor(correction, "correction")
+        _shape(correction, "correction", tuple(order.shape), "the shape of order")
+        _floating(correction, "correction")
+        _device(correction, "correction", x)
+        _in_unit_interval(correction, "correction")
+    niw_prior(prior, x, G)
+
+
+def inverse_temperature(value: Tensor | None, order: Tensor, x: Tensor, G: int) -> None:
+    if value is None:
+        return
+    _tensor(value, "inverse_temperature")
+    T = order.numel() // len(x)
+    if tuple(value.shape) not in ((G,), (T, G)):
+        raise ValueError(f"inverse_temperature must have shape [{G}] or [{T}, {G}], got {list(value.shape)}")
+    _float64(value, "inverse_temperature", x)
+    finite(value, "inverse_temperature")
+    if (value < 0).any():
+        raise ValueError(f"inverse_temperature must not be negative, got {float(value.min())}")
+
+
+def split_merge(
+    state: GibbsState, x: Tensor, proposals: SplitMergeProposals, prior: NIWPrior, group_offsets: Tensor | None
+) -> None:
+    group_offsets = nonempty_groups(group_offsets, x)
+    sizes = group_offsets.diff()
+    G = len(sizes)
+    gibbs_state(state, x, group_offsets)
+    for name, field in zip(SplitMergeProposals._fields, proposals, strict=True):
+        _tensor(field, f"proposals.{name}")
+        _device(field, f"proposals.{name}", x)
+    anchors, candidates, _, uniforms, accept = proposals
+    P, C = len(accept), candidates.shape[-1] if candidates.ndim else 0
+    S = uniforms.shape[-2] if uniforms.ndim == 4 else 0
+    for name, shape, words, dtype in (
+        ("anchors", (P, G, 2), "shape [P, G, 2]", torch.int64),
+        ("candidates", (P, G, C), "shape [P, G, C]", torch.int64),
+        ("launch", (P, G, C), "shape [P, G, C]", torch.bool),
+        ("uniforms", (P, G, S, C), "shape [P, G, S, C]", torch.float64),
+        ("accept", (P, G), "shape [P, G]", torch.float64),
+    ):
+        field = getattr(proposals, name)
+        _shape(field, f"proposals.{name}", shape, words)
+        if field.dtype != dtype:
+            raise ValueError(f"proposals.{name} must be {dtype}, got {field.dtype}")
+    if S < 1:
+        raise ValueError("proposals.uniforms must be of at least one scan, got none")
+    _in_unit_interval(uniforms, "proposals.uniforms")
+    _in_unit_interval(accept, "proposals.accept")
+    limit = sizes[:, None]
+    for name, least in (("anchors", 0), ("candidates", -1)):
+        field = getattr(proposals, name)
+        bad = (field < least) | (field >= limit)
+        if bad.any():
+            p, g, c = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"proposals.{name} must be from {least} to {int(sizes[g]) - 1} in group {g}, "
+                f"got {int(field[p, g, c])} in proposal {p}"
+            )
+    named = torch.cat([anchors, candidates], dim=2).sort(dim=2).values
+    twice = ((named.diff(dim=2) == 0) & (named[:, :, 1:] >= 0)).any(2) & (anchors[:, :, 0] != anchors[:, :, 1])
+    if twice.any():
+        p, g = twice.nonzero()[0].tolist()
+        raise ValueError(f"proposals must name a point of a group once, proposal {p} of group {g} names one twice")
+    niw_prior(prior, x, G)
+
+
+def nonempty_groups(group_offsets: Tensor | None, x: Tensor) -> Tensor:
+    """The offsets (of one group for None), checked."""
+    if group_offsets is None:
+        return torch.tensor([0, len(x)], device=x.device)
+    offsets(group_offsets, "group_offsets", len(x), x)
+    empty = group_offsets.diff() == 0
+    if empty.any():
+        raise ValueError(f"group {int(empty.nonzero()[0])} is empty; every group needs at least one point")
+    return group_offsets
+
+
+def gibbs_state(state: GibbsState, x: Tensor, group_offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Check labels and alpha; returns the first row of each point's group and the row after its last."""
+    N, sizes = len(x), group_offsets.diff()
+    G = len(sizes)
+    labels(state.labels, x, N, "state.labels")
+    first_row = torch.repeat_interleave(group_offsets[:-1], sizes)
+    used = torch.zeros(2 * N, dtype=torch.int64, device=x.device).scatter_(0, first_row + state.labels, 1)[:N]
+    # Labels without gaps fill the rows of their group from the first one on.
+    gap = (used == 0) & (first_row == torch.arange(N, device=x.device))
+    gap[:-1] |= (used.diff() > 0) & (first_row.diff() == 0)
+    end_row = torch.repeat_interleave(group_offsets[1:], sizes)
+    gap |= first_row + state.labels >= end_row
+    if gap.any():
+        g = int((group_offsets <= gap.nonzero()[0]).sum()) - 1
+        found = state.labels[group_offsets[g] : group_offsets[g + 1]].unique()
+        raise ValueError(
+            f"state.labels must number the components of each group 0..K_g - 1 without gaps, "
+            f"group {g} has {_brief(found)}"
+        )
+    _tensor(state.alpha, "state.alpha")
+    _shape(state.alpha, "state.alpha", (G,), "shape [G]")
+    _float64(state.alpha, "state.alpha", x)
+    if not ((state.alpha > 0) & state.alpha.isfinite()).all():
+        raise ValueError(f"state.alpha must be positive and finite, got {_brief(state.alpha)}")
+    return first_row, end_row
+
+
+def niw_prior(prior: NIWPrior, x: Tensor, G: int) -> None:
+    D = x.shape[1]
     for name, field, words in zip(NIWPrior._fields, prior, ("G, D", "G", "G", "G, D, D"), strict=True):
         _tensor(field, f"prior.{name}")
         shape = tuple({"G": G, "D": D}[letter] for letter in words.split(", "))

@@ -11,7 +11,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kernels.types import AlphaNoise, ComponentStatistics, EMStatistics, GibbsState, NIWPrior, PrecisionCholesky
+from kernels.types import (
+    AlphaNoise,
+    ComponentStatistics,
+    EMStatistics,
+    GibbsState,
+    NIWPrior,
+    PrecisionCholesky,
+    SplitMergeInfo,
+    SplitMergeProposals,
+)
 
 
 def _squared_distance(x: Tensor, location: Tensor, precision_chol: Tensor) -> Tensor:
@@ -154,12 +163,17 @@ def gibbs_sweep(
     block_size: int = 1,
     shared_new: bool = False,
     alpha_shape: int = 1,
+    correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
 ) -> GibbsState:
     """Visit the points of each group in the given order; draw each label from its conditional given all the others."""
     x = x.double()
     segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
     stacked = order.ndim == 2
     orders, all_uniforms = (order, uniforms) if stacked else (order[None], uniforms[None])
+    corrections = None if correction is None else correction.double().reshape(len(orders), -1)
+    beta = torch.ones(len(orders), len(segments)) if inverse_temperature is None else inverse_temperature
+    beta = beta.expand(len(orders), len(segments))
     labels, alpha = state.labels.clone(), state.alpha.double().clone()
     labels_after, alpha_after = [], []
     for t in range(len(orders)):
@@ -173,6 +187,8 @@ def gibbs_sweep(
                 NIWPrior(*(field[g] for field in prior)),
                 block_size,
                 shared_new,
+                None if corrections is None else corrections[t, a:b].tolist(),
+                float(beta[t, g]),
             )
             if alpha_noise is not None:
                 n_components = int(labels[a:b].max()) + 1
@@ -194,28 +210,35 @@ def _sweep_group(
     prior: NIWPrior,
     block_size: int,
     shared_new: bool,
+    correction: list[float] | None,
+    beta: float,
 ) -> Tensor:
     """One sweep of one group. A label is a slot; a new component takes the lowest slot that holds no point.
 
     Within a block every label is drawn given the points outside the block only; new components are opened in visiting
-    order after all draws of the block, one for all of them with `shared_new`, else one each.
+    order after all draws of the block, one for all of them with `shared_new`, else one each. With `correction`, the
+    draw of a block is a Metropolis-Hastings proposal.
     """
+    if correction is not None and len(order) <= block_size:
+        block_size = 1
     for start in range(0, len(order), block_size):
         block = order[start : start + block_size]
+        before = [labels[i] for i in block]
         for i in block:
             labels[i] = -1
         occupied = sorted(set(labels) - {-1})
-        drawn = []
+        drawn, log_conditionals = [], []
         for position, i in enumerate(block, start):
             log_weight = []
             for slot in occupied:
                 members = x[[j for j, label in enumerate(labels) if label == slot]]
-                log_weight.append(math.log(len(members)) + _niw_predictive(x[i], members, prior))
-            log_weight.append(math.log(alpha) + _niw_predictive(x[i], x[:0], prior))
-            weight = torch.softmax(torch.tensor(log_weight, dtype=torch.float64), dim=0)
-            edges = weight.cumsum(0)
+                log_weight.append(math.log(len(members)) + beta * _niw_predictive(x[i], members, prior))
+            log_weight.append(math.log(alpha) + beta * _niw_predictive(x[i], x[:0], prior))
+            log_conditional = torch.log_softmax(torch.tensor(log_weight, dtype=torch.float64), dim=0)
+            edges = log_conditional.exp().cumsum(0)
             choice = min(int((edges <= uniforms[position]).sum()), len(occupied))
             drawn.append(occupied[choice] if choice < len(occupied) else -1)
+            log_conditionals.append(dict(zip([*occupied, -1], log_conditional.tolist(), strict=True)))
         opened = None
         for i, slot in zip(block, drawn, strict=True):
             labels[i] = slot
@@ -224,7 +247,46 @@ def _sweep_group(
                 if opened is None or not shared_new:
                     opened = min(set(range(len(order))) - set(labels))
                 labels[i] = opened
+        if correction is not None:
+            after = [labels[i] for i in block]
+            log_ratio = _block_log_ratio(labels, block, before, after, log_conditionals, x, alpha, prior, beta)
+            if not correction[start] < math.exp(min(0.0, log_ratio)):
+                for i, slot in zip(block, before, strict=True):
+                    labels[i] = slot
     return torch.unique(torch.tensor(labels), return_inverse=True)[1]
+
+
+def _block_log_ratio(
+    labels: list[int],
+    block: list[int],
+    before: list[int],
+    after: list[int],
+    log_conditionals: list[dict[int, float]],
+    x: Tensor,
+    alpha: float,
+    prior: NIWPrior,
+    beta: float,
+) -> float:
+    """log [pi(after) q(before) / (pi(before) q(after))] for the labels of a block given those of all other points.
+
+    q is the product of the conditionals that each label was drawn from, pi the joint conditional: the product of those
+    in which each label is given the ones before it, too.
+    """
+    log_joint, log_proposal = {}, {}
+    for name, slots in (("before", before), ("after", after)):
+        assigned = [-1 if i in block else label for i, label in enumerate(labels)]
+        occupied = set(assigned) - {-1}
+        new = [slot for slot in slots if slot not in occupied]
+        log_joint[name] = log_proposal[name] = 0.0
+        if len(new) > len(set(new)):  # two points in one new component are never proposed
+            log_proposal[name] = -math.inf
+        for i, slot, log_conditional in zip(block, slots, log_conditionals, strict=True):
+            members = x[[j for j, label in enumerate(assigned) if label == slot]]
+            weight = math.log(len(members)) if len(members) else math.log(alpha)
+            log_joint[name] += weight + beta * _niw_predictive(x[i], members, prior)
+            log_proposal[name] += log_conditional[slot if slot in occupied else -1]
+            assigned[i] = slot
+    return log_joint["after"] - log_joint["before"] + log_proposal["before"] - log_proposal["after"]
 
 
 def _niw_predictive(x: Tensor, members: Tensor, prior: NIWPrior) -> float:
@@ -240,6 +302,87 @@ def _niw_predictive(x: Tensor, members: Tensor, prior: NIWPrior) -> float:
     scale = S_n * (kappa_n + 1) / (kappa_n * df)
     precision_chol = torch.linalg.inv(torch.linalg.cholesky(scale))
     return float(student_t_log_density(x[None], m_n[None], precision_chol[None], df[None])[0, 0])
+
+
+def split_merge(
+    state: GibbsState,
+    x: Tensor,
+    proposals: SplitMergeProposals,
+    *,
+    prior: NIWPrior,
+    group_offsets: Tensor | None = None,
+) -> tuple[GibbsState, SplitMergeInfo]:
+    """Try the proposals of each group one after the other."""
+    x = x.double()
+    segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
+    P, G = proposals.accept.shape
+    labels = state.labels.clone()
+    split, accepted = torch.zeros(P, G, dtype=torch.bool), torch.zeros(P, G, dtype=torch.bool)
+    log_ratio = torch.full((P, G), -math.inf, dtype=torch.float64)
+    for g, (a, b) in enumerate(segments):
+        of_group = labels[a:b].tolist()
+        for p in range(P):
+            i, j = proposals.anchors[p, g].tolist()
+            if i == j:
+                continue
+            one = SplitMergeProposals(*(field[p, g] for field in proposals))
+            split[p, g] = of_group[i] == of_group[j]
+            arguments = (of_group, x[a:b], one, float(state.alpha[g]), NIWPrior(*(field[g] for field in prior)))
+            of_group, log_ratio[p, g], accepted[p, g] = _try_split_or_merge(*arguments)
+        labels[a:b] = torch.tensor(of_group)
+    return GibbsState(labels, state.alpha.clone()), SplitMergeInfo(split, log_ratio, accepted)
+
+
+def _try_split_or_merge(
+    labels: list[int], x: Tensor, proposal: SplitMergeProposals, alpha: float, prior: NIWPrior
+) -> tuple[list[int], float, bool]:
+    """Jain & Neal (2004), with the points that may go with i limited to the candidates."""
+    i, j = proposal.anchors.tolist()
+    together = [n for n, label in enumerate(labels) if label in (labels[i], labels[j])]
+    is_split = labels[i] == labels[j]
+    movable = [(t, n) for t, n in enumerate(proposal.candidates.tolist()) if n in together]
+    with_i = [n for n in together if labels[n] == labels[i]]
+    if not is_split and not set(with_i) <= {i} | {n for _, n in movable}:
+        return labels, -math.inf, False
+    side = dict.fromkeys(together, "j") | {i: "i"}
+    for t, n in movable:
+        side[n] = "i" if proposal.launch[t] else "j"
+    for scan in range(len(proposal.uniforms)):
+        last = scan == len(proposal.uniforms) - 1
+        log_proposal = 0.0
+        for t, n in movable:
+            log_weight = {}
+            for name in ("i", "j"):
+                members = x[[other for other in together if side[other] == name and other != n]]
+                log_weight[name] = math.log(len(members)) + _niw_predictive(x[n], members, prior)
+            log_i = -math.log1p(math.exp(min(log_weight["j"] - log_weight["i"], 700.0)))
+            log_j = -math.log1p(math.exp(min(log_weight["i"] - log_weight["j"], 700.0)))
+            if last and not is_split:
+                side[n] = "i" if n in with_i else "j"
+            else:
+                side[n] = "i" if float(proposal.uniforms[scan, t]) < math.exp(log_i) else "j"
+            log_proposal += log_i if side[n] == "i" else log_j
+    parts = [[n for n in together if side[n] == name] for name in ("i", "j")]
+    # Posterior odds of the two parts against one component, over the probability of the split that leads there.
+    log_split = (
+        math.log(alpha)
+        + sum(math.lgamma(len(part)) + _niw_log_marginal(x[part], prior) for part in parts)
+        - math.lgamma(len(together))
+        - _niw_log_marginal(x[together], prior)
+        - log_proposal
+    )
+    log_ratio = log_split if is_split else -log_split
+    if not float(proposal.accept) < math.exp(min(0.0, log_ratio)):
+        return labels, log_ratio, False
+    new_label = max(labels) + 1 if is_split else labels[j]
+    moved = parts[0] if is_split else with_i
+    labels = [new_label if n in moved else label for n, label in enumerate(labels)]
+    return torch.unique(torch.tensor(labels), return_inverse=True)[1].tolist(), log_ratio, True
+
+
+def _niw_log_marginal(x: Tensor, prior: NIWPrior) -> float:
+    """log of the density of all points of one component: each given the ones before it."""
+    return sum(_niw_predictive(x[n], x[:n], prior) for n in range(len(x)))
 
 
 def _resample_alpha(alpha: Tensor, n_components: int, noise: AlphaNoise, alpha_shape: int) -> Tensor:

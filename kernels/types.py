@@ -38,6 +38,32 @@ class AlphaNoise(NamedTuple):
     """[G] or [T, G] uniforms, for the choice between the two shapes."""
 
 
+class SplitMergeProposals(NamedTuple):
+    """P split-merge proposals for each of G groups, tried one after the other. Nothing in it may depend on labels."""
+
+    anchors: Tensor
+    """[P, G, 2] int64 points i and j of the group: together, they are to be parted; apart, united. i = j is none."""
+    candidates: Tensor
+    """[P, G, C] int64 other points of the group that may go with i, in visiting order; -1 past the last."""
+    launch: Tensor
+    """[P, G, C] bool: where a candidate starts from, with i (True) or with j."""
+    uniforms: Tensor
+    """[P, G, S, C] float64 uniforms of S restricted scans over the candidates; the last scan is the proposal."""
+    accept: Tensor
+    """[P, G] float64 uniforms of the Metropolis-Hastings decision."""
+
+
+class SplitMergeInfo(NamedTuple):
+    """What became of split-merge proposals."""
+
+    split: Tensor
+    """[P, G] bool: the anchors were together, so a split was proposed (else a merge, or nothing if i = j)."""
+    log_ratio: Tensor
+    """[P, G] float64 log of the Metropolis-Hastings ratio; -inf for a merge that no split could undo."""
+    accepted: Tensor
+    """[P, G] bool."""
+
+
 class EMStatistics(NamedTuple):
     """Moments of the responsibilities r_nm of one E-step."""
 

@@ -40,6 +40,9 @@ STUDENT_T = ("test_log_densities.py", "equal_the_reference and student_t and dty
 EM = ("test_em_statistics.py", "equal_the_reference and dtype1 and 10.0")
 MOMENTS = ("test_component_statistics.py", "equal_the_reference and dtype1")
 PARTITIONS = ("test_gibbs.py", "203_partitions and 0.7")
+SPLIT_MERGE = ("test_split_merge.py", "split_merge_samples_the_posterior and all_points")
+PEELS = ("test_split_merge.py", "split_merge_samples_the_posterior and two_candidates")
+BLOCKS = ("test_split_merge.py", "corrected_blocks_sample and 4")
 
 FAULTS = [
     # The reference: against scipy and scikit-learn.
@@ -90,6 +93,25 @@ FAULTS = [
     Fault("Gibbs: alpha's shape drawn at the wrong odds", "kernels/reference.py",
           "probability = smaller / (smaller + n * rate)", "probability = smaller / (smaller + n)",
           ("test_gibbs.py", "draws_the_labels_of_the_reference and 1-1-False")),
+    # Split-merge moves, corrected blocks and annealing: against enumeration.
+    Fault("split-merge: probability of the proposal dropped", "kernels/cpu/split_merge.py",
+          "- log_proposal\n", "\n", SPLIT_MERGE),
+    Fault("split-merge: alpha forgotten", "kernels/cpu/split_merge.py", "math.log(alpha) +", "0.0 +", SPLIT_MERGE),
+    Fault("split-merge: no Gamma(n) of the whole", "kernels/cpu/split_merge.py",
+          "- math.lgamma(size[BOTH])", "- 0 * math.lgamma(size[BOTH])", SPLIT_MERGE),
+    Fault("split-merge: ratio of a merge not inverted", "kernels/cpu/split_merge.py",
+          "log_split if is_split else -log_split", "log_split if is_split else log_split", SPLIT_MERGE),
+    Fault("split-merge: a merge that no split undoes is allowed", "kernels/cpu/split_merge.py",
+          "if not is_split and movable < components.size[a] - 1:", "if movable < 0:", PEELS),
+    Fault("blocks: correction left out", "kernels/cpu/gibbs_sweep.py",
+          "if not accept[start] < math.exp(min(0.0, after - before)):", "if False:", BLOCKS),
+    Fault("blocks: correction upside down", "kernels/cpu/gibbs_sweep.py",
+          "math.exp(min(0.0, after - before))", "math.exp(min(0.0, before - after))", BLOCKS),
+    Fault("annealing: weight of the sweep's end, not its start", "classfit/annealing.py",
+          "pairwise(TEMPERATURES):", "pairwise(TEMPERATURES[::-1]):", ("test_annealing.py", "unbiased")),
+    Fault("chains share their random numbers", "classfit/gibbs.py",
+          "counter=[0, chain, purpose, index]", "counter=[0, 0, purpose, index]",
+          ("test_convergence.py", "not_copies")),
     # The fitting core: against scipy, closed forms and itself.
     Fault("predictive: degrees of freedom nu_n + 1", "classfit/prior.py",
           "df = posterior.nu_n - D + 1", "df = posterior.nu_n + 1", ("test_dpgmm.py", "prior_and_posterior")),

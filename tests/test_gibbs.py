@@ -171,7 +171,9 @@ def alpha_integrand(alpha: float, K: int, n: int) -> float:
     return np.exp(-alpha + K * np.log(alpha) + gammaln(alpha) - gammaln(alpha + n))
 
 
-def exact_posterior(x: np.ndarray, prior: NIWPrior, alpha: float | None) -> dict[tuple[int, ...], float]:
+def exact_posterior(
+    x: np.ndarray, prior: NIWPrior, alpha: float | None, inverse_temperature: float = 1.0
+) -> dict[tuple[int, ...], float]:
     """Posterior probability of every partition; alpha None integrates over Gamma(1, 1) numerically."""
     n = len(x)
     log_weight = {}
@@ -182,7 +184,7 @@ def exact_posterior(x: np.ndarray, prior: NIWPrior, alpha: float | None) -> dict
         else:
             partition = len(sizes) * np.log(alpha)
         likelihood = sum(scipy_log_marginal(x[np.array(p) == k], prior) for k in range(len(sizes)))
-        log_weight[p] = partition + gammaln(sizes).sum() + likelihood
+        log_weight[p] = partition + gammaln(sizes).sum() + inverse_temperature * likelihood
     weights = np.exp(np.array(list(log_weight.values())) - max(log_weight.values()))
     return dict(zip(log_weight, weights / weights.sum(), strict=True))
 

@@ -12,6 +12,7 @@ def test_public_names_of_classfit():
     assert classfit.__all__ == [
         "ClassConditionalDensity",
         "ConstantFeatureWarning",
+        "Convergence",
         "DPGaussianMixture",
         "DensityGroups",
         "Estimate",

@@ -26,6 +26,7 @@ OPERATIONS = [
     "gibbs_sweep",
     "mixture_log_density",
     "precision_cholesky",
+    "split_merge",
     "student_t_log_density",
 ]
 
@@ -205,6 +206,8 @@ def test_the_public_names():
             "GibbsState",
             "NIWPrior",
             "PrecisionCholesky",
+            "SplitMergeInfo",
+            "SplitMergeProposals",
         ]
     )
     assert all(hasattr(kernels, name) for name in kernels.__all__)

@@ -40,6 +40,7 @@ with _cache_of_these_sources():
     from kernels.cpu.gibbs_sweep import gibbs_sweep
     from kernels.cpu.mixture_log_density import mixture_log_density
     from kernels.cpu.precision_cholesky import precision_cholesky
+    from kernels.cpu.split_merge import split_merge
     from kernels.cpu.student_t_log_density import student_t_log_density
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "gibbs_sweep",
     "mixture_log_density",
     "precision_cholesky",
+    "split_merge",
     "student_t_log_density",
 ]

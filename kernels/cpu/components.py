@@ -120,30 +120,46 @@ def rebuild(
     scratch: FactorScratch,
 ) -> bool:
     """Count, mean, factor and log det of every component whose members changed, from the data, in float64."""
+    ok = True
+    for k in range(n_components):
+        ok = ok and rebuild_one(x, labels, k, mu0, kappa0, S0, components, scratch)
+    return ok
+
+
+@njit(nogil=True, cache=True)
+def rebuild_one(
+    x: np.ndarray,
+    labels: np.ndarray,
+    k: int,
+    mu0: np.ndarray,
+    kappa0: float,
+    S0: np.ndarray,
+    components: Components,
+    scratch: FactorScratch,
+) -> bool:
+    """`rebuild` for component k; False if its scale matrix is not positive definite."""
+    if not components.changed[k]:
+        return True
     n, D = x.shape
-    buffers = scatter_buffers(S0, D)
     S = np.empty((D, D))
     xbar = np.empty(D)
     members = np.empty(n, np.int64)
-    for k in range(n_components):
-        if not components.changed[k]:
-            continue
-        c = members_of(x, labels, k, members, xbar)
-        kappa = kappa0 + c
-        for i in range(D):
-            for j in range(i + 1):
-                S[i, j] = S0[i, j] + kappa0 * c / kappa * (xbar[i] - mu0[i]) * (xbar[j] - mu0[j])
-        lower_scatter(x, members, c, xbar, *buffers, S)
-        log_det = factor_lower(S, scratch)
-        if math.isnan(log_det):
-            return False
-        components.log_det[k] = log_det
-        components.size[k] = c
-        components.changed[k] = False
-        for i in range(D):
-            components.mean[k, i] = (kappa0 * mu0[i] + c * xbar[i]) / kappa
-            for j in range(i + 1):
-                components.W[k, i, j] = scratch.W[i, j]
+    c = members_of(x, labels, k, members, xbar)
+    kappa = kappa0 + c
+    for i in range(D):
+        for j in range(i + 1):
+            S[i, j] = S0[i, j] + kappa0 * c / kappa * (xbar[i] - mu0[i]) * (xbar[j] - mu0[j])
+    lower_scatter(x, members, c, xbar, *scatter_buffers(S0, D), S)
+    log_det = factor_lower(S, scratch)
+    if math.isnan(log_det):
+        return False
+    components.log_det[k] = log_det
+    components.size[k] = c
+    components.changed[k] = False
+    for i in range(D):
+        components.mean[k, i] = (kappa0 * mu0[i] + c * xbar[i]) / kappa
+        for j in range(i + 1):
+            components.W[k, i, j] = scratch.W[i, j]
     return True
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from kernels.cpu import threads
 from kernels.cpu.components import Components, Prior, Scratch, compact, copy, grow, make_components, make_prior, rebuild
 from kernels.cpu.moments import factor_scratch
-from kernels.cpu.rank_one import move, remove_block
+from kernels.cpu.rank_one import join, move, remove_block
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, padded, whiten
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
@@ -43,6 +43,8 @@ def gibbs_sweep(
     block_size: int = 1,
     shared_new: bool = False,
     alpha_shape: int = 1,
+    correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
 ) -> GibbsState:
     points = np.ascontiguousarray(x.numpy())
     edges = [0, len(x)] if group_offsets is None else group_offsets.tolist()
@@ -50,19 +52,24 @@ def gibbs_sweep(
     T = len(order) if stacked else 1
     resample = alpha_noise is not None
     noise = AlphaNoise(*(torch.empty(0),) * 3) if alpha_noise is None else alpha_noise
-    per_sweep = [field.reshape(T, -1).numpy() for field in (order, uniforms.double(), *noise)]
+    corrected = correction is not None
+    accept = torch.empty(T, len(x)) if correction is None else correction
+    per_sweep = [field.reshape(T, -1).numpy() for field in (order, uniforms.double(), accept.double(), *noise)]
     mu0, kappa0, nu0, S0 = (np.ascontiguousarray(field.numpy()) for field in prior)
+    G = len(edges) - 1
+    beta = torch.ones(T, G, dtype=torch.float64) if inverse_temperature is None else inverse_temperature.expand(T, G)
     labels, alpha = [], []
     tasks = []
     for g, (a, b) in enumerate(pairwise(edges)):
-        columns = [(a, b), (a, b), (a, b), (a + alpha_shape * g, b + alpha_shape * (g + 1)), (g, g + 1)]
+        columns = [(a, b), (a, b), (a, b), (a, b), (a + alpha_shape * g, b + alpha_shape * (g + 1)), (g, g + 1)]
         # Contiguous copies, so that one compiled version serves any number of groups.
         numbers = [np.ascontiguousarray(field[:, c:d]) for field, (c, d) in zip(per_sweep, columns, strict=True)]
         labels.append(np.empty((T, b - a), np.int64))
         alpha.append(np.empty(T))
         tasks.append(
             (points[a:b], state.labels[a:b].numpy(), float(state.alpha[g]), *numbers, resample, mu0[g], kappa0[g],
-             nu0[g], S0[g], block_size, shared_new, alpha_shape, labels[g], alpha[g])
+             nu0[g], S0[g], 1 if corrected and b - a <= block_size else block_size, shared_new, corrected, alpha_shape,
+             beta[:, g].numpy().copy(), labels[g], alpha[g])
         )  # fmt: skip
     for g, ok in enumerate(threads.run(_sweep_group, tasks)):
         if not ok:
@@ -78,6 +85,7 @@ def _sweep_group(
     alpha: float,
     orders: np.ndarray,
     uniforms: np.ndarray,
+    accept: np.ndarray,
     beta_noise: np.ndarray,
     gamma_noise: np.ndarray,
     choice_noise: np.ndarray,
@@ -88,7 +96,9 @@ def _sweep_group(
     S0: np.ndarray,
     block_size: int,
     shared_new: bool,
+    corrected: bool,
     alpha_shape: int,
+    beta: np.ndarray,
     labels_out: np.ndarray,
     alpha_out: np.ndarray,
 ) -> bool:
@@ -127,11 +137,14 @@ def _sweep_group(
             alpha,
             orders[sweep],
             uniforms[sweep],
+            accept[sweep],
             prior,
             components,
             scratch,
             block_size,
             shared_new,
+            corrected,
+            beta[sweep],
         )
         n_components = compact(labels, n_slots, components)
         for i in range(n):
@@ -152,11 +165,14 @@ def _sweep(
     alpha: float,
     order: np.ndarray,
     uniforms: np.ndarray,
+    accept: np.ndarray,
     prior: Prior,
     components: Components,
     scratch: Scratch,
     block_size: int,
     shared_new: bool,
+    corrected: bool,
+    beta: float,
 ) -> tuple[Components, int]:
     """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use."""
     n = len(order)
@@ -175,12 +191,17 @@ def _sweep(
         for start in range(first, last, block_size):
             block = order[start : min(start + block_size, last)]
             lane = start - first
-            _conditionals(block, lane, labels, n_slots, alpha, prior, components, scratch, log_weight)
+            _conditionals(block, lane, labels, n_slots, alpha, beta, prior, components, scratch, log_weight)
             any_new, any_change = False, False
             for i in range(len(block)):
                 drawn[i] = _draw(log_weight[i, : n_slots + 1], uniforms[start + i])
                 any_new |= drawn[i] == n_slots
                 any_change |= drawn[i] != labels[block[i]]
+            if corrected and any_change and len(block) > 1:
+                before = _excess(labels[block], block, lane, labels, n_slots, beta, prior, components, scratch)
+                after = _excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
+                if not accept[start] < math.exp(min(0.0, after - before)):
+                    continue
             if any_new:
                 n_slots = _open_slots(drawn, block, labels, components.size, n_slots, shared_new)
                 capacity = len(components.size)
@@ -199,6 +220,7 @@ def _conditionals(
     labels: np.ndarray,
     n_slots: int,
     alpha: float,
+    beta: float,
     prior: Prior,
     components: Components,
     scratch: Scratch,
@@ -223,16 +245,67 @@ def _conditionals(
             kappa = prior.kappa0 + components.size[k]
             log_det += remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q)
         kappa = prior.kappa0 + c
-        constant = math.log(c) + prior.predictive[c] - 0.5 * log_det
+        constant = math.log(c) + beta * (prior.predictive[c] - 0.5 * log_det)
+        factor = 0.5 * beta * (prior.nu0 + c + 1)
         for i in range(b):
-            log_weight[i, k] = constant - 0.5 * (prior.nu0 + c + 1) * math.log1p(
-                scratch.block_q[i] * kappa / (kappa + 1)
-            )
-    constant = math.log(alpha) + prior.predictive[0] - 0.5 * prior.log_det
+            log_weight[i, k] = constant - factor * math.log1p(scratch.block_q[i] * kappa / (kappa + 1))
+    constant = math.log(alpha) + beta * (prior.predictive[0] - 0.5 * prior.log_det)
+    factor = 0.5 * beta * (prior.nu0 + 1)
     for i in range(b):
-        log_weight[i, n_slots] = constant - 0.5 * (prior.nu0 + 1) * math.log1p(
-            prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1)
+        log_weight[i, n_slots] = constant - factor * math.log1p(prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1))
+
+
+@njit(nogil=True, cache=True)
+def _excess(
+    assigned: np.ndarray,
+    block: np.ndarray,
+    lane: int,
+    labels: np.ndarray,
+    n_slots: int,
+    beta: float,
+    prior: Prior,
+    components: Components,
+    scratch: Scratch,
+) -> float:
+    """log of the joint conditional of a block's labels, less the sum of the logs of the conditionals they are drawn
+    from, up to a constant: only points that share a component differ. n_slots is a new component, a point each.
+
+    inf for two points in one component that holds no other point, which the draw never proposes.
+    """
+    excess = 0.0
+    rest = np.empty(len(block), np.int64)
+    for k in range(n_slots):
+        together, removed = 0, 0
+        for i in range(len(block)):
+            removed += labels[block[i]] == k
+            if assigned[i] == k:
+                rest[together] = i
+                together += 1
+        if together < 2:
+            continue
+        c = components.size[k] - removed
+        if c == 0:
+            return math.inf
+        for i in range(len(block)):
+            scratch.block_q[i] = components.q[k, lane + i]
+        remove_block(
+            components.y[k], lane, block, labels, k, prior.kappa0 + components.size[k], scratch.block_y, scratch.block_q
         )
+        points = scratch.block_y[rest[:together]]
+        gain = 0.0
+        for i in range(together):
+            alone, joint = 0.0, 0.0
+            for r in range(points.shape[1]):
+                alone += scratch.block_y[rest[i], r] ** 2
+                joint += points[i, r] ** 2
+            kappa = prior.kappa0 + c + i
+            log_t = prior.predictive[c + i] - 0.5 * gain
+            log_t -= 0.5 * (prior.nu0 + c + i + 1) * math.log1p(joint * kappa / (kappa + 1))
+            kappa = prior.kappa0 + c
+            log_t_alone = prior.predictive[c] - 0.5 * (prior.nu0 + c + 1) * math.log1p(alone * kappa / (kappa + 1))
+            excess += math.log((c + i) / c) + beta * (log_t - log_t_alone)
+            gain += join(points[i].copy(), prior.kappa0 + c + i, points)
+    return excess
 
 
 @njit(nogil=True, cache=True)

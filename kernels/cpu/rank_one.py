@@ -41,18 +41,37 @@ def remove_block(
         g = _root_gain(c, squared)
         v = block_y[i].copy()
         for j in range(b):
-            inner = 0.0
-            for r in range(Dp):
-                inner += v[r] * block_y[j, r]
-            h = -s - g * (inner - s * squared)
-            for r in range(Dp):
-                block_y[j, r] += h * v[r]
+            _shift(block_y[j], v, squared, s, g)
     for i in range(b):
         squared = 0.0
         for r in range(Dp):
             squared += block_y[i, r] * block_y[i, r]
         block_q[i] = squared
     return log_det_change
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def _shift(y: np.ndarray, v: np.ndarray, squared: float, s: float, g: float) -> None:
+    """y <- (I - g v v')(y - s v), |v|^2 = squared: a whitened point after the component took in or let go v's point."""
+    inner = 0.0
+    for r in range(len(y)):
+        inner += v[r] * y[r]
+    h = -s - g * (inner - s * squared)
+    for r in range(len(y)):
+        y[r] += h * v[r]
+
+
+@njit(nogil=True, fastmath=FASTMATH, cache=True)
+def join(v: np.ndarray, kappa: float, rest: np.ndarray) -> float:
+    """Whitened points `rest` [., Dp] after the component, of strength kappa, took in v's; the log det's change."""
+    c, s = kappa / (kappa + 1), 1 / (kappa + 1)
+    squared = 0.0
+    for r in range(len(v)):
+        squared += v[r] * v[r]
+    g = _root_gain(c, squared)
+    for j in range(len(rest)):
+        _shift(rest[j], v, squared, s, g)
+    return math.log1p(c * squared)
 
 
 @njit(nogil=True, cache=True)
@@ -92,8 +111,19 @@ def move(x: np.ndarray, lane: int, c: float, s: float, components: Components, k
             y[r, j] += t[j] * v[r]
             q[j] += y[r, j] * y[r, j]
 
-    # The factor: with sigma_i = 1 + c sum_{l <= i} v_l^2 and z = sum_{l < i} v_l W_l, row i of the new factor is
-    # sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z.
+    components.log_det[k] += move_factor(x, c, s, W, mean, v, z)
+
+
+@njit(nogil=True, fastmath=FASTMATH | {"reassoc"}, cache=True)
+def move_factor(
+    x: np.ndarray, c: float, s: float, W: np.ndarray, mean: np.ndarray, v: np.ndarray, z: np.ndarray
+) -> float:
+    """Factor and mean of a component after a point was added or removed (c and s as in `move`); the log det's change.
+
+    With sigma_i = 1 + c sum_{l <= i} v_l^2 and z = sum_{l < i} v_l W_l, row i of the new factor is
+    sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z. v and z are overwritten.
+    """
+    D = len(x)
     for i in range(D):
         v[i] = 0
         z[i] = 0
@@ -114,4 +144,4 @@ def move(x: np.ndarray, lane: int, c: float, s: float, components: Components, k
             z[j] += v[i] * w
     for i in range(D):
         mean[i] += s * (x[i] - mean[i])
-    components.log_det[k] += math.log(sigma)
+    return math.log(sigma)

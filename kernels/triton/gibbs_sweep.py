@@ -97,6 +97,8 @@ def gibbs_sweep(
     block_size: int = 1,
     shared_new: bool = False,
     alpha_shape: int = 1,
+    correction: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
 ) -> GibbsState:
     """See `kernels.gibbs_sweep`.
 
@@ -105,6 +107,10 @@ def gibbs_sweep(
     slots: since a sweep depends on the state alone, the result is that of a launch with room enough.
     """
     name = target(x)
+    if correction is not None:
+        raise ValueError("correction must be None on engine 'triton', which draws blocks without it")
+    if inverse_temperature is not None:
+        raise ValueError("inverse_temperature must be None on engine 'triton', which samples the posterior only")
     N, D = x.shape
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)

@@ -1,0 +1,94 @@
+"""Annealed importance sampling of labellings: a start with many components, and a lower bound of its log evidence."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from classfit.diagnostics import log_joint
+from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
+
+POINTS_A_UNIT_OF_ALPHA = 16
+"""alpha = n / 16 of the restaurant that labels are drawn from: 0.18 n components, then fewer as the data come in."""
+SWEEPS_A_TEMPERATURE = 5
+TEMPERATURES = np.concatenate([[0.0], np.geomspace(1e-4, 0.05, 12), np.linspace(0.05, 1, 29)[1:]])
+"""Inverse temperatures. Close together at first, where random labels are worth many nats a point."""
+
+
+def anneal(
+    x: Tensor, group_offsets: Tensor, prior: NIWPrior, rngs: list[np.random.Generator]
+) -> tuple[GibbsState, np.ndarray]:
+    """Labels from the prior, cooled to the posterior by Gibbs sweeps (Neal 2001).
+
+        log w = sum_t (beta_t - beta_(t-1)) log p(x | z_(t-1)),    z_t by sweeps that leave p(z | alpha) p(x | z)^beta_t
+
+    E[w] = p(x | alpha) at the fixed alpha = n / 16, so log w + log p(alpha) lies below the log evidence of the data and
+    alpha but for a few nats by chance; by how much depends on how slowly it was cooled. It counts all labellings of the
+    state that it ends in, which the log joint of one labelling does not.
+
+    Args:
+        x: [N, D] points sorted by group.
+        group_offsets: [G + 1] int64.
+        prior: of each group, in the units of x.
+        rngs: a generator for each group.
+
+    Returns:
+        GibbsState at the end, and [G] log w - alpha, in nats (the prior density of alpha is exp(-alpha)).
+    """
+    sizes = group_offsets.diff().tolist()
+    alpha = torch.tensor([max(1.0, n / POINTS_A_UNIT_OF_ALPHA) for n in sizes], dtype=torch.float64)
+    labels = [_restaurant(rng, n, float(a)) for rng, n, a in zip(rngs, sizes, alpha, strict=True)]
+    state = GibbsState(torch.from_numpy(np.concatenate(labels)), alpha)
+    log_weight = np.zeros(len(sizes))
+    for before, beta in pairwise(TEMPERATURES):
+        likelihood = log_joint(state.labels, alpha, x, group_offsets, prior) - _log_prior(state, group_offsets)
+        log_weight += (beta - before) * likelihood.numpy()
+        order, uniforms, _ = sweep_numbers(rngs, group_offsets, SWEEPS_A_TEMPERATURE)
+        states = gibbs_sweep(
+            state, x, order, uniforms, prior=prior, group_offsets=group_offsets,
+            inverse_temperature=torch.full((len(sizes),), beta, dtype=torch.float64),
+        )  # fmt: skip
+        state = GibbsState(states.labels[-1], alpha)
+    return state, log_weight - alpha.numpy()
+
+
+def sweep_numbers(
+    rngs: list[np.random.Generator], group_offsets: Tensor, n_sweeps: int
+) -> tuple[Tensor, Tensor, AlphaNoise]:
+    """Visiting orders, uniforms and the noise of alpha for some sweeps, a generator a group."""
+    order, uniforms, beta, gamma, choice = [], [], [], [], []
+    for rng, n in zip(rngs, group_offsets.diff().tolist(), strict=True):
+        order.append(rng.permuted(np.tile(np.arange(n), (n_sweeps, 1)), axis=1))
+        uniforms.append(rng.random((n_sweeps, n)))
+        beta.append(rng.standard_exponential((n_sweeps, n)))
+        gamma.append(rng.standard_exponential((n_sweeps, n + 1)))
+        choice.append(rng.random((n_sweeps, 1)))
+    fields = [torch.from_numpy(np.concatenate(field, axis=1)) for field in (order, uniforms, beta, gamma, choice)]
+    return fields[0], fields[1], AlphaNoise(*fields[2:])
+
+
+def _restaurant(rng: np.random.Generator, n: int, alpha: float) -> np.ndarray:
+    """Labels of n points from the Chinese restaurant process: who opens no table joins a random earlier guest."""
+    labels = np.zeros(n, np.int64)
+    opens = rng.random(n) < alpha / (alpha + np.arange(n))
+    opens[0] = True
+    companion = (rng.random(n) * np.arange(n)).astype(np.int64)
+    new = opens.cumsum() - 1
+    for i in range(1, n):
+        labels[i] = new[i] if opens[i] else labels[companion[i]]
+    return labels
+
+
+def _log_prior(state: GibbsState, group_offsets: Tensor) -> Tensor:
+    """[G] log probability of the labels under the Chinese restaurant process."""
+    values = []
+    for alpha, labels in zip(state.alpha, state.labels.split(group_offsets.diff().tolist()), strict=True):
+        sizes = labels.bincount().double()
+        values.append(
+            torch.lgamma(alpha)
+            - torch.lgamma(alpha + len(labels))
+            + len(sizes) * torch.log(alpha)
+            + torch.lgamma(sizes).sum()
+        )
+    return torch.stack(values)

@@ -1,0 +1,409 @@
+"""Several chains a group from dispersed starts, run until they agree: the protocol `converged`.
+
+Each chain is on its own. A round is some exact Gibbs sweeps, then split-merge proposals of two kinds: *peels*, which
+part a point and a few companions from the component around them (or return them), and one of Jain & Neal's, of
+all points. Both leave the posterior invariant, because what they propose does not depend on the labels.
+
+In many dimensions the posterior of a group has states that no such move connects: one large component, or dozens of
+small ones, hundreds of nats apart. Every chain therefore looks for the better one in its burn-in, which is discarded
+and need not be reversible: it burns in from its own start, from one component, and by annealing from many components,
+and goes on from the track with the largest lower bound of the log evidence. That is the log joint density of the data,
+alpha and the labels; for the annealed track, whose labellings are very many and one as good as the other, also the
+estimate of annealed importance sampling, if that is larger. The chains still share nothing. What their agreement then
+says is that they found the same state, not how probable a state is that none of them chose: `burn_in_log_evidence`
+shows those.
+
+The burn-in also tells where to try peels: half of their anchors are drawn by how often a point was in a component of
+less than a quarter of the points. These probabilities stay as they are from then on.
+"""
+
+import warnings
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from arviz_stats.base import array_stats
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from classfit.annealing import anneal, sweep_numbers
+from classfit.diagnostics import log_joint
+from classfit.gibbs import generator
+from kernels import GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
+
+N_CHAINS = 4
+N_TRACKS = 3
+"""Starts that a chain tries in its burn-in: its own, one component, annealing."""
+SWEEPS_A_ROUND = 5
+PEELS_A_ROUND = 40
+MAX_PEEL = 20
+"""Points that a peel may part from the rest, beside its anchor."""
+ROUNDS_BETWEEN_SPLITS = 8
+"""One of Jain & Neal's proposals in so many rounds: it costs as much as several sweeps, and is seldom accepted."""
+BURN_IN_ROUNDS = 20
+CHECK_ROUNDS = 50
+"""Rounds between two looks at R-hat and the effective sample size."""
+MAX_ROUNDS = 400
+"""The budget, burn-in apart: 2,000 sweeps a chain."""
+KEEP_EVERY = 5
+N_KEPT = 10
+"""Labellings of each chain that the predictive is averaged over: from the second half of its rounds."""
+MAX_RHAT, MIN_ESS = 1.01, 400
+
+_INIT, _SWEEPS, _PEELS, _SPLITS, _ANNEAL = 2, 3, 4, 5, 7
+
+
+class Chains(NamedTuple):
+    """Four chains of every group after some rounds; C chains, R rounds, G groups, N points."""
+
+    round: int
+    """Rounds made, of groups that have not stopped; 0 before the burn-in."""
+    labels: np.ndarray
+    """[C, N] int32 component of each point within its group."""
+    alpha: np.ndarray
+    """[C, G]"""
+    kept_labels: np.ndarray
+    """[R / KEEP_EVERY, C, N] int32; rows of a group that had stopped repeat its last."""
+    kept_alpha: np.ndarray
+    """[R / KEEP_EVERY, C, G]"""
+    log_joint: np.ndarray
+    """[R, C, G] log joint density of labels and data given alpha, in nats; nan once the group had stopped."""
+    n_components: np.ndarray
+    """[R, C, G] number of components; -1 once the group had stopped."""
+    proposed: np.ndarray
+    """[2, C, G] int64 splits and merges that were proposed."""
+    accepted: np.ndarray
+    """[2, C, G] int64 those that were accepted."""
+    stopped: np.ndarray
+    """[G] the round after which the group stopped; 0 if it goes on."""
+    anchor_weight: np.ndarray
+    """[C, N] probability of each point of a group as the anchor of a peel."""
+    burn_in_log_evidence: np.ndarray
+    """[C, N_TRACKS, G] lower bound of the log evidence, of each track of the burn-in."""
+    simple_log_joint: np.ndarray
+    """[G] best log joint, at alpha = 1, of one component and k-means with 6 and 25."""
+
+
+class Convergence(NamedTuple):
+    """What a reader needs to judge the chains of every group; C chains, R rounds, G groups."""
+
+    converged: np.ndarray
+    """[G] bool: R-hat and effective sample size are within limits, and no chain is below the simple labellings."""
+    rhat_log_joint: np.ndarray
+    """[G] rank-normalised R-hat (Vehtari et al. 2021) over the second half of the rounds."""
+    rhat_n_components: np.ndarray
+    """[G] 1 if the number of components never differs."""
+    ess_log_joint: np.ndarray
+    """[G] bulk effective sample size."""
+    ess_n_components: np.ndarray
+    """[G]"""
+    log_joint: np.ndarray
+    """[R, C, G] nats; nan after the group stopped."""
+    n_components: np.ndarray
+    """[R, C, G] -1 after the group stopped."""
+    rounds: np.ndarray
+    """[G] rounds until the group stopped."""
+    split_acceptance: np.ndarray
+    """[C, G] share of proposed splits that were accepted; nan if none was proposed."""
+    merge_acceptance: np.ndarray
+    """[C, G]"""
+    burn_in_log_evidence: np.ndarray
+    """[C, 3, G] nats, lower bounds of log p(data, alpha) from the burn-in: own start, one component, annealing."""
+    above_simple: np.ndarray
+    """[C, G] nats, at alpha = 1, of a chain's last state above the best of one component and k-means with 6 and 25."""
+
+
+class Problem(NamedTuple):
+    """The data of every group and what is proposed from them."""
+
+    x: Tensor
+    group_offsets: Tensor
+    prior: NIWPrior
+    streams: list[int]
+    seed: int
+    companions: list[np.ndarray]
+    """[3, n, m] for each group: other points that a peel may part together with each point, in three orders: of the
+    angle between them as seen from the prior mean, of distance, and (whatever the point) of how outlying they are."""
+
+
+def problem(x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int], seed: int) -> Problem:
+    """x [N, D] points sorted by group, with the prior in their units; streams as in `classfit.gibbs.stream`."""
+    companions = []
+    for g, (a, b) in enumerate(_segments(group_offsets)):
+        centred = x[a:b].double() - prior.mu0[g]
+        # The scale matrix of one component that holds all points says what is far out.
+        chol = torch.linalg.cholesky(prior.S0[g] + centred.T @ centred)
+        outlying = torch.linalg.solve_triangular(chol, centred.T, upper=False).square().sum(0)
+        direction = torch.nn.functional.normalize(centred)
+        every_distance = (
+            -direction @ direction.T,
+            torch.cdist(centred, centred),
+            -outlying.expand(b - a, b - a).clone(),
+        )
+        m = max(0, min(MAX_PEEL, b - a - 1))
+        orders = [d.fill_diagonal_(torch.inf).argsort(dim=1, stable=True)[:, :m] for d in every_distance]
+        companions.append(torch.stack(orders).numpy())
+    return Problem(x, group_offsets, prior, streams, seed, companions)
+
+
+def begin(problem: Problem, n_init_components: int) -> Chains:
+    """Dispersed starts: one component, K0 at random, k-means with K0 and 25; then the burn-in of every chain."""
+    G, N = len(problem.streams), len(problem.x)
+    sizes = problem.group_offsets.diff().numpy()
+    starts: list[list[np.ndarray]] = []
+    simple = np.full(G, -np.inf)
+    one = torch.ones(1, dtype=torch.float64)
+    for g, (a, b) in enumerate(_segments(problem.group_offsets)):
+        rng = generator(problem.seed, problem.streams[g], _INIT, 0)
+        n, points = b - a, problem.x[a:b].double().numpy()
+        means = {k: _k_means(points, k, int(rng.integers(2**31 - 1))) for k in {6, 25, n_init_components}}
+        scattered = np.unique(rng.integers(n_init_components, size=n), return_inverse=True)[1]
+        starts.append([np.zeros(n, np.int64), scattered, means[n_init_components], means[25]])
+        group_prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
+        for labelling in (starts[g][0], means[6], means[25]):
+            value = log_joint(torch.from_numpy(labelling), one, problem.x[a:b], torch.tensor([0, n]), group_prior)
+            simple[g] = max(simple[g], float(value[0]))
+
+    even = np.concatenate([np.full(n, 1 / n) for n in sizes])
+    small = np.zeros((N_CHAINS, N))
+    units = [(g, c, t) for g in range(G) for c in range(N_CHAINS) for t in (0, 1)]
+    state = GibbsState(
+        torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
+        torch.ones(len(units), dtype=torch.float64),
+    )
+    for r in range(BURN_IN_ROUNDS):
+        state, _, _ = _round(problem, units, state, r, np.broadcast_to(even, (N_CHAINS, N)))
+        for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
+            small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
+    log_evidence = _log_joint(problem, units, state) - state.alpha.numpy()  # the prior of alpha is exp(-alpha)
+    annealed_units = [(g, c, 2) for g in range(G) for c in range(N_CHAINS)]
+    x, prior, offsets = _tiled(problem, annealed_units)
+    rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, 0, 1 + c) for g, c, _ in annealed_units]
+    annealed, annealed_log_evidence = anneal(x, offsets, prior, rngs)
+    for r in range(BURN_IN_ROUNDS):
+        annealed, _, _ = _round(problem, annealed_units, annealed, r, np.broadcast_to(even, (N_CHAINS, N)))
+    one_labelling = _log_joint(problem, annealed_units, annealed) - annealed.alpha.numpy()
+    annealed_log_evidence = np.maximum(annealed_log_evidence, one_labelling)
+
+    bound = np.empty((N_CHAINS, N_TRACKS, G))
+    alpha = np.empty((N_CHAINS, G))
+    chosen = np.empty((N_CHAINS, N), np.int32)
+    tracks = ((units, state, log_evidence), (annealed_units, annealed, annealed_log_evidence))
+    for these, _, values in tracks:
+        for (g, c, t), value in zip(these, values, strict=True):
+            bound[c, t, g] = value
+    for these, after, _ in tracks:
+        for (g, c, t), a, labelling in zip(these, after.alpha, _parts(problem, these, after), strict=True):
+            if t == bound[c, :, g].argmax():
+                chosen[c, _rows(problem, g)], alpha[c, g] = labelling, float(a)
+    total = np.repeat(np.add.reduceat(small, problem.group_offsets[:-1].numpy(), axis=1), sizes, axis=1)
+    anchor_weight = 0.5 * even + 0.5 * np.where(total > 0, small / np.maximum(total, 1), even)
+    counts = np.zeros((2, N_CHAINS, G), np.int64)
+    return Chains(
+        round=0, labels=chosen, alpha=alpha, kept_labels=np.empty((0, N_CHAINS, N), np.int32),
+        kept_alpha=np.empty((0, N_CHAINS, G)), log_joint=np.empty((0, N_CHAINS, G)),
+        n_components=np.empty((0, N_CHAINS, G), np.int64), proposed=counts, accepted=counts.copy(),
+        stopped=np.zeros(G, np.int64), anchor_weight=anchor_weight, burn_in_log_evidence=bound, simple_log_joint=simple,
+    )  # fmt: skip
+
+
+def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
+    """The chains after `n_rounds` more rounds of every group that has not stopped, which is where they look again.
+
+    A group stops when it agrees, or at MAX_ROUNDS; looks are taken after every CHECK_ROUNDS rounds, whatever n_rounds.
+    """
+    t = chains.round
+    labels, alpha, stopped = chains.labels.copy(), chains.alpha.copy(), chains.stopped.copy()
+    kept_labels, kept_alpha = list(chains.kept_labels), list(chains.kept_alpha)
+    joints, numbers = list(chains.log_joint), list(chains.n_components)
+    proposed, accepted = chains.proposed.copy(), chains.accepted.copy()
+    for t in range(chains.round + 1, chains.round + n_rounds + 1):
+        units = [(int(g), c, 0) for g in np.flatnonzero(stopped == 0) for c in range(N_CHAINS)]
+        state = GibbsState(
+            torch.from_numpy(np.concatenate([labels[c, _rows(problem, g)] for g, c, _ in units])).long(),
+            torch.tensor([alpha[c, g] for g, c, _ in units], dtype=torch.float64),
+        )
+        state, n_proposed, n_accepted = _round(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
+        value = _log_joint(problem, units, state)
+        joints.append(np.full(alpha.shape, np.nan))
+        numbers.append(np.full(alpha.shape, -1))
+        for u, ((g, c, _), part) in enumerate(zip(units, _parts(problem, units, state), strict=True)):
+            labels[c, _rows(problem, g)] = part
+            alpha[c, g] = float(state.alpha[u])
+            joints[-1][c, g], numbers[-1][c, g] = value[u], part.max() + 1
+            proposed[:, c, g] += n_proposed[:, u]
+            accepted[:, c, g] += n_accepted[:, u]
+        if t % KEEP_EVERY == 0:
+            kept_labels.append(labels.copy())
+            kept_alpha.append(alpha.copy())
+        if t % CHECK_ROUNDS == 0:
+            for g in np.flatnonzero(stopped == 0).tolist():
+                traces = (np.array(trace)[:, :, g] for trace in (joints, numbers))
+                if t >= MAX_ROUNDS or _agree(*(agreement(trace[t // 2 :].T) for trace in traces)):
+                    stopped[g] = t
+        if stopped.all():
+            break
+    return chains._replace(
+        round=t, labels=labels, alpha=alpha, kept_labels=np.array(kept_labels), kept_alpha=np.array(kept_alpha),
+        log_joint=np.array(joints), n_components=np.array(numbers), proposed=proposed, accepted=accepted,
+        stopped=stopped,
+    )  # fmt: skip
+
+
+def agreement(trace: np.ndarray) -> tuple[float, float]:
+    """Rank-normalised R-hat and bulk effective sample size of a trace [C, R] (arviz-stats).
+
+    Of a trace that never changes R-hat is 1 and the effective sample size the number of draws if all chains are equal,
+    else infinity and 0.
+    """
+    if (trace == trace[:, :1]).all():
+        return (1.0, float(trace.size)) if (trace == trace[0, 0]).all() else (np.inf, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rhat = float(array_stats.rhat(trace, chain_axis=0, draw_axis=1))
+        ess = float(array_stats.ess(trace, chain_axis=0, draw_axis=1))
+    return (rhat if np.isfinite(rhat) else np.inf), (ess if np.isfinite(ess) else 0.0)
+
+
+def judge(chains: Chains, problem: Problem) -> Convergence:
+    """The verdict on chains that have all stopped."""
+    C, G = chains.alpha.shape
+    rhat, ess = np.empty((2, G)), np.empty((2, G))
+    for g in range(G):
+        t = chains.stopped[g]
+        for i, trace in enumerate((chains.log_joint, chains.n_components)):
+            rhat[i, g], ess[i, g] = agreement(trace[t // 2 : t, :, g].T)
+    units = [(g, c, 0) for g in range(G) for c in range(C)]
+    labels = torch.from_numpy(np.concatenate([chains.labels[c, _rows(problem, g)] for g, c, _ in units])).long()
+    at_one = _log_joint(problem, units, GibbsState(labels, torch.ones(len(units), dtype=torch.float64)))
+    above = at_one.reshape(G, C).T - chains.simple_log_joint
+    with np.errstate(invalid="ignore"):
+        share = chains.accepted / chains.proposed
+    agree = np.array([_agree(*zip(rhat[:, g], ess[:, g], strict=True)) for g in range(G)])
+    return Convergence(
+        converged=agree & (above > -1e-6 * np.abs(chains.simple_log_joint)).all(0),
+        rhat_log_joint=rhat[0], rhat_n_components=rhat[1], ess_log_joint=ess[0], ess_n_components=ess[1],
+        log_joint=chains.log_joint, n_components=chains.n_components, rounds=chains.stopped,
+        split_acceptance=share[0], merge_acceptance=share[1], burn_in_log_evidence=chains.burn_in_log_evidence,
+        above_simple=above,
+    )  # fmt: skip
+
+
+def kept(chains: Chains, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """labels [S, N] and alpha [S, G]: N_KEPT of each chain, spread over the second half of each group's rounds."""
+    N, G = len(problem.x), len(problem.streams)
+    labels, alpha = np.empty((N_KEPT * N_CHAINS, N), np.int32), np.empty((N_KEPT * N_CHAINS, G))
+    for g in range(G):
+        last = chains.stopped[g] // KEEP_EVERY
+        at = np.linspace(last / 2, last - 1, N_KEPT).round().astype(int)
+        labels[:, _rows(problem, g)] = chains.kept_labels[at][:, :, _rows(problem, g)].reshape(len(labels), -1)
+        alpha[:, g] = chains.kept_alpha[at, :, g].reshape(-1)
+    return labels, alpha
+
+
+def _agree(*rhat_and_ess: tuple[float, float]) -> bool:
+    return all(rhat < MAX_RHAT and ess > MIN_ESS for rhat, ess in rhat_and_ess)
+
+
+def _round(
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, anchor_weight: np.ndarray
+) -> tuple[GibbsState, np.ndarray, np.ndarray]:
+    """Sweeps, then split-merge proposals, of units (group, chain, track), each as a group of its own.
+
+    Returns the state, and for each unit the numbers [2, U] of splits and merges proposed and accepted.
+    """
+    x, prior, offsets = _tiled(problem, units)
+
+    def rngs(purpose: int) -> list[np.random.Generator]:
+        return [generator(problem.seed, problem.streams[g], purpose, index, 1 + N_TRACKS * c + t) for g, c, t in units]
+
+    order, uniforms, noise = sweep_numbers(rngs(_SWEEPS), offsets, SWEEPS_A_ROUND)
+    states = gibbs_sweep(state, x, order, uniforms, noise, prior=prior, group_offsets=offsets)
+    state = GibbsState(states.labels[-1], states.alpha[-1])
+    every_proposal = [
+        _peels(
+            rngs(_PEELS),
+            [problem.companions[g] for g, _, _ in units],
+            [anchor_weight[c, _rows(problem, g)] for g, c, _ in units],
+        )
+    ]
+    if index % ROUNDS_BETWEEN_SPLITS == 0:
+        every_proposal.append(_splits(rngs(_SPLITS), offsets))
+    proposed, accepted = np.zeros((2, len(units)), np.int64), np.zeros((2, len(units)), np.int64)
+    for proposals in every_proposal:
+        state, info = split_merge(state, x, proposals, prior=prior, group_offsets=offsets)
+        made = proposals.anchors[:, :, 0] != proposals.anchors[:, :, 1]
+        for i, kind in enumerate((info.split, ~info.split)):
+            proposed[i] += (kind & made).sum(0).numpy()
+            accepted[i] += (kind & info.accepted).sum(0).numpy()
+    return state, proposed, accepted
+
+
+def _peels(
+    rngs: list[np.random.Generator], companions: list[np.ndarray], weights: list[np.ndarray]
+) -> SplitMergeProposals:
+    """A point, drawn by its weight, with up to MAX_PEEL of its companions, against another random point."""
+    P, m = PEELS_A_ROUND, max(others.shape[2] for others in companions)
+    anchors = np.zeros((P, len(rngs), 2), np.int64)
+    candidates = np.full((P, len(rngs), m), -1)
+    uniforms, accept = np.empty((P, len(rngs), 2, m)), np.empty((P, len(rngs)))
+    for u, (rng, others, weight) in enumerate(zip(rngs, companions, weights, strict=True)):
+        kinds, n, width = others.shape
+        anchors[:, u, 0] = rng.choice(n, size=P, p=weight / weight.sum())
+        anchors[:, u, 1] = rng.integers(n, size=P)
+        size = rng.integers(1, width + 1, size=P) if width else np.zeros(P, np.int64)
+        named = others[rng.integers(kinds, size=P), anchors[:, u, 0]]
+        usable = (np.arange(width) < size[:, None]) & (named != anchors[:, u, 1:])
+        candidates[:, u, :width] = np.where(usable, named, -1)
+        uniforms[:, u], accept[:, u] = rng.random((P, 2, m)), rng.random(P)
+    launch = np.ones(candidates.shape, np.bool_)
+    return SplitMergeProposals(*(torch.from_numpy(field) for field in (anchors, candidates, launch, uniforms, accept)))
+
+
+def _splits(rngs: list[np.random.Generator], offsets: Tensor) -> SplitMergeProposals:
+    """One of Jain & Neal's proposals a unit: two random anchors, all other points on random sides, two scans."""
+    sizes = offsets.diff().tolist()
+    C = max(sizes)
+    anchors = np.zeros((1, len(rngs), 2), np.int64)
+    candidates = np.full((1, len(rngs), C), -1)
+    launch, uniforms = np.zeros((1, len(rngs), C), np.bool_), np.zeros((1, len(rngs), 2, C))
+    accept = np.empty((1, len(rngs)))
+    for u, (rng, n) in enumerate(zip(rngs, sizes, strict=True)):
+        points = rng.permutation(n)
+        if n > 1:
+            anchors[0, u], candidates[0, u, : n - 2] = points[:2], points[2:]
+        launch[0, u, :n], uniforms[0, u, :, :n], accept[0, u] = rng.random(n) < 0.5, rng.random((2, n)), rng.random()
+    return SplitMergeProposals(*(torch.from_numpy(field) for field in (anchors, candidates, launch, uniforms, accept)))
+
+
+def _tiled(problem: Problem, units: list[tuple[int, int, int]]) -> tuple[Tensor, NIWPrior, Tensor]:
+    """Data, prior and offsets with the group of each unit as one of its own."""
+    groups = [g for g, _, _ in units]
+    x = torch.cat([problem.x[_rows(problem, g)] for g in groups])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), problem.group_offsets.diff()[groups].cumsum(0)])
+    return x, NIWPrior(*(field[groups].contiguous() for field in problem.prior)), offsets
+
+
+def _log_joint(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
+    x, prior, offsets = _tiled(problem, units)
+    return log_joint(state.labels, state.alpha, x, offsets, prior).numpy()
+
+
+def _parts(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> list[np.ndarray]:
+    sizes = problem.group_offsets.diff()[[g for g, _, _ in units]].tolist()
+    return [part.numpy() for part in state.labels.split(sizes)]
+
+
+def _rows(problem: Problem, g: int) -> slice:
+    return slice(int(problem.group_offsets[g]), int(problem.group_offsets[g + 1]))
+
+
+def _segments(offsets: Tensor) -> list[tuple[int, int]]:
+    return list(pairwise(offsets.tolist()))
+
+
+def _k_means(points: np.ndarray, k: int, seed: int) -> np.ndarray:
+    k = min(k, len(np.unique(points, axis=0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return KMeans(k, n_init=1, random_state=seed).fit_predict(points).astype(np.int64)

@@ -1,0 +1,185 @@
+"""The protocol `converged`: its chains, its verdict, and that nothing else changes them."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from arviz_stats.base import array_stats
+from sklearn.exceptions import ConvergenceWarning
+from tolerances import MONTE_CARLO_SIGMAS
+
+from classfit import ConstantFeatureWarning, DPGaussianMixture, convergence
+from classfit.gibbs import stream
+from classfit.prior import group_variances, niw_prior, standardise, standardised
+
+CONVERGED = {"n_init_components": 3, "protocol": "converged", "random_state": 0}
+
+
+def two_clusters(n: int = 40, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 2)) * [1.0, 0.4] + 6 * (np.arange(n) % 2)[:, None]
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A budget of 30 rounds, looked at after every 10."""
+    for name, value in {"MAX_ROUNDS": 30, "CHECK_ROUNDS": 10, "KEEP_EVERY": 1, "BURN_IN_ROUNDS": 4}.items():
+        monkeypatch.setattr(convergence, name, value)
+
+
+def problem_of(X: np.ndarray, sizes: list[int], names: list[str]) -> convergence.Problem:
+    offsets = torch.tensor([0, *np.cumsum(sizes)])
+    x = torch.from_numpy(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
+        prior = niw_prior(*group_variances(x, offsets), 3)
+    streams = [stream(name) for name in names]
+    return convergence.problem(standardise(x, prior, offsets), offsets, standardised(prior), streams, 5)
+
+
+def assert_same(a, b) -> None:
+    for name, one, other in zip(a._fields, a, b, strict=True):
+        assert np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f"), name
+
+
+def test_easy_groups_converge_to_what_one_long_chain_gives():
+    X = two_clusters()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = DPGaussianMixture(**CONVERGED).fit(X)
+    found = model.convergence_
+    assert found.converged.all()
+    assert (found.rhat_log_joint < 1.01).all()
+    assert (found.ess_n_components > 400).all()
+    assert (found.rounds < convergence.MAX_ROUNDS).all()
+    assert (found.above_simple > 0).all()
+    assert model.posterior_.labels.shape == (convergence.N_KEPT * convergence.N_CHAINS, len(X))
+    # The same posterior by Gibbs sweeps alone.
+    long = DPGaussianMixture(3, n_sweeps=12_000, n_discard=200, thin=20, random_state=1).fit(X)
+    t = int(found.rounds[0])
+    for ours, theirs, ess in (
+        (found.log_joint[t // 2 : t, :, 0], long.trace_.log_joint[10:, 0], found.ess_log_joint[0]),
+        (found.n_components[t // 2 : t, :, 0], long.trace_.n_components[10:, 0], found.ess_n_components[0]),
+    ):
+        their_ess = float(array_stats.ess(theirs[None].astype(float), chain_axis=0, draw_axis=1))
+        error = np.sqrt(ours.var() / ess + theirs.var() / their_ess)
+        assert abs(ours.mean() - theirs.mean()) < MONTE_CARLO_SIGMAS * error
+    assert np.abs(model.score_samples(X) - long.score_samples(X)).max() < 0.2
+
+
+def test_chains_start_apart_and_are_not_copies_of_each_other(short):
+    problem = problem_of(two_clusters(), [40], ["ant"])
+    chains = convergence.begin(problem, 3)
+    chains = convergence.advance(chains, problem, 2)
+    traces = chains.log_joint[:, :, 0].T
+    assert len({trace.tobytes() for trace in traces}) == convergence.N_CHAINS
+    assert len({alpha.tobytes() for alpha in chains.alpha}) == convergence.N_CHAINS
+
+
+def test_chains_stopped_after_any_round_go_on_to_the_same_bits(short):
+    X = np.concatenate([two_clusters(30, 1), two_clusters(17, 2)])
+    problem = problem_of(X, [30, 17], ["ant", "elk"])
+    begun = convergence.begin(problem, 3)
+    whole = convergence.advance(begun, problem, 30)
+    assert (whole.stopped > 0).all()
+    for stop in (1, 9, 10, 23):
+        parted = convergence.advance(convergence.advance(begun, problem, stop), problem, 30 - stop)
+        assert_same(parted, whole)
+
+
+def test_a_fit_goes_on_from_its_checkpoint_to_the_same_result(short, tmp_path, monkeypatch):
+    X, names = two_clusters(50), np.repeat(["ant", "elk"], 25)
+    with pytest.warns(ConvergenceWarning):
+        whole = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
+    monkeypatch.setattr("classfit.dpgmm.SECONDS_BETWEEN_CHECKPOINTS", 0)
+    advance, calls = convergence.advance, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return advance(*arguments)
+
+    monkeypatch.setattr(convergence, "advance", killed)
+    model = DPGaussianMixture(**CONVERGED, checkpoint=tmp_path / "chains.npz")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, groups=names)
+    monkeypatch.setattr(convergence, "advance", advance)
+    monkeypatch.setattr(convergence, "begin", None)  # not begun anew
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, groups=names)
+    assert_same(model.convergence_, whole.convergence_)
+    assert np.array_equal(model.posterior_.labels, whole.posterior_.labels)
+    with pytest.raises(ValueError, match="belongs to other data or other settings"):
+        DPGaussianMixture(3, random_state=0, checkpoint=tmp_path / "chains.npz").fit(X, groups=names)
+
+
+def test_a_group_is_fitted_alike_alone_and_among_others(short):
+    X = np.concatenate([two_clusters(30, 1), two_clusters(2, 3), two_clusters(1, 4), two_clusters(21, 2)])
+    names = np.repeat(["cat", "duo", "one", "elk"], [30, 2, 1, 21])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
+        alone = DPGaussianMixture(**CONVERGED).fit(X[names == "elk"], groups=names[names == "elk"])
+    g = list(together.groups_).index("elk")
+    t = int(alone.convergence_.rounds[0])
+    assert together.convergence_.rounds[g] == t
+    assert np.array_equal(together.convergence_.log_joint[:t, :, g], alone.convergence_.log_joint[:t, :, 0])
+    elk = X[names == "elk"]
+    assert np.array_equal(together.score_samples(elk, ["elk"] * 21), alone.score_samples(elk, ["elk"] * 21))
+
+
+def test_groups_that_do_not_converge_are_named(short):
+    X, names = two_clusters(50), np.repeat(["ant", "elk"], 25)
+    with pytest.warns(ConvergenceWarning, match=r"chains of 2 of 2 groups do not agree within 30 rounds.*: ant, elk"):
+        model = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
+    assert not model.convergence_.converged.any()
+    assert (model.convergence_.rounds == 30).all()
+    assert np.isfinite(model.score_samples(X, names)).all()
+
+
+def test_two_chains_that_stay_apart_never_converge():
+    """Same points, but the states of two chains are forced apart: R-hat must say so."""
+    rng = np.random.default_rng(0)
+    trace = rng.normal(size=(4, 200))
+    assert convergence.agreement(trace)[0] < 1.01
+    assert convergence.agreement(trace + np.array([[0], [0], [0], [2]]))[0] > 1.1
+    assert convergence.agreement(np.full((4, 200), 3)) == (1.0, 800.0)
+    rhat, ess = convergence.agreement(np.array([[3] * 200] * 3 + [[4] * 200]))
+    assert rhat == np.inf
+    assert ess == 0
+    assert convergence.agreement(trace) == (
+        float(array_stats.rhat(trace, chain_axis=0, draw_axis=1)),
+        float(array_stats.ess(trace, chain_axis=0, draw_axis=1)),
+    )
+
+
+def test_proposals_do_not_depend_on_labels_and_companions_are_others(short):
+    problem = problem_of(np.concatenate([two_clusters(30), two_clusters(3, 1)]), [30, 3], ["ant", "elk"])
+    assert [others.shape for others in problem.companions] == [(3, 30, 20), (3, 3, 2)]
+    for others in problem.companions:
+        for order in others:
+            assert all(i not in row and len(set(row)) == len(row) for i, row in enumerate(order.tolist()))
+    distance = torch.cdist(problem.x[:30], problem.x[:30]).fill_diagonal_(torch.inf)
+    assert np.array_equal(problem.companions[0][1, :, 0], distance.argmin(1).numpy())
+
+
+def test_the_paper_protocol_is_the_papers_settings():
+    X = two_clusters()
+    named = DPGaussianMixture(protocol="paper", n_sweeps=7, random_state=3).fit(X)
+    spelt = DPGaussianMixture(block_size=4, n_sweeps=400, n_discard=320, thin=4, random_state=3).fit(X)
+    assert np.array_equal(named.posterior_.labels, spelt.posterior_.labels)
+    assert len(named.posterior_.labels) == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"protocol": "best"}, "protocol must be None or one of paper, converged, got 'best'"),
+        ({"protocol": "converged", "official": True}, "official must be False under the protocol 'converged'"),
+    ],
+)
+def test_bad_protocols_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DPGaussianMixture(**settings).fit(two_clusters())

@@ -1,0 +1,69 @@
+"""Held-out and EM densities of classes."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from tolerances import MONTE_CARLO_SIGMAS
+
+from classfit import DPGaussianMixture, GaussianMixture, protocols
+
+
+def two_groups(n: int = 60, D: int = 3):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(2 * n, D)) + np.repeat([[0.0], [5.0]], n, axis=0), np.repeat(["ant", "elk"], n)
+
+
+def test_a_point_is_held_out_of_the_fit_that_gives_its_density(monkeypatch):
+    X, names = two_groups()
+    seen = []
+    fit = DPGaussianMixture.fit
+
+    def spy(self, X, y=None, groups=None):
+        seen.append(np.array(X))
+        return fit(self, X, y, groups)
+
+    monkeypatch.setattr(DPGaussianMixture, "fit", spy)
+    result = protocols.heldout(X, names, n_folds=4, protocol=None)
+    fold = result.diagnostics["fold"]
+    assert sorted(np.bincount(fold[names == "ant"])) == [15] * 4
+    for f, points in enumerate(seen):
+        held = {tuple(row) for row in X[fold == f]}
+        assert not held & {tuple(row) for row in points}
+        assert len(points) + len(held) == len(X)
+    f = 2
+    model = DPGaussianMixture(random_state=f).fit(X[fold != f], groups=names[fold != f])
+    assert np.array_equal(result.log_density[fold == f], model.score_samples(X[fold == f], names[fold == f]))
+    assert result.diagnostics["n_components"].shape == (4, 2)
+
+
+def test_held_out_densities_of_a_gaussian_are_unbiased_and_in_sample_ones_higher():
+    X, names = two_groups(150)
+    result = protocols.heldout(X, names, protocol=None, n_init_components=1)
+    centre = np.where(names == "ant", 0.0, 5.0)[:, None]
+    truth = stats.norm.logpdf(X - centre).sum(1)
+    gap = result.log_density - truth
+    # A Gaussian of D = 3 fitted to n = 120 points loses about (D + D (D + 1) / 2) / 2n = 0.04 nats.
+    assert abs(gap.mean() + 0.04) < MONTE_CARLO_SIGMAS * gap.std() / np.sqrt(len(X)) + 0.04
+    assert result.diagnostics["in_sample"].mean() > result.log_density.mean()
+
+
+def test_em_is_the_mixture_with_the_lowest_bic():
+    X, names = two_groups(120)
+    result = protocols.em(X, names, n_components=(1, 2))
+    assert list(result.diagnostics["n_components"]) == [1, 1]
+    model = GaussianMixture(1).fit(X, groups=names)
+    assert np.allclose(result.log_density, model.score_samples(X, names))
+    X[:60] += 12
+    assert list(protocols.em(X, names, n_components=(1, 2)).diagnostics["n_components"]) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
+        ({"n_folds": 61}, "every group needs at least n_folds = 61 points, group ant has 60"),
+    ],
+)
+def test_bad_folds_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        protocols.heldout(*two_groups(), **settings)

@@ -1,0 +1,318 @@
+"""Split-merge and corrected block moves: engine against reference label for label; enumeration; Geweke's test."""
+
+import numpy as np
+import pytest
+import torch
+from test_gibbs import (
+    draw_partitions,
+    draw_points,
+    exact_posterior,
+    geweke_statistics,
+    make_noise,
+    make_prior,
+    make_problem,
+)
+from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
+
+from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
+
+
+def make_proposals(
+    rng: np.random.Generator,
+    group_offsets: torch.Tensor,
+    P: int,
+    n_scans: int = 2,
+    n_candidates: int | None = None,
+    launch: str = "random",
+) -> SplitMergeProposals:
+    """Random anchors and, in random order, all other points of the group or the first few of them as candidates."""
+    sizes = group_offsets.diff().tolist()
+    C = max(sizes) if n_candidates is None else n_candidates
+    anchors, candidates = np.zeros((P, len(sizes), 2), np.int64), np.full((P, len(sizes), C), -1)
+    for p in range(P):
+        for g, n in enumerate(sizes):
+            points = rng.permutation(n)
+            if n > 1:
+                anchors[p, g] = points[:2]
+                rest = points[2 : 2 + C]
+                candidates[p, g, : len(rest)] = rest
+    bits = rng.random(candidates.shape) < 0.5 if launch == "random" else np.ones(candidates.shape, np.bool_)
+    numbers = (anchors, candidates, bits, rng.random((P, len(sizes), n_scans, C)), rng.random((P, len(sizes))))
+    return SplitMergeProposals(*(torch.from_numpy(field) for field in numbers))
+
+
+# --- Engine against reference
+
+
+@pytest.mark.parametrize(("n_candidates", "launch"), [(None, "random"), (5, "with i"), (0, "random")])
+@pytest.mark.parametrize("D", [1, 2, 5, 17])
+def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch):
+    accepted = torch.zeros(2)
+    for seed in range(2):
+        state, x, _, _, _, arguments = make_problem(seed, N=40, D=D, G=3, T=1, n_components=4)
+        proposals = make_proposals(np.random.default_rng(seed), arguments["group_offsets"], 25, 3, n_candidates, launch)
+        expected, expected_info = split_merge(state, x, proposals, engine="reference", **arguments)
+        got, info = split_merge(state, x, proposals, **arguments)
+        assert torch.equal(got.labels, expected.labels)
+        assert torch.equal(got.alpha, state.alpha)
+        assert torch.equal(info.split, expected_info.split)
+        assert torch.equal(info.accepted, expected_info.accepted)
+        assert torch.allclose(info.log_ratio, expected_info.log_ratio, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
+        accepted += torch.stack([(info.accepted & info.split).sum(), (info.accepted & ~info.split).sum()])
+    assert n_candidates == 0 or (accepted > 0).all(), f"{accepted.tolist()} splits and merges were accepted"
+
+
+def test_more_components_than_memory_is_first_set_aside_for():
+    state, x, _, _, _, arguments = make_problem(5, N=50, D=2, G=1, T=1)
+    state = GibbsState(torch.arange(50), torch.tensor([1e30], dtype=torch.float64))
+    proposals = make_proposals(np.random.default_rng(5), arguments["group_offsets"], 150)
+    merged, info = split_merge(state, x, proposals, **arguments)
+    assert torch.equal(merged.labels, state.labels), "at this alpha nothing unites"
+    state = GibbsState(torch.zeros(50, dtype=torch.int64), state.alpha)
+    results = [split_merge(state, x, proposals, engine=engine, **arguments) for engine in ("reference", "cpu")]
+    assert torch.equal(results[0][0].labels, results[1][0].labels)
+    assert results[1][0].labels.max() > 16
+    assert not info.split.any()
+
+
+def test_64_dimensions_and_float32_data():
+    state, x, _, _, _, arguments = make_problem(7, N=90, D=64, G=2, T=1)
+    proposals = make_proposals(np.random.default_rng(7), arguments["group_offsets"], 6)
+    x = x.float()
+    (expected, expected_info), (got, info) = (
+        split_merge(state, x, proposals, engine=engine, **arguments) for engine in ("reference", "cpu")
+    )
+    assert torch.equal(got.labels, expected.labels)
+    assert torch.allclose(info.log_ratio, expected_info.log_ratio, rtol=PEER_RELATIVE, atol=1e3 * PEER_RELATIVE)
+
+
+def test_one_call_equals_many_on_any_number_of_threads_and_inputs_stay(two_threads, poisoned):
+    state, x, _, _, _, arguments = make_problem(4, N=200, D=4, G=5, T=1)
+    proposals = make_proposals(np.random.default_rng(4), arguments["group_offsets"], 30)
+    before = [field.clone() for field in (*state, x, *proposals)]
+    together, _ = split_merge(state, x, proposals, **arguments)
+    torch.set_num_threads(1)
+    one_by_one = state
+    for p in range(30):
+        one_by_one, _ = split_merge(
+            one_by_one, x, SplitMergeProposals(*(field[p : p + 1] for field in proposals)), **arguments
+        )
+    assert torch.equal(together.labels, one_by_one.labels)
+    for a, b in zip(arguments["group_offsets"][:-1], arguments["group_offsets"][1:], strict=True):
+        used = torch.unique(together.labels[a:b])
+        assert torch.equal(used, torch.arange(len(used)))
+    assert not torch.equal(together.labels, state.labels)
+    for now, then in zip((*state, x, *proposals), before, strict=True):
+        assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize("block_size", [2, 4, 7])
+@pytest.mark.parametrize("D", [1, 3, 17])
+def test_corrected_blocks_are_those_of_the_reference(D, block_size):
+    refused = 0
+    for seed in range(2):
+        state, x, order, uniforms, noise, arguments = make_problem(seed, N=60, D=D, G=3, T=2)
+        accept = torch.from_numpy(np.random.default_rng(seed).random(order.shape))
+        arguments |= {"block_size": block_size}
+        expected = gibbs_sweep(state, x, order, uniforms, noise, correction=accept, engine="reference", **arguments)
+        for dtype in (torch.float64, torch.float32):
+            got = gibbs_sweep(state, x.to(dtype), order, uniforms, noise, correction=accept, **arguments)
+            assert torch.equal(got.labels, expected.labels)
+        plain = gibbs_sweep(state, x, order, uniforms, noise, **arguments)
+        refused += int((plain.labels != expected.labels).sum())
+    assert refused > 0, "the correction never refused a block"
+
+
+# --- Exactness: all partitions of six points
+
+POINTS = np.array([[0.0, 0.0], [0.4, 0.3], [2.5, 1.0], [2.2, 1.6], [1.2, 0.4], [-1.5, 2.0]])
+MOVES = {
+    "all_points": {"n_candidates": None, "launch": "random"},
+    "two_candidates": {"n_candidates": 2, "launch": "with i"},
+}
+
+
+def assert_posterior_over_partitions(labels: np.ndarray, exact: dict[tuple[int, ...], float]) -> None:
+    """labels [T, chains, 6]: shares of all partitions against their probabilities, in Monte Carlo standard errors."""
+    n_chains = labels.shape[1]
+    index = {p: i for i, p in enumerate(exact)}
+    counts = np.zeros((n_chains, len(exact)))
+    for chain in range(n_chains):
+        for row in labels[:, chain]:
+            first: dict[int, int] = {}
+            counts[chain, index[tuple(first.setdefault(k, len(first)) for k in row)]] += 1
+    share, probability = counts / len(labels), np.array(list(exact.values()))
+    rare = probability < 2e-3
+    share = np.column_stack([share[:, ~rare], share[:, rare].sum(1)])
+    probability = np.append(probability[~rare], probability[rare].sum())
+    error = (share.mean(0) - probability) / (share.std(0, ddof=1) / np.sqrt(n_chains))
+    assert len(probability) >= 15
+    assert np.abs(error).max() < MONTE_CARLO_SIGMAS
+    assert np.mean(error**2) < 1 + MONTE_CARLO_SIGMAS * np.sqrt(2 / len(error))
+
+
+def six_points(n_chains: int):
+    prior = make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3)
+    arguments = {
+        "prior": NIWPrior(*(field.expand(n_chains, *field.shape[1:]).contiguous() for field in prior)),
+        "group_offsets": 6 * torch.arange(n_chains + 1),
+    }
+    alpha = torch.full((n_chains,), 0.7, dtype=torch.float64)
+    state = GibbsState(torch.zeros(6 * n_chains, dtype=torch.int64), alpha)
+    return exact_posterior(POINTS, prior, 0.7), state, torch.from_numpy(np.tile(POINTS, (n_chains, 1))), arguments
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_split_merge_samples_the_posterior_over_all_203_partitions(move):
+    """Jain & Neal's move alone reaches every partition; with few candidates, a Gibbs sweep goes between."""
+    rng = np.random.default_rng(31)
+    n_chains, n_rounds, n_discard = 300, 100, 15
+    exact, state, x, arguments = six_points(n_chains)
+    after = []
+    for _ in range(n_rounds):
+        proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])
+        state, _ = split_merge(state, x, proposals, **arguments)
+        if move != "all_points":
+            order, uniforms, _ = make_noise(rng, arguments["group_offsets"], 1)
+            state = gibbs_sweep(state, x, order[0], uniforms[0], **arguments)
+            proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])
+            state, _ = split_merge(state, x, proposals, **arguments)
+        after.append(state.labels.reshape(n_chains, 6).numpy())
+    assert_posterior_over_partitions(np.stack(after[n_discard:]), exact)
+
+
+@pytest.mark.parametrize("block_size", [2, 4, 6])
+def test_corrected_blocks_sample_the_posterior_over_all_203_partitions(block_size):
+    rng = np.random.default_rng(41)
+    n_chains, n_sweeps, n_discard = 300, 300, 40
+    exact, state, x, arguments = six_points(n_chains)
+    order, uniforms, _ = make_noise(rng, arguments["group_offsets"], n_sweeps)
+    accept = torch.from_numpy(rng.random(order.shape))
+    arguments |= {"block_size": block_size}
+    result = gibbs_sweep(state, x, order, uniforms, correction=accept, **arguments)
+    assert_posterior_over_partitions(result.labels[n_discard:].reshape(-1, n_chains, 6).numpy(), exact)
+
+
+@pytest.mark.parametrize("block_size", [1, 3])
+def test_tempered_sweeps_sample_the_tempered_posterior(block_size):
+    rng = np.random.default_rng(51)
+    n_chains, n_sweeps, n_discard, beta = 300, 260, 40, 0.6
+    _, state, x, arguments = six_points(n_chains)
+    exact = exact_posterior(POINTS, make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3), 0.7, beta)
+    order, uniforms, _ = make_noise(rng, arguments["group_offsets"], n_sweeps)
+    arguments |= {"block_size": block_size, "inverse_temperature": torch.full((n_chains,), beta, dtype=torch.float64)}
+    result = gibbs_sweep(state, x, order, uniforms, correction=torch.from_numpy(rng.random(order.shape)), **arguments)
+    assert_posterior_over_partitions(result.labels[n_discard:].reshape(-1, n_chains, 6).numpy(), exact)
+
+
+def test_tempered_engine_equals_the_reference_at_every_sweep():
+    state, x, order, uniforms, noise, arguments = make_problem(2, N=60, D=3, G=3, T=3)
+    accept = torch.from_numpy(np.random.default_rng(2).random(order.shape))
+    beta = torch.tensor([[0.0, 0.2, 0.5], [0.3, 0.6, 1.0], [1.0, 1.0, 2.0]], dtype=torch.float64)
+    arguments |= {"block_size": 2, "correction": accept, "inverse_temperature": beta}
+    expected = gibbs_sweep(state, x, order, uniforms, noise, engine="reference", **arguments)
+    got = gibbs_sweep(state, x, order, uniforms, noise, **arguments)
+    assert torch.equal(got.labels, expected.labels)
+    with pytest.raises(ValueError, match="inverse_temperature must not be negative, got -1"):
+        gibbs_sweep(state, x, order, uniforms, noise, **arguments | {"inverse_temperature": -beta.sign()})
+    with pytest.raises(ValueError, match=r"inverse_temperature must have shape \[3\] or \[3, 3\], got \[2\]"):
+        gibbs_sweep(state, x, order, uniforms, noise, **arguments | {"inverse_temperature": beta[0, :2]})
+
+
+def test_uncorrected_blocks_do_not():
+    """The published approximation is seen to be one, so the test above can fail."""
+    rng = np.random.default_rng(41)
+    n_chains, n_sweeps = 300, 300
+    exact, state, x, arguments = six_points(n_chains)
+    order, uniforms, _ = make_noise(rng, arguments["group_offsets"], n_sweeps)
+    result = gibbs_sweep(state, x, order, uniforms, block_size=4, **arguments)
+    with pytest.raises(AssertionError):
+        assert_posterior_over_partitions(result.labels[40:].reshape(-1, n_chains, 6).numpy(), exact)
+
+
+# --- Geweke's joint-distribution test
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_split_merge_with_corrected_blocks_leaves_the_joint_distribution_invariant(dtype):
+    rng = np.random.default_rng(78)
+    C, n, D, kappa0, nu0 = 4000, 7, 2, 0.3, 5.0
+    prior = NIWPrior(
+        torch.zeros(C, D, dtype=torch.float64),
+        torch.full((C,), kappa0, dtype=torch.float64),
+        torch.full((C,), nu0, dtype=torch.float64),
+        torch.eye(D, dtype=torch.float64).expand(C, D, D).contiguous(),
+    )
+    arguments = {"prior": prior, "group_offsets": n * torch.arange(C + 1)}
+    forward_alpha = rng.gamma(1, size=3 * C)
+    forward_labels = draw_partitions(rng, forward_alpha, n)
+    forward = geweke_statistics(forward_alpha, forward_labels, draw_points(rng, forward_labels, D, kappa0, nu0))
+    alpha, labels = forward_alpha[:C], forward_labels[:C]
+    for _ in range(6):
+        data = draw_points(rng, labels, D, kappa0, nu0)
+        x = torch.from_numpy(data.reshape(-1, D)).to(dtype)
+        # The restaurant's numbering of tables may have been lost to a sweep: any labels without gaps will do.
+        state = GibbsState(torch.from_numpy(labels.reshape(-1)), torch.from_numpy(alpha))
+        for move in MOVES.values():
+            state, info = split_merge(
+                state, x, make_proposals(rng, arguments["group_offsets"], 2, 1, **move), **arguments
+            )
+            assert info.accepted.any()
+        order, uniforms, noise = make_noise(rng, arguments["group_offsets"], 1)
+        state = gibbs_sweep(
+            state,
+            x,
+            order[0],
+            uniforms[0],
+            AlphaNoise(*(field[0] for field in noise)),
+            block_size=3,
+            correction=torch.from_numpy(rng.random(C * n)),
+            **arguments,
+        )
+        alpha, labels = state.alpha.numpy(), state.labels.reshape(C, n).numpy()
+    after = geweke_statistics(alpha, labels, draw_points(rng, labels, D, kappa0, nu0))
+    for name, values in after.items():
+        fresh = forward[name][C:]
+        error = np.sqrt(values.var() / C + fresh.var() / len(fresh))
+        assert abs(values.mean() - fresh.mean()) < MONTE_CARLO_SIGMAS * error, name
+
+
+# --- Bad input
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("anchors", torch.tensor([[[0, 9]]]), r"proposals.anchors must be from 0 to 5 in group 0, got 9 in proposal 0"),
+        ("candidates", torch.tensor([[[2, 3, 4, -2]]]), r"candidates must be from -1 to 5 in group 0, got -2"),
+        ("candidates", torch.tensor([[[2, 2, 4, -1]]]), "proposal 0 of group 0 names one twice"),
+        ("candidates", torch.tensor([[[0, 2, 4, -1]]]), "proposal 0 of group 0 names one twice"),
+        ("launch", torch.zeros(1, 1, 4), "proposals.launch must be torch.bool, got torch.float32"),
+        ("uniforms", torch.ones(1, 1, 1, 4, dtype=torch.float64), r"proposals.uniforms must be in \[0, 1\), got 1.0"),
+        ("uniforms", torch.ones(1, 1, 0, 4, dtype=torch.float64), "at least one scan, got none"),
+        ("accept", torch.tensor([[-0.5]], dtype=torch.float64), r"proposals.accept must be in \[0, 1\), got -0.5"),
+        ("accept", torch.zeros(2, 1, dtype=torch.float64), r"anchors must have shape \[P, G, 2\] = \[2, 1, 2\]"),
+    ],
+)
+def test_bad_proposals_are_refused(field, value, message):
+    _, state, x, arguments = six_points(1)
+    proposals = make_proposals(np.random.default_rng(0), arguments["group_offsets"], 1, 1, 4)
+    with pytest.raises(ValueError, match=message):
+        split_merge(state, x, proposals._replace(**{field: value}), **arguments)
+
+
+def test_correction_is_checked_and_not_for_shared_new_components():
+    _, state, x, arguments = six_points(1)
+    order, uniforms, _ = make_noise(np.random.default_rng(0), arguments["group_offsets"], 1)
+    with pytest.raises(ValueError, match="correction must be None with shared_new"):
+        gibbs_sweep(state, x, order, uniforms, correction=uniforms, shared_new=True, block_size=2, **arguments)
+    with pytest.raises(ValueError, match=r"correction must be in \[0, 1\), got 1"):
+        gibbs_sweep(state, x, order, uniforms, correction=torch.ones_like(uniforms), block_size=2, **arguments)
+    with pytest.raises(ValueError, match="split_merge runs on the CPU, got engine 'triton'"):
+        split_merge(
+            state,
+            x,
+            make_proposals(np.random.default_rng(0), arguments["group_offsets"], 1),
+            engine="triton",
+            **arguments,
+        )
