@@ -26,6 +26,7 @@ from torch import Tensor
 
 from kernels.triton.common import (
     MOST_REGISTERS,
+    TARGETS,
     Blocks,
     Case,
     Table,
@@ -46,9 +47,10 @@ from kernels.triton.mixture_log_density import logsumexp_density
 from kernels.types import EMStatistics
 
 PROGRAMS = 1024
+SUMMED = 1024  # log-likelihoods at a time
 
 # No entry spills (`kernels.aot`). float32 at D = 64 and 128: tiles of 64 points by 8 warps take 255 registers on sm_80
-# (with Triton 3.6 they spill), and at D = 64 on sm_90 more instructions a point: 314, these 270.
+# (with Triton 3.6 they spill), and at D = 64 on sm_90 more instructions a point: 324, these 286.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=64, features=16, warps=4),
     (torch.float32, 32): Blocks(points=64, features=16, warps=4),
@@ -82,7 +84,7 @@ def em_statistics(
     evidence = logsumexp_density(x, constants, mean, precision_chol, False, component_offsets, group_offsets)
     log_likelihood = torch.empty(G, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
-        _group_sum_kernel[(G,)](evidence, group_offsets, log_likelihood, BN=1024, **launch_options(4, name))
+        _group_sum_kernel[(G,)](evidence, group_offsets, log_likelihood, BN=SUMMED, **launch_options(4, name))
     log_likelihood += largest * group_offsets.diff()
     if M == 0:
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
@@ -220,4 +222,10 @@ def aot_cases() -> list[Case]:
         "M": "i32", "splits": "i32", "scatter_blocks": "i32",
     }  # fmt: skip
     cases = tile_cases(BLOCKS, _statistics_kernel, signature, "em", MOST_REGISTERS)
-    return [case._replace(constexprs=case.constexprs | {"SIDE": min(case.constexprs["DP"], SIDE)}) for case in cases]
+    cases = [case._replace(constexprs=case.constexprs | {"SIDE": min(case.constexprs["DP"], SIDE)}) for case in cases]
+    for dtype in ("fp32", "fp64"):
+        types = {"value_ptr": f"*{dtype}", "offsets_ptr": "*i64", "out_ptr": "*fp64"}
+        for name in TARGETS:
+            options = launch_options(4, name)
+            cases.append(Case(f"em group sum {dtype}", name, _group_sum_kernel, types, {"BN": SUMMED}, options))
+    return cases
