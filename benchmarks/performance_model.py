@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["GPUS", "SHAPES", "Prediction", "load_kernels", "predict", "predict_gibbs"]
 
-AOT = Path(__file__).parents[1] / "kernels" / "aot"
+AOT = Path(__file__).parents[1] / "kernels" / "aot_tables"
 
 
 class Gpu(NamedTuple):

@@ -3,7 +3,7 @@
     python -m kernels.aot [--target sm_90 ...] [--only TEXT] [--output FILE]
 
 No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and, if everything was
-compiled, stores it as `kernels/aot/triton-VERSION.json`: what each kernel takes (registers, shared memory, stack), what
+compiled, stores it as `kernels/aot_tables/triton-VERSION.json`: what each kernel takes (registers, shared memory, stack), what
 it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from this table,
 the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
 
@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 
 from kernels.triton.common import INTERPRETED, TARGETS, Case
 
-FOLDER = Path(__file__).parent / "aot"
+FOLDER = Path(__file__).parent / "aot_tables"
 MODULES = ("gaussian_log_density", "mixture_log_density", "em_statistics", "component_statistics", "gibbs_sweep")
 
 
