@@ -82,11 +82,20 @@ def run(
     official: Official = False,
     data: Data = None,
     runs_dir: RunsDir = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try every step at full width on a few made images; keeps nothing.")
+    ] = False,
 ) -> None:
     """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    if dry_run:
+        from paper_repro.dry_run import dry_run as try_everything
+
+        named = _known(figures, pipeline) if figures else []
+        try_everything(pipeline.profile, pipeline.protocol, official=official, figures=named, console=console)
+        return
     targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
         targets += [pipeline.classes, pipeline.scorecard]

@@ -93,7 +93,7 @@ def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any
         image_shape=tuple(about["image_shape"]),
         n_classes=len(about["class_names"]),
         seed=derived_seed(settings["seed"], "weights"),
-        pretrained=pretrained,
+        pretrained=pretrained and settings.get("pretrained", True),
         **{name: settings[name] for name in ("width", "stem") if name in settings},
     )
     return network.to("cuda" if torch.cuda.is_available() else "cpu")

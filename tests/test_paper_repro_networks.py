@@ -10,7 +10,7 @@ from torch import nn
 
 from classfit import extract_representations
 from paper_repro.networks import SmallImageResNet, WeightsError, build, residual_network, transformer
-from paper_repro.networks.transformers import convert_mixer
+from paper_repro.networks.transformers import MODELS, check_vit, convert_mixer
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES
 
@@ -186,22 +186,139 @@ def test_all_names_of_mixer_b16_are_known():
         convert_mixer({}, state)
 
 
+def published_vit(state, seed=0):
+    """Arrays of the names and shapes of a published ViT of two blocks of 128 features, for this state dict."""
+    rng = np.random.default_rng(seed)
+    C = 128
+    shapes = {"embedding/kernel": (4, 4, 3, C), "embedding/bias": (C,), "cls": (1, 1, C)}
+    shapes |= {"head/kernel": (C, 1000), "head/bias": (1000,)}
+    shapes["Transformer/posembed_input/pos_embedding"] = tuple(state["pos_embed"].shape)
+    shapes |= {f"Transformer/encoder_norm/{name}": (C,) for name in ("scale", "bias")}
+    for k in range(2):
+        block = f"Transformer/encoderblock_{k}"
+        shapes |= {f"{block}/LayerNorm_{i}/{name}": (C,) for i in (0, 2) for name in ("scale", "bias")}
+        shapes |= {f"{block}/MlpBlock_3/Dense_0/kernel": (C, 4 * C), f"{block}/MlpBlock_3/Dense_0/bias": (4 * C,)}
+        shapes |= {f"{block}/MlpBlock_3/Dense_1/kernel": (4 * C, C), f"{block}/MlpBlock_3/Dense_1/bias": (C,)}
+        attention = f"{block}/MultiHeadDotProductAttention_1"
+        for name in ("query", "key", "value"):
+            shapes |= {f"{attention}/{name}/kernel": (C, 2, 64), f"{attention}/{name}/bias": (2, 64)}
+        shapes |= {f"{attention}/out/kernel": (2, 64, C), f"{attention}/out/bias": (C,)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def small_models(monkeypatch):
+    """Let the pretrained networks be small ones of the same kinds, so that a test needs no gigabyte."""
+
+    def create(name, pretrained=False, num_classes=1000):
+        assert name in MODELS.values()
+        if pretrained:
+            raise ConnectionError("no route to the hub")
+        sizes = {"img_size": 8, "patch_size": 4, "num_classes": num_classes}
+        if name == MODELS["vit_b16"]:
+            return timm.models.VisionTransformer(embed_dim=128, depth=2, num_heads=2, **sizes)
+        return timm.models.MlpMixer(num_blocks=2, embed_dim=8, **sizes)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    return create
+
+
+@pytest.mark.parametrize("n_classes", [7, 1000])
+def test_the_published_vit_is_read_but_for_its_last_layer(small_models, tmp_path, n_classes):
+    arrays = published_vit(small_models(MODELS["vit_b16"]).state_dict())
+    np.savez(tmp_path / "ViT-B_16.npz", **arrays)
+    given = {"image_shape": RGB, "n_classes": n_classes, "seed": 0}
+    network = transformer("vit_b16", folder=tmp_path, **given).network
+    fresh = transformer("vit_b16", pretrained=False, **given).network
+    np.testing.assert_array_equal(
+        network.patch_embed.proj.weight.detach(), arrays["embedding/kernel"].transpose(3, 2, 0, 1)
+    )
+    query = arrays["Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel"].reshape(128, 128).T
+    np.testing.assert_array_equal(network.blocks[1].attn.qkv.weight.detach()[:128], query)
+    assert torch.equal(network.head.weight, fresh.head.weight)
+    same = {name for name, tensor in network.state_dict().items() if torch.equal(tensor, fresh.state_dict()[name])}
+    assert same == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("cls"), "those of a ViT of this depth: 1 missing, the first 'cls'"),
+        (
+            lambda a: a.update({"Transformer/encoderblock_2/LayerNorm_0/bias": a["embedding/bias"]}),
+            "1 not known, the first 'Transformer/encoderblock_2",
+        ),
+        (lambda a: a.update({"embedding/bias": np.zeros(1)}), r"embedding/bias must have shape \[128\], got \[1\]"),
+    ],
+)
+def test_a_vit_is_read_strictly(small_models, change, message):
+    state = small_models(MODELS["vit_b16"]).state_dict()
+    arrays = published_vit(state)
+    check_vit(arrays, state)
+    change(arrays)
+    with pytest.raises(WeightsError, match=message):
+        check_vit(arrays, state)
+
+
+def test_all_names_of_vit_b16_are_known():
+    state = timm.create_model(MODELS["vit_b16"]).state_dict()
+    # Query, key and value are apart in the published file.
+    n = len(state) - 2 + 12 * 2 * 2
+    with pytest.raises(WeightsError, match=f"{n} missing, the first 'Transformer/encoder_norm/bias'"):
+        check_vit({}, state)
+
+
+def test_pretrained_networks_are_timms_own():
+    """By their definitions: the exact GELU, layer norms with 1e-6, twelve blocks of 768 features."""
+    for architecture in MODELS:
+        network = build(architecture, image_shape=RGB, n_classes=7, seed=0, pretrained=False).network
+        activations = [module for module in network.modules() if isinstance(module, nn.GELU)]
+        norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
+        assert len(network.blocks) == 12
+        assert {module.approximate for module in activations} == {"none"}
+        assert {(module.eps, module.normalized_shape) for module in norms} == {(1e-6, (768,))}
+
+
+def test_vit_weights_are_fetched_where_the_file_is_not(monkeypatch, tmp_path):
+    small = timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=128, depth=2, num_heads=2, num_classes=0)
+
+    def create(name, pretrained=False, num_classes=1000):
+        if pretrained:
+            assert (name, num_classes) == ("vit_base_patch16_224.sam_in1k", 0)
+            return small
+        sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 128, "depth": 2, "num_heads": 2}
+        return timm.models.VisionTransformer(num_classes=num_classes, **sizes)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    network = transformer("vit_b16", image_shape=RGB, n_classes=7, seed=0, folder=tmp_path).network
+    assert torch.equal(network.blocks[1].attn.qkv.weight, small.blocks[1].attn.qkv.weight)
+    assert network.head.out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [("vit_b16", "vit_models/sam/ViT-B_16.npz"), ("mixer_b16", "mixer_models/sam/Mixer-B_16.npz")],
+)
+def test_missing_weights_are_told_where_to_get(small_models, name, url, tmp_path):
+    with pytest.raises(WeightsError, match=rf"(?s)weights of {name} were not found at {tmp_path}.*{url}") as error:
+        transformer(name, image_shape=RGB, n_classes=100, seed=0, folder=tmp_path)
+    assert ("ConnectionError: no route to the hub" in str(error.value)) == (name == "vit_b16")
+
+
 @pytest.mark.parametrize(("name", "file"), [("vit_b16", "ViT-B_16.npz"), ("mixer_b16", "Mixer-B_16.npz")])
-def test_missing_weights_are_told_where_to_get(name, file, tmp_path):
-    with pytest.raises(
-        WeightsError, match=rf"(?s)weights of {name} were not found at {tmp_path}.*vit_models/sam/{file}"
-    ):
+def test_weights_that_are_no_archive_are_refused(small_models, name, file, tmp_path):
+    (tmp_path / file).write_bytes(b"<html>")
+    with pytest.raises(WeightsError, match="is no whole npz file"):
+        transformer(name, image_shape=RGB, n_classes=100, seed=0, folder=tmp_path)
+    np.savez(tmp_path / file, a=np.zeros(1000))
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="is no whole npz file"):
         transformer(name, image_shape=RGB, n_classes=100, seed=0, folder=tmp_path)
 
 
-def test_weights_that_are_no_archive_are_refused(tmp_path):
-    (tmp_path / "Mixer-B_16.npz").write_bytes(b"<html>")
-    with pytest.raises(WeightsError, match="is no whole npz file"):
-        transformer("mixer_b16", image_shape=RGB, n_classes=100, seed=0, folder=tmp_path)
-
-
 def test_unknown_network():
-    with pytest.raises(ValueError, match=r"architecture must be one of 'resnet18', .* got 'vgg'"):
+    with pytest.raises(ValueError, match=r"architecture must be one of 'resnet10', .* got 'vgg'"):
         build("vgg", image_shape=RGB, n_classes=10, seed=0)
 
 

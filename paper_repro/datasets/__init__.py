@@ -4,6 +4,7 @@ digits         embedded in scikit-learn
 cifar100       torchvision's files, a folder or zip of class folders, or Hugging Face parquet files
 mini-imagenet  class folders, the few-shot pickles, or Hugging Face parquet files
 image-folder   any folder or zip of class folders
+made           random images, for a dry run
 """
 
 import importlib
@@ -17,7 +18,7 @@ from paper_repro.datasets.images import Dataset, DatasetError
 
 __all__ = ["DATASETS", "Dataset", "DatasetError", "load", "normalised", "pixel_statistics"]
 
-DATASETS = ("digits", "cifar100", "mini-imagenet", "image-folder")
+DATASETS = ("digits", "cifar100", "mini-imagenet", "image-folder", "made")
 
 
 def load(name: str, *, source: Path | None = None, **options: Any) -> Dataset:
