@@ -3,11 +3,9 @@
     python -m kernels.aot [--target sm_90 ...] [--only TEXT] [--output FILE]
 
 No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and, if everything was
-compiled, stores it as `kernels/aot_tables/triton-VERSION.json`: what each kernel takes (registers, shared memory, stack), what
-it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from this table,
-the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
-
-The table carries a fingerprint of the code that each kernel comes from (comments aside): it cannot go stale unseen.
+compiled, stores it as `kernels/aot_tables/triton-VERSION.json`: what each kernel takes (registers, shared memory,
+stack), what it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from
+this table, the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "estimate_posterior",
     "estimate_relative_entropy",
     "figure",
+    "mixture",
     "network",
     "posterior",
     "relative_entropy",
@@ -169,16 +171,50 @@ def representations(work: Work) -> None:
 
 
 def posterior(work: Work) -> None:
+    """Densities of all classes at one stage or layer, as the protocol has them."""
+    from classfit.protocols import em, heldout
+
     x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
-    model = _mixture(work, checkpoint=work.folder / "checkpoint.npz", verbose=int(work.console.is_terminal))
+    verbose, density = int(work.console.is_terminal), work.settings.get("density", "chain")
+    if density == "em":
+        found = em(x, labels, random_state=_seed_of_layer(work), verbose=verbose)
+        write_arrays(work.folder / "density.npz", {"log_density": found.log_density})
+        write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
+        return
+    model = _mixture(work, checkpoint=work.folder / "checkpoint.npz", verbose=verbose)
     model.fit(x, groups=labels)
     model.posterior_.save(work.folder / "posterior.npz")
-    write_arrays(work.folder / "trace.npz", model.trace_._asdict())
-    write_arrays(work.folder / "density.npz", {"log_density": model.posterior_.log_density(x, groups=labels)})
+    numbers = model.trace_ if density == "chain" else model.convergence_
+    write_arrays(work.folder / "trace.npz", numbers._asdict())
+    densities = {"log_density": model.posterior_.log_density(x, groups=labels)}
+    if density == "heldout":
+        folder = work.folder / "checkpoint-folds"
+        folder.mkdir(exist_ok=True)
+        found = heldout(x, labels, random_state=_seed_of_layer(work), checkpoint_folder=folder, verbose=verbose)
+        # The same fits on points that they saw, beside it: a fold has fewer points than the class.
+        densities = {"log_density": found.log_density, "in_sample": found.diagnostics["in_sample"]}
+        write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
+    write_arrays(work.folder / "density.npz", densities)
+
+
+FITS = {"em": 1, "converged": 1, "heldout": 6}
+"""Fits of all classes that a protocol without a fixed number of sweeps makes."""
 
 
 def estimate_posterior(work: Work) -> float:
     x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
+    density = work.settings.get("density", "chain")
+    if density != "chain":
+        from classfit.protocols import em
+
+        first = labels == labels[0]
+        fit: Callable[[], Any] = partial(em, x[first], labels[first])
+        if density != "em":
+            fit = partial(_mixture(work).fit, x[first], groups=labels[first])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit()  # compiles
+            return FITS[density] * (labels.max() + 1) * _seconds(fit)
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, n_sweeps=n_sweeps, n_discard=0)
@@ -207,6 +243,10 @@ def estimate_relative_entropy(work: Work) -> float:
     return _extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
 
 
+CONVERGENCE = ("converged", "rhat_log_joint", "rhat_n_components", "ess_log_joint", "ess_n_components", "rounds")
+"""What the table of classes says of several chains."""
+
+
 def classes(work: Work) -> None:
     """All numbers of each class at each stage, and the traces of the chains, for the report's table."""
     from classfit import density_groups
@@ -218,8 +258,14 @@ def classes(work: Work) -> None:
     for stage in work.settings["stages"]:
         mean, std = class_statistics(_log_density(work, stage), labels, len(class_names))
         high = density_groups(mean).high
-        components = _mean_components(_load_posterior(work, stage))
-        entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
+        found = _of_stage(work, "posterior", stage)
+        trace = read_arrays(found / "trace.npz") if (found / "trace.npz").exists() else {}
+        if trace:
+            components = _mean_components(_load_posterior(work, stage))
+            entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
+        else:
+            components = read_arrays(found / "diagnostics.npz")["n_components"]
+            entropy = dict.fromkeys(("value", "standard_error"), np.full(len(class_names), np.nan))
         for g, name in enumerate(class_names):
             rows.append(
                 {
@@ -232,10 +278,10 @@ def classes(work: Work) -> None:
                     "relative_entropy_nats": float(entropy["value"][g]),
                     "relative_entropy_standard_error_nats": float(entropy["standard_error"][g]),
                     "density_group": "high" if high[g] else "low",
+                    **{name: trace[name][g].item() for name in CONVERGENCE if name in trace},
                 }
             )
-        trace = read_arrays(_of_stage(work, "posterior", stage) / "trace.npz")
-        traces |= {f"{name}_{stage}": values for name, values in trace.items()}
+        traces |= {f"{name}_{stage}": trace[name] for name in ("n_components", "log_joint") if name in trace}
     write_csv(work.folder / "classes.csv", rows)
     write_arrays(work.folder / "traces.npz", traces)
 
@@ -353,13 +399,24 @@ def _values(work: Work, layer: int | str) -> np.ndarray:
 
 
 def _mixture(work: Work, **changes: Any) -> Any:
+    return mixture(work.settings, _seed_of_layer(work), **changes)
+
+
+def mixture(settings: Mapping[str, Any], random_state: int, **changes: Any) -> Any:
+    """The estimator of a protocol that samples."""
     from classfit import DPGaussianMixture
 
-    names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
-    settings = {name: work.settings[name] for name in names}
-    names_of_layer = [work.settings[name] for name in ("network", "layer", "stage") if name in work.settings]
-    random_state = derived_seed(work.settings["seed"], "posterior", *names_of_layer)
-    return DPGaussianMixture(**{**settings, "random_state": random_state, **changes})
+    if settings.get("density", "chain") != "chain":
+        chosen = {"n_init_components": settings["n_init_components"], "protocol": "converged"}
+    else:
+        names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
+        chosen = {name: settings[name] for name in names}
+    return DPGaussianMixture(**{**chosen, "random_state": random_state, **changes})
+
+
+def _seed_of_layer(work: Work) -> int:
+    names = [work.settings[name] for name in ("network", "layer", "stage") if name in work.settings]
+    return derived_seed(work.settings["seed"], "posterior", *names)
 
 
 def _of_stage(work: Work, kind: str, stage: int) -> Path:

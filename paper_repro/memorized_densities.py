@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import derived_seed
+from paper_repro.computations import derived_seed, mixture
 from paper_repro.robustness import checkpoint_of, input_of
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_tensors, write_arrays
@@ -104,11 +104,7 @@ def _classify(
 
 
 def _mixture(settings: Any, name: str, stage: int) -> Any:
-    from classfit import DPGaussianMixture
-
-    names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
-    chain = {name: settings[name] for name in names}
-    return DPGaussianMixture(**chain, random_state=derived_seed(settings["seed"], "densities", name, stage))
+    return mixture(settings, derived_seed(settings["seed"], "densities", name, stage))
 
 
 def _scores_and_labels(work: Work) -> tuple[np.ndarray, np.ndarray]:

@@ -91,6 +91,7 @@ class Pipeline:
                 compute.estimate_relative_entropy,
             )
             for stage, posterior in self.posteriors.items()
+            if protocol.density != "em"
         }
         self.classes = Step(
             f"{self.folder}/classes",
@@ -101,6 +102,7 @@ class Pipeline:
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
+        absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         tested = {name for test in CLAIMS.values() for name in test.figures}
         self.scorecard = Step(
@@ -139,7 +141,7 @@ class Pipeline:
             "n_init_components": protocol.n_init_components,
             "official": self.official,
             "seed": self.seed,
-        }
+        } | ({} if protocol.density == "chain" else {"density": protocol.density})
 
     def _posterior(self, stage: int) -> Step:
         settings = {"stage": stage, **self.sampler()}

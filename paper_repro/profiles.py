@@ -1,7 +1,7 @@
 """What can be run: profiles (a dataset, a network and its training) and protocols (how densities are fitted)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paper_repro import robustness_scale
@@ -72,6 +72,10 @@ class Protocol:
     block_size: int
     n_init_components: int
     entropy_draws: int
+    density: str = "chain"
+    """What gives the log-densities: "chain", one chain of the settings above; "converged", several chains until they
+    agree; "heldout", such fits that never saw the point; "em", Gaussian mixtures by EM. The settings above that are
+    about sweeps count for "chain" only."""
 
 
 CONVNET_TITLE = "plain ConvNet of 8 convolutions"
@@ -209,6 +213,26 @@ PAPER = Protocol(
     entropy_draws=100_000,
 )
 
+CONVERGED = replace(
+    PAPER,
+    name="converged",
+    description="four chains a class from dispersed starts, with split-merge moves, until they agree or are flagged",
+    block_size=1,
+    density="converged",
+)
+HELDOUT = replace(
+    CONVERGED,
+    name="heldout",
+    description="as converged, but each point's density is from fits to the other four fifths of its class",
+    density="heldout",
+)
+EM = replace(
+    PAPER,
+    name="em",
+    description="Gaussian mixtures by EM, the number of components by BIC: no sampler; figures 1, 3, A.5 to A.10",
+    density="em",
+)
+
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -221,4 +245,4 @@ PROFILES = {
         ),
     )
 }
-PROTOCOLS = {protocol.name: protocol for protocol in (PAPER,)}
+PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, CONVERGED, HELDOUT, EM)}

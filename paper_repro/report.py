@@ -11,6 +11,7 @@ import numpy as np
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures import module as figure_module
 from paper_repro.pipeline import STAGES, Pipeline
+from paper_repro.profiles import PROTOCOLS
 from paper_repro.steps import State, Step, Workspace
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
@@ -38,6 +39,7 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
         channels=[pipeline.profile.width * 2**s for s in range(len(STAGES))],
         stem={"cifar": "3 × 3, stride 1", "mini-imagenet": "3 × 3, stride 3"}[pipeline.profile.stem],
         claims=_stored_json(workspace, pipeline.scorecard, "scorecard.json") or [],
+        protocols=_protocols(workspace, pipeline),
         figures=[_figure(workspace, step, name) for name, step in pipeline.figures.items()],
         stages=_stages(workspace, pipeline),
         steps=_steps(workspace, pipeline),
@@ -64,6 +66,19 @@ def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
         "look_for": module.look_for(stored),
         "finding": module.finding(stored),
     }
+
+
+def _protocols(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Verdicts of the claims under every protocol that has been run for this profile."""
+    found = []
+    for name in PROTOCOLS:
+        path = workspace.root / name / "scorecard" / "scorecard.json"
+        try:
+            verdicts = {claim["name"]: claim["verdict"] for claim in read_json(path)}
+        except (OSError, ValueError):
+            continue
+        found.append({"name": name, "verdicts": verdicts, "description": PROTOCOLS[name].description})
+    return found
 
 
 def inline_svg(svg: str, name: str) -> str:
@@ -95,29 +110,37 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     with (folder / "classes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     traces = read_arrays(folder / "traces.npz")
-    kept_from = pipeline.protocol.n_discard / pipeline.protocol.n_sweeps
+    protocol = pipeline.protocol
+    # Of several chains, those of the second half are kept.
+    kept_from = protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
     stages = []
     for stage, dimension in zip(STAGES, pipeline.profile.dimensions, strict=True):
         of_stage: list[dict[str, Any]] = [row for row in rows if row["stage"] == str(stage)]
         for g, row in enumerate(of_stage):
             for name in ("n_components", "log_joint"):
-                row[f"{name}_trace"] = sparkline(traces[f"{name}_{stage}"][:, g], kept_from)
+                values = traces.get(f"{name}_{stage}")
+                row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
         stages.append({"number": stage, "dimension": dimension, "rows": of_stage})
     return stages
 
 
 def sparkline(values: np.ndarray, kept_from: float, width: int = 110, height: int = 22) -> str:
-    """A line through the values [n_sweeps] as SVG, over a shade under the sweeps that are kept."""
+    """A line through the values [n_sweeps], or one a chain [n_sweeps, C], over a shade under the sweeps that are kept.
+
+    Sweeps after a group had stopped (nan, or -1 components) are left out.
+    """
+    values = values.reshape(len(values), -1).astype(float)
+    values = values[~((values == -1) | np.isnan(values)).any(1)]
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), width)).round().astype(int))
     low, high = float(values.min()), float(values.max())
     x = chosen / max(len(values) - 1, 1) * (width - 2) + 1
     y = height - 2 - (values[chosen] - low) / ((high - low) or 1) * (height - 4)
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    lines = (" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, chain, strict=True)) for chain in y.T)
     start = kept_from * width
-    label = f"from {values[0]:.4g} to {values[-1]:.4g}"
+    label = f"from {values[0].mean():.4g} to {values[-1].mean():.4g}"
     shade = f'<rect x="{start:.1f}" y="0" width="{width - start:.1f}" height="{height}"/>'
-    line = f'<polyline points="{points}"/>'
-    return f'<svg class="spark" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{shade}{line}</svg>'
+    drawn = "".join(f'<polyline points="{points}"/>' for points in lines)
+    return f'<svg class="spark" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{shade}{drawn}</svg>'
 
 
 def _steps(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -221,7 +221,9 @@ class Workspace:
             **software(),
         )
         for path in folder.iterdir():
-            if path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
+            if path.is_dir() and path.name.startswith("checkpoint"):
+                shutil.rmtree(path)
+            elif path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
                 path.unlink()
         self.console.print(f"[green]✓[/] {step.name}  [dim]{seconds:.1f} s, {memory / 1e6:,.0f} MB[/]")
 
