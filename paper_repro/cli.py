@@ -13,6 +13,7 @@ from rich.table import Table
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
 from paper_repro.pipeline import Pipeline
+from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import BusyError, State, Step, Workspace
 
@@ -102,7 +103,10 @@ def run(
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
         console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
     with _locked(workspace), _what_to_get_said():
-        computed = workspace.run(targets)
+        computed = workspace.run([pipeline.dataset])
+        if (plan := make_plan(workspace, pipeline, targets)).n_steps:
+            console.print(describe(plan))
+        computed += workspace.run(targets)
         path = write_report(workspace, pipeline)
     if not computed:
         console.print("Everything was up to date.")

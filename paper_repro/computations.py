@@ -23,6 +23,8 @@ __all__ = [
     "estimate_network",
     "estimate_posterior",
     "estimate_relative_entropy",
+    "estimate_representations",
+    "extrapolated",
     "figure",
     "mixture",
     "network",
@@ -155,7 +157,7 @@ def estimate_network(work: Work) -> float:
     from paper_repro.training import estimate_seconds
 
     data, _, prepare = _dataset(work)
-    network = _build_network(work, work.settings)
+    network = _build_network(work, work.settings, pretrained=False)
     return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work), prepare)
 
 
@@ -168,6 +170,23 @@ def representations(work: Work) -> None:
     found = extract_representations(_load_network(work), batches, list(dimensions), n_components=dimensions)
     for layer, representation in found.items():
         write_arrays(work.folder / f"{layer}.npz", representation._asdict())
+
+
+def estimate_representations(work: Work) -> float:
+    import torch
+
+    from paper_repro.training import part_that_is_short
+
+    data, _, prepare = _dataset(work)
+    network = _load_network(work).eval()
+    device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def seconds(n: int) -> float:
+        return _seconds(lambda: network(prepare(data["train_images"][:n].to(device))).cpu())
+
+    n = part_that_is_short(seconds, min(512, len(data["train_images"])))
+    return seconds(n) / n * len(data["train_images"])
 
 
 def posterior(work: Work) -> None:
@@ -221,7 +240,7 @@ def estimate_posterior(work: Work) -> float:
         return _seconds(lambda: model.fit(x, groups=labels))
 
     thin = work.settings["thin"]
-    return _extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
+    return extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
 
 
 def relative_entropy(work: Work) -> None:
@@ -240,7 +259,7 @@ def estimate_relative_entropy(work: Work) -> float:
     def seconds(n: int) -> float:
         return _seconds(lambda: posterior.relative_entropy(n_draws=n, random_state=0))
 
-    return _extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
+    return extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
 
 
 CONVERGENCE = ("converged", "rhat_log_joint", "rhat_n_components", "ess_log_joint", "ess_n_components", "rounds")
@@ -447,8 +466,10 @@ def _seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int) -> float:
+def extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int) -> float:
     """Seconds for `all_` from the timings of `few` and `more`, on a straight line."""
+    if all_ <= few:
+        return seconds(all_)
     seconds(few)  # what is compiled or loaded on the first call is not what is measured
     first = seconds(few)
     if first / few * all_ < WORTH_SAYING_SECONDS:

@@ -78,6 +78,7 @@ class Pipeline:
             {"dimensions": {f"layer{k}": d for k, d in zip(STAGES, profile.dimensions, strict=True)}},
             compute.representations,
             (self.dataset, self.network),
+            compute.estimate_representations,
         )
         self.posteriors = {stage: self._posterior(stage) for stage in STAGES}
         others = {"convnet": profile.convnet, "vit": profile.vit, "mixer": profile.mixer}
@@ -161,6 +162,7 @@ class Pipeline:
             {"dimensions": dict(other.dimensions)},
             compute.representations,
             (self.dataset, network),
+            compute.estimate_representations,
         )
         posteriors = {
             layer: Step(

@@ -20,6 +20,7 @@ __all__ = [
     "certification",
     "checkpoint_of",
     "density_bins",
+    "estimate_attacks",
     "estimate_certification",
     "estimate_density_bins",
     "estimate_memorization",
@@ -105,23 +106,23 @@ def certification(work: Work) -> None:
 
 
 def estimate_certification(work: Work) -> float:
-    import torch
-
     from paper_repro.certification import smoothed_counts
-    from paper_repro.workers import n_workers
+    from paper_repro.training import part_that_is_short
+    from paper_repro.workers import n_workers, one_thread
 
     settings, networks = work.settings, _subset_networks(work)
     network, image = networks.build(0).eval(), networks.images(np.arange(1))[0]
     n, n_classes = min(1000, settings["n"]), len(networks.about["class_names"])
     n_passes = len(_chosen(work)[0]) * (settings["n0"] + settings["n"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for _ in range(2):  # the first pass also chooses kernels and allocates memory
+
+    def seconds(n: int) -> float:
         start = time.perf_counter()
         smoothed_counts(network, image, n, sigma=settings["sigma"], n_classes=n_classes, seed=0)
-        seconds = time.perf_counter() - start
-    torch.set_num_threads(threads)
-    return seconds / n * n_passes / n_workers()
+        return time.perf_counter() - start
+
+    with one_thread():
+        n = part_that_is_short(seconds, n)
+        return seconds(n) / n * n_passes / n_workers()
 
 
 def attacks(work: Work) -> None:
@@ -139,6 +140,32 @@ def attacks(work: Work) -> None:
     )
     budgets = {f"{name}_budgets": np.array(work.settings["budgets"][attack.norm]) for name, attack in ATTACKS.items()}
     write_arrays(work.folder / "attacks.npz", {"rows": rows, **_gathered(work, rows), **budgets})
+
+
+def estimate_attacks(work: Work) -> float:
+    from paper_repro.attacks import ATTACKS, survives
+    from paper_repro.training import part_that_is_short
+    from paper_repro.workers import n_workers, one_thread
+
+    rows, bins = _chosen(work)
+    networks = _subset_networks(work)
+    network = networks.load(_weights(_bins_folder(work), 0, "plain"))
+    of_bin = np.flatnonzero(bins == 0)
+    # Attacks only begin on points that are classified rightly: time those, if there are any, for the share of them.
+    right = networks.predict(network, of_bin) == networks.labels[of_bin]
+    timed = of_bin[right][: work.settings["points_a_task"]] if right.any() else of_bin[:1]
+    units = {"mean": networks.about["mean"], "std": networks.about["std"]}
+
+    def seconds(n: int) -> float:
+        images, labels = networks.images(timed[:n]), networks.labels[timed[:n]]
+        start = time.perf_counter()
+        for name, attack in ATTACKS.items():
+            survives(network, images, labels, name, work.settings["budgets"][attack.norm], **units)
+        return time.perf_counter() - start
+
+    with one_thread():
+        n = part_that_is_short(seconds, len(timed))
+        return seconds(n) / n * len(rows) * float(right.mean()) / n_workers()
 
 
 def _fit_trial(networks: Any, seed: int, inside: np.ndarray, trial: int) -> np.ndarray:

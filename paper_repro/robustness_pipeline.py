@@ -61,6 +61,7 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         {**subset_networks, "n_per_bin": scale.attacked_per_bin, "points_a_task": 100, "budgets": budgets},
         robustness.attacks,
         (pipeline.dataset, bins),
+        robustness.estimate_attacks,
     )
     kl = Step(
         f"{folder}/kl_by_stage",
@@ -73,12 +74,14 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         },
         memorized_densities.kl_by_stage,
         (pipeline.dataset, pipeline.representations, memorization),
+        memorized_densities.estimate_kl_by_stage,
     )
     generative = Step(
         f"{folder}/generative",
         {**stages, "n_points": scale.n_held_out},
         memorized_densities.generative,
         (pipeline.dataset, pipeline.representations, memorization),
+        memorized_densities.estimate_generative,
     )
     steps = (memorization, bins, certification, attacks, kl, generative)
     return {step.name.rsplit("/", 1)[-1]: step for step in steps}

@@ -86,6 +86,7 @@ class Workspace:
     def __init__(self, root: Path, console: Console | None = None) -> None:
         self.root = root
         self.console = console or Console(quiet=True)
+        self._estimates: dict[str, float] = {}
 
     def folder(self, step: Step) -> Path:
         return self.root / step.name
@@ -135,6 +136,31 @@ class Workspace:
             self._ensure(step, finished, computed)
         return computed
 
+    def to_do(self, targets: Iterable[Step]) -> list[Step]:
+        """The steps that `run` would compute, each after its inputs."""
+        finished: dict[str, bool] = {}
+        left: list[Step] = []
+
+        def visit(step: Step) -> bool:
+            if step.name not in finished:
+                ready = all([visit(step_in) for step_in in step.inputs])
+                finished[step.name] = ready and self._is_done(step)
+                if not finished[step.name]:
+                    left.append(step)
+            return finished[step.name]
+
+        for step in targets:
+            visit(step)
+        return left
+
+    def estimate(self, step: Step) -> float:
+        """Seconds that a step, whose inputs are finished, would take, timed once; 0 if it cannot tell."""
+        if step.estimate is None:
+            return 0.0
+        if step.fingerprint not in self._estimates:
+            self._estimates[step.fingerprint] = step.estimate(self._work(step))
+        return self._estimates[step.fingerprint]
+
     def join(self, step: Step) -> Work | None:
         """Bring the inputs of a step up to date and make its folder ready for progress that several processes share.
 
@@ -183,11 +209,10 @@ class Workspace:
 
     def _is_up_to_date(self, step: Step) -> bool:
         """As `state`, knowing that the inputs are finished; says why if not."""
+        if self._is_done(step):
+            return True
         state = self.state(step, with_inputs=False)
         if state == State.DONE:
-            record = self.provenance(step) or {}
-            if record["inputs"] == self._input_digests(step):
-                return True
             state = State.STALE
         if state == State.DAMAGED:
             names = ", ".join(self.damaged_files(step)) or PROVENANCE
@@ -196,13 +221,18 @@ class Workspace:
             self.console.print(f"{step.name}: settings or inputs have changed; computing it again")
         return False
 
+    def _is_done(self, step: Step) -> bool:
+        """Knowing that the inputs are finished."""
+        record = self.provenance(step) or {}
+        return self.state(step, with_inputs=False) == State.DONE and record["inputs"] == self._input_digests(step)
+
     def _compute(self, step: Step) -> None:
         work = self._open(step)
         folder = work.folder
         continued = any(folder.glob("checkpoint*"))
         if continued:
             self.console.print(f"{step.name}: continuing where it was stopped")
-        elif step.estimate and (seconds := step.estimate(work)) > WORTH_SAYING_SECONDS:
+        elif (seconds := self.estimate(step)) > WORTH_SAYING_SECONDS:
             self.console.print(f"{step.name}: will take about {seconds / 60:.0f} min (from a timed part of it)")
         started_at, start = datetime.now(UTC), time.perf_counter()
         reset_peak_memory()
@@ -231,6 +261,9 @@ class Workspace:
         """The step's folder, ready to be worked in."""
         # Progress made by other versions is not gone on from: they may take other steps from the same state.
         self._prepare(self.folder(step), {**self._claim(step), "versions": software()["versions"]})
+        return self._work(step)
+
+    def _work(self, step: Step) -> Work:
         inputs = {step_in.name: self.folder(step_in) for step_in in step.inputs}
         return Work(self.folder(step), step.settings, inputs, self.console)
 

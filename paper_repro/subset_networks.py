@@ -18,6 +18,7 @@ from paper_repro.datasets import normalised
 from paper_repro.networks import build
 from paper_repro.storage import read_json, read_tensors, write_tensors
 from paper_repro.training import TrainingSettings, estimate_seconds, train
+from paper_repro.workers import one_thread
 
 __all__ = ["SubsetNetworks"]
 
@@ -106,13 +107,9 @@ class SubsetNetworks:
     def estimate_seconds(self, n_images: int) -> float:
         """Seconds that training on so many images would take, from a few timed updates on one thread."""
         images, labels, _ = _read(self.dataset)
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             network = self.build(0)
             return estimate_seconds(network, images[:n_images], labels[:n_images], self.training, self._prepare)
-        finally:
-            torch.set_num_threads(before)
 
     def _prepare(self, images: Tensor) -> Tensor:
         return normalised(images, **{name: self.about[name] for name in ("white", "mean", "std")})

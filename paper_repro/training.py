@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from paper_repro.storage import read_tensors, write_tensors
 
-__all__ = ["Epoch", "TrainingSettings", "bfloat16_is_fast", "estimate_seconds", "learning_rate", "train"]
+__all__ = [
+    "Epoch",
+    "TrainingSettings",
+    "bfloat16_is_fast",
+    "estimate_seconds",
+    "learning_rate",
+    "part_that_is_short",
+    "train",
+]
 
 
 class TrainingSettings(NamedTuple):
@@ -125,20 +133,39 @@ def learning_rate(update: int, n_updates: int, settings: TrainingSettings) -> fl
     return settings.peak_learning_rate * (1 - done) / (1 - settings.warmup)
 
 
+LONG_SECONDS = 2.0
+"""Parts that are timed for an estimate are cut down to about this."""
+
+
 def estimate_seconds(
     network: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings, prepare: Prepare = Tensor.float
 ) -> float:
-    """Wall seconds that training would take, from a few timed updates; the network is spoiled."""
+    """Wall seconds that training would take, from a few timed updates; the network is spoiled.
+
+    Where a whole batch takes long, a part of it is timed, and time goes with the number of images.
+    """
     optimizer, device = _optimizer(network, settings), _device(network)
-    batch = prepare(images[: settings.batch_size].to(device)), labels[: settings.batch_size].to(device)
     network.train()
-    seconds = []
-    for _ in range(7):
+
+    def seconds(n: int) -> float:
+        """Of one update with n images."""
+        batch = prepare(images[:n].to(device)), labels[:n].to(device)
         start = time.perf_counter()
         _update(network, optimizer, *batch, settings)
-        seconds.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    whole = min(settings.batch_size, len(images))
+    n = part_that_is_short(seconds, whole)
     # The first updates also choose kernels and allocate memory; the median passes over them.
-    return median(seconds) * settings.epochs * _updates_per_epoch(images, settings)
+    timed = [seconds(n) for _ in range(7 if n == whole else 1)]
+    return median(timed) * whole / n * settings.epochs * _updates_per_epoch(images, settings)
+
+
+def part_that_is_short(seconds: Callable[[int], float], whole: int) -> int:
+    """How many of `whole` images `seconds` takes to time within about `LONG_SECONDS`; it has been called before."""
+    n = min(4, whole)
+    seconds(n)
+    return int(min(whole, max(n, n * LONG_SECONDS / seconds(n))))
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -7,7 +7,8 @@ the same bits whatever the machine's number of cores. A task writes its own file
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["n_workers", "run_tasks"]
+__all__ = ["n_workers", "one_thread", "run_tasks"]
 
 
 def run_tasks(
@@ -105,9 +106,16 @@ def _end_with_parent() -> None:
 
 
 def _on_one_thread(function: Callable[[Any], None], task: Any) -> None:
+    with one_thread():
+        function(task)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As a task is run."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        function(task)
+        yield
     finally:
         torch.set_num_threads(before)

@@ -152,7 +152,8 @@ def check_vit(arrays: Mapping[str, np.ndarray], state: Mapping[str, Tensor]) -> 
     Raises:
         WeightsError: an array that is missing, one that is not known, or one of another shape.
     """
-    expected = {"cls": state["cls_token"].shape, "Transformer/posembed_input/pos_embedding": state["pos_embed"].shape}
+    expected: dict[str, tuple[int, ...]] = {"cls": tuple(state["cls_token"].shape)}
+    expected["Transformer/posembed_input/pos_embedding"] = tuple(state["pos_embed"].shape)
     C, _, P, _ = state["patch_embed.proj.weight"].shape
     expected |= {"embedding/kernel": (P, P, 3, C), "embedding/bias": (C,)}
     expected |= {f"Transformer/encoder_norm/{name}": (C,) for name in ("scale", "bias")}
