@@ -1,10 +1,10 @@
-"""The command `paper-repro`: list, run, trials, draw, check."""
+"""The command `paper-repro`: list, run, trials, draw, check, analyze."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -204,6 +204,61 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def analyze(
+    model: Annotated[
+        str, typer.Option(help="package.module:function that returns a torch module, or a torchvision model.")
+    ],
+    data: Annotated[Path, typer.Option(help="Images: a folder or zip of class folders.", exists=True)],
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict: a safetensors file, or one of torch.save.", exists=True)
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="Layers to read, in order, with commas between.")
+    ] = "layer1,layer2,layer3,layer4",
+    dimensions: Annotated[
+        str,
+        typer.Option(help="Singular vectors kept of each layer; 16 in the first half and 64 in the rest if not given."),
+    ] = "",
+    size: Annotated[int, typer.Option(help="Height and width in pixels that images are brought to.", min=1)] = 224,
+    mean: Annotated[str, typer.Option(help="Of the pixels (0..1) by channel, as in training.")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="Likewise.")] = "0.229,0.224,0.225",
+    protocol: ProtocolName = "paper",
+    seed: Seed = 0,
+    official: Official = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Fit the classes of your own network on your own images: figures 1, 2, A.6 and A.7, and a report."""
+    from paper_repro.analyze import Analysis, folder_name, load_model
+    from paper_repro.report import write_report
+
+    _known_names(protocol=protocol, seed=seed)
+    try:
+        pipeline = Analysis(
+            load_model(model, weights),
+            PROTOCOLS[protocol],
+            model=model,
+            data=data,
+            layers=layers.split(","),
+            dimensions=_numbers(dimensions, int),
+            size=size,
+            mean=_numbers(mean, float),
+            std=_numbers(std, float),
+            seed=seed,
+            official=official,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    workspace = Workspace(runs_dir / folder_name(model), console)
+    if workspace.state(pipeline.dataset) == State.DONE:
+        console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
+    with _locked(workspace), _what_to_get_said():
+        workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
+        path = write_report(workspace, pipeline)
+    console.print("Report:")
+    _print_path(path)
+
+
 def main() -> None:
     # Threads that wait should sleep: spinning makes training ten times slower when other work shares the processors.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -217,13 +272,21 @@ def main() -> None:
 def _open(
     profile: str, protocol: str, seed: int, official: bool, runs_dir: Path, data: Path | None = None
 ) -> tuple[Workspace, Pipeline]:
+    _known_names(protocol=protocol, seed=seed, profile=profile)
+    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
+    return Workspace(runs_dir / profile, console), pipeline
+
+
+def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
     for name, known, option in ((profile, PROFILES, "--profile"), (protocol, PROTOCOLS, "--protocol")):
         if name not in known:
             raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(known)}", param_hint=option)
     if seed < 0:
         raise typer.BadParameter(f"must not be negative, got {seed}", param_hint="--seed")
-    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
-    return Workspace(runs_dir / profile, console), pipeline
+
+
+def _numbers(text: str, kind: type) -> list[Any]:
+    return [kind(part) for part in text.split(",")] if text else []
 
 
 def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:

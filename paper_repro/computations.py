@@ -29,6 +29,7 @@ __all__ = [
     "mixture",
     "network",
     "posterior",
+    "read_dataset",
     "relative_entropy",
     "representations",
 ]
@@ -55,6 +56,8 @@ def dataset(work: Work, source: Path | None = None) -> None:
 
     options = dict(work.settings)
     name = options.pop("name")
+    given = {key: options.pop(key) for key in ("mean", "std") if key in options}
+    options.pop("path", None)
     if "seed" in options:
         options["seed"] = derived_seed(options["seed"], "split")
     data = datasets.load(name, source=source, **options)
@@ -65,11 +68,11 @@ def dataset(work: Work, source: Path | None = None) -> None:
     counts = {"n_train": len(data.train_labels), "n_test": len(data.test_labels)}
     about = {"class_names": data.class_names, "image_shape": list(data.train_images.shape[1:]), **counts}
     mean, std = datasets.pixel_statistics(data.train_images, data.white)
-    pixels = {"white": data.white, "mean": mean, "std": std}
+    pixels = {"white": data.white, "mean": mean, "std": std} | given
     write_json(work.folder / "dataset.json", {"name": name, "source": data.source, **about, **pixels})
 
 
-def _dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
+def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
     """The tensors of the dataset (bytes), what is known of it, and the function that makes bytes input of a network."""
     from paper_repro.datasets import normalised
 
@@ -120,7 +123,7 @@ def network(work: Work) -> None:
     from paper_repro.networks import accuracy
     from paper_repro.training import bfloat16_is_fast, train
 
-    data, _, prepare = _dataset(work)
+    data, _, prepare = read_dataset(work)
     network = _build_network(work, work.settings)
     settings = _training(work)
     device = next(network.parameters()).device
@@ -156,7 +159,7 @@ def network(work: Work) -> None:
 def estimate_network(work: Work) -> float:
     from paper_repro.training import estimate_seconds
 
-    data, _, prepare = _dataset(work)
+    data, _, prepare = read_dataset(work)
     network = _build_network(work, work.settings, pretrained=False)
     return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work), prepare)
 
@@ -164,7 +167,7 @@ def estimate_network(work: Work) -> float:
 def representations(work: Work) -> None:
     from classfit import extract_representations
 
-    data, _, prepare = _dataset(work)
+    data, _, prepare = read_dataset(work)
     batches = map(prepare, data["train_images"].split(512))
     dimensions = work.settings["dimensions"]
     found = extract_representations(_load_network(work), batches, list(dimensions), n_components=dimensions)
@@ -177,7 +180,7 @@ def estimate_representations(work: Work) -> float:
 
     from paper_repro.training import part_that_is_short
 
-    data, _, prepare = _dataset(work)
+    data, _, prepare = read_dataset(work)
     network = _load_network(work).eval()
     device = next(network.parameters()).device
 

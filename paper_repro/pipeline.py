@@ -83,23 +83,8 @@ class Pipeline:
         self.posteriors = {stage: self._posterior(stage) for stage in STAGES}
         others = {"convnet": profile.convnet, "vit": profile.vit, "mixer": profile.mixer}
         self.others = {name: self._other(name, network) for name, network in others.items() if network}
-        self.entropies = {
-            stage: Step(
-                f"{self.folder}/relative_entropy_stage_{stage}",
-                {"stage": stage, "n_draws": protocol.entropy_draws, "seed": seed},
-                compute.relative_entropy,
-                (posterior,),
-                compute.estimate_relative_entropy,
-            )
-            for stage, posterior in self.posteriors.items()
-            if protocol.density != "em"
-        }
-        self.classes = Step(
-            f"{self.folder}/classes",
-            {"stages": list(STAGES)},
-            compute.classes,
-            (self.dataset, *self.posteriors.values(), *self.entropies.values()),
-        )
+        self.entropies = {stage: self._entropy(stage) for stage in STAGES if protocol.density != "em"}
+        self.classes = self._classes()
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
@@ -148,6 +133,17 @@ class Pipeline:
         settings = {"stage": stage, **self.sampler()}
         name = f"{self.folder}/posterior_stage_{stage}"
         return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
+
+    def _entropy(self, stage: int) -> Step:
+        settings = {"stage": stage, "n_draws": self.protocol.entropy_draws, "seed": self.seed}
+        name = f"{self.folder}/relative_entropy_stage_{stage}"
+        return Step(
+            name, settings, compute.relative_entropy, (self.posteriors[stage],), compute.estimate_relative_entropy
+        )
+
+    def _classes(self) -> Step:
+        inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
+        return Step(f"{self.folder}/classes", {"stages": list(self.posteriors)}, compute.classes, inputs)
 
     def _other(self, name: str, other: OtherNetwork) -> Other:
         network = Step(

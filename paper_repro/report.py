@@ -114,7 +114,7 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     # Of several chains, those of the second half are kept.
     kept_from = protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
     stages = []
-    for stage, dimension in zip(STAGES, pipeline.profile.dimensions, strict=True):
+    for stage, dimension in zip(pipeline.posteriors, pipeline.profile.dimensions, strict=True):
         of_stage: list[dict[str, Any]] = [row for row in rows if row["stage"] == str(stage)]
         for g, row in enumerate(of_stage):
             for name in ("n_components", "log_joint"):

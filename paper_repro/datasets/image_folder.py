@@ -13,6 +13,8 @@ Say where they are: --data PATH, a folder or zip of <class>/<name>, or train/<cl
 def load(source: Path | None, *, size: int, test_fraction: float, seed: int) -> Dataset:
     """All images at `size` x `size` pixels; without a test folder, `test_fraction` of each class is held out.
 
+    That is at least one image, unless the fraction is 0.
+
     Raises:
         DatasetError: not there, no class folders, or a class without images to train on.
     """
@@ -29,6 +31,6 @@ def load(source: Path | None, *, size: int, test_fraction: float, seed: int) -> 
     if folders.is_split:
         test_images, test_labels = folders.tensors(parts[1], class_names, size)
         return Dataset(images, labels, test_images, test_labels, class_names, 255, folders.description)
-    n_test = [max(1, round(test_fraction * n)) for n in labels.bincount().tolist()]
+    n_test = [max(1, round(test_fraction * n)) if test_fraction > 0 else 0 for n in labels.bincount().tolist()]
     names = [name for _, name in parts[0]]
     return divided(images, labels, class_names, names, n_test, seed, folders.description)

@@ -2,8 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, style
-from paper_repro.figures.class_density import compute, describe_gap, largest_gaps, legend, panel, table
+from paper_repro.figures import FIGURES
+from paper_repro.figures.class_density import compute, describe_gap, grid, largest_gaps, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -11,15 +11,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure A.7 · {FIGURES['figure_a7']}", stored, width=9.2, height=6.6)
-    panels = figure.subplots(2, 2)
-    for s, axes in enumerate(panels.flat):
-        panel(axes, stored, s)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("log-density of own training points (nats)")
-    figure.align_ylabels(panels[:, 0])
-    legend(figure, stored)
-    return figure
+    return grid(f"Figure A.7 · {FIGURES['figure_a7']}", stored, columns=2)
 
 
 def caption(stored: Stored) -> str:

@@ -1,0 +1,242 @@
+"""The density analysis of any network on any image folder: figures 1, 2, A.6 and A.7, and claims C1, C2 and C4.
+
+Nothing is trained. The steps are the pipeline's own; layers stand where the paper has stages.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paper_repro import computations as compute
+from paper_repro.claims import CLAIMS, scorecard
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import Profile, Protocol
+from paper_repro.steps import Step, Work
+from paper_repro.storage import write_arrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["IMAGENET", "RESNET_LAYERS", "Analysis", "load_model"]
+
+RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Of the pixels, by channel, with which torchvision's networks are trained."""
+
+
+def load_model(model: str, weights: Path | None) -> "nn.Module":
+    """The network to analyse, in evaluation mode.
+
+    Args:
+        model: "package.module:function", called without arguments, or the name of a torchvision model.
+        weights: state dict in a safetensors file, or in a file of torch.save (read with weights_only=True); it may lie
+            under "state_dict" or "model". A torchvision model needs it.
+
+    Raises:
+        ValueError: no such model, something else than a torch module, or weights that are not its own.
+    """
+    from torch import nn
+
+    state = _read_state(weights) if weights is not None else None
+    if ":" in model:
+        module_name, _, function = model.partition(":")
+        if os.getcwd() not in sys.path:  # where people keep what they try out; an installed command does not look there
+            sys.path.insert(0, os.getcwd())
+        try:
+            network = getattr(importlib.import_module(module_name), function)()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"model must be package.module:function, {model!r} cannot be had: {error}") from None
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"model must return a torch module, {model} returned {type(network).__name__}")
+    else:
+        import torchvision
+
+        if model not in torchvision.models.list_models():
+            raise ValueError(f"model must be package.module:function or the name of a torchvision model, got {model!r}")
+        if state is None:
+            raise ValueError(f"weights must be given for torchvision's {model}: with random ones there is no analysis")
+        last = list(torchvision.models.get_model(model).state_dict())[-1]
+        n_classes = {"num_classes": len(state[last])} if last in state else {}
+        network = torchvision.models.get_model(model, **n_classes)
+    if state is not None:
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"weights must be those of {model}, {weights} are not: {error}") from None
+    return network.eval()
+
+
+class Analysis(Pipeline):
+    """The steps from images to figures for a network that is given."""
+
+    def __init__(
+        self,
+        network: "nn.Module",
+        protocol: Protocol,
+        *,
+        model: str,
+        data: Path,
+        layers: Sequence[str] = RESNET_LAYERS,
+        dimensions: Sequence[int] | None = None,
+        size: int = 224,
+        mean: Sequence[float] = IMAGENET["mean"],
+        std: Sequence[float] = IMAGENET["std"],
+        seed: int = 0,
+        official: bool = False,
+    ) -> None:
+        """
+        Args:
+            network: takes images [B, 3, size, size], normalised.
+            protocol: how densities are fitted.
+            model: what to call it.
+            data: folder or zip of class folders; images of a folder `train` if there is one, else all. They are kept
+                in memory, 3 size^2 bytes each.
+            layers: names from `network.named_modules()`, at least two, in order.
+            dimensions: singular vectors kept of each; None keeps 16 in the first half of the layers and 64 in the rest,
+                as the paper does in its stages, or as many as the layer has channels.
+            size: height and width in pixels that images are brought to.
+            mean, std: of the pixels (0..1) by channel, with which the network was trained.
+            seed: of the chains.
+            official: as published, where the code differs from the paper.
+
+        Raises:
+            ValueError: fewer than two layers, an unknown one, or dimensions that do not go with them.
+        """
+        if len(layers) < 2:
+            raise ValueError(f"layers must be at least two, got {list(layers)}")
+        widths = _channels(network, layers, size)
+        n_wide = len(layers) // 2
+        wanted = dimensions or [16] * n_wide + [64] * (len(layers) - n_wide)
+        if len(wanted) != len(layers):
+            raise ValueError(f"dimensions must be one for each of the {len(layers)} layers, got {list(wanted)}")
+        kept = tuple(min(d, width) for d, width in zip(wanted, widths, strict=True))
+        self.protocol, self.seed, self.official = protocol, seed, official
+        self.folder = f"{protocol.name}-official" if official else protocol.name
+        self.profile = Profile(
+            name=f"{model} on {data.name}",
+            description="",
+            title=f"{model} on {data.name}",
+            note="",
+            dataset="image-folder",
+            architecture=model,
+            dimensions=kept,
+            # Nothing is trained.
+            **dict.fromkeys(("width", "epochs", "batch_size", "peak_learning_rate", "crop_padding"), 0),  # type: ignore[arg-type]
+        )
+        pixels = {"mean": list(mean), "std": list(std)}
+        # All images are analysed, so the seed of a split is never used.
+        read = {"name": "image-folder", "size": size, "test_fraction": 0.0, "seed": 0}
+        self.dataset = Step("dataset", {**read, "path": str(data.resolve()), **pixels}, partial(compute.dataset, source=data))
+        names = {f"layer{k}": name for k, name in enumerate(layers, start=1)}
+        self.representations = Step(
+            "representations",
+            {
+                "model": model,
+                "weights": _hash(network),
+                "layers": names,
+                "dimensions": dict(zip(names, kept, strict=True)),
+            },
+            partial(_representations, network),
+            (self.dataset,),
+        )
+        # The report looks for what is known of a network that was trained here, and finds nothing.
+        self.network = self.representations
+        self.others, self.robustness = {}, {}
+        stages = range(1, len(layers) + 1)
+        self.posteriors = {stage: self._posterior(stage) for stage in stages}
+        self.entropies = {stage: self._entropy(stage) for stage in stages if protocol.density != "em"}
+        self.classes = self._classes()
+        self.figures = {name: step for name, step in self._figures(names).items() if step is not None}
+        tested = {name for test in CLAIMS.values() for name in test.figures}
+        self.scorecard = Step(
+            f"{self.folder}/scorecard",
+            {"claims": list(CLAIMS)},
+            scorecard,
+            tuple(step for name, step in self.figures.items() if name in tested),
+        )
+
+    def _figures(self, names: dict[str, str]) -> dict[str, Step | None]:
+        last = len(names)
+        words = ", ".join(f"{k} = {name}" for k, name in enumerate(names.values(), start=1))
+        about = {"subtitle": self.subtitle, "note": f"Stages here are layers of the network: {words}."}
+        shared = (self.dataset, self.representations)
+
+        def step(name: str, stages: list[int], inputs: tuple[Step, ...]) -> Step:
+            return Step(
+                f"{self.folder}/{name}", {"figure": name, "stages": stages, **about}, compute.figure, (*shared, *inputs)
+            )
+
+        two, every = [last - 1, last], list(range(1, last + 1))
+        with_entropy = (self.posteriors[last], self.entropies[last]) if self.entropies else None
+        return {
+            "figure_1": step("figure_1", two, tuple(self.posteriors[stage] for stage in two)),
+            "figure_2": step("figure_2", [last], with_entropy) if with_entropy else None,
+            "figure_a6": step("figure_a6", every, ()),
+            "figure_a7": step("figure_a7", every, tuple(self.posteriors.values())),
+        }
+
+
+def folder_name(model: str) -> str:
+    """Of a run's folder."""
+    return "analysis-" + re.sub(r"[^A-Za-z0-9._]+", "-", model)
+
+
+def _representations(network: "nn.Module", work: Work) -> None:
+    import torch
+
+    from classfit import extract_representations
+
+    data, _, prepare = compute.read_dataset(work)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    names, dimensions = work.settings["layers"], work.settings["dimensions"]
+    sizes = {name: dimensions[file] for file, name in names.items()}
+    batches = map(prepare, data["train_images"].split(128))
+    verbose = int(work.console.is_terminal)
+    found = extract_representations(network, batches, list(sizes), n_components=sizes, device=device, verbose=verbose)
+    for file, name in names.items():
+        write_arrays(work.folder / f"{file}.npz", found[name]._asdict())
+
+
+def _channels(network: "nn.Module", layers: Sequence[str], size: int) -> list[int]:
+    """Width of each layer's representation."""
+    import torch
+
+    from classfit import extract_representations
+
+    found = extract_representations(network, [torch.zeros(1, 3, size, size)], list(layers))
+    return [found[layer].components.shape[1] for layer in layers]
+
+
+def _hash(network: "nn.Module") -> str:
+    """Of all weights, so that others make another run."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # pickle, zip, safetensors and the file system each have their own
+        raise ValueError(f"weights must be a file of tensors alone, {path} cannot be read: {error}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise ValueError(f"weights must be a state dict, {path} holds {type(state).__name__}")
+    return state
