@@ -131,8 +131,8 @@ class Analysis(Pipeline):
         )
         pixels = {"mean": list(mean), "std": list(std)}
         # All images are analysed, so the seed of a split is never used.
-        read = {"name": "image-folder", "size": size, "test_fraction": 0.0, "seed": 0}
-        self.dataset = Step("dataset", {**read, "path": str(data.resolve()), **pixels}, partial(compute.dataset, source=data))
+        read = {"name": "image-folder", "size": size, "test_fraction": 0.0, "seed": 0, "path": str(data.resolve())}
+        self.dataset = Step("dataset", read | pixels, partial(compute.dataset, source=data))
         names = {f"layer{k}": name for k, name in enumerate(layers, start=1)}
         self.representations = Step(
             "representations",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
@@ -247,14 +248,15 @@ def analyze(
             seed=seed,
             official=official,
         )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    workspace = Workspace(runs_dir / folder_name(model), console)
-    if workspace.state(pipeline.dataset) == State.DONE:
-        console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
-    with _locked(workspace), _what_to_get_said():
-        workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
-        path = write_report(workspace, pipeline)
+        workspace = Workspace(runs_dir / folder_name(model), console)
+        if workspace.state(pipeline.dataset) == State.DONE:
+            console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
+        with _locked(workspace):
+            workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
+            path = write_report(workspace, pipeline)
+    except ValueError as error:  # what was given: a model, weights, layers, images
+        errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        raise typer.Exit(1) from None
     console.print("Report:")
     _print_path(path)
 

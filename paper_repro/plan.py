@@ -102,4 +102,4 @@ def _weights_bytes(settings: Mapping[str, Any], about: Mapping[str, Any]) -> int
         network = build(
             settings["architecture"], image_shape=shape, n_classes=n_classes, seed=0, pretrained=False, **options
         )
-    return 4 * sum(tensor.numel() for tensor in network.state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())

@@ -1,0 +1,142 @@
+"""The analysis of a network that is given, on an image folder."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from paper_repro_tiny import TINY_PROTOCOL
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from paper_repro import storage
+from paper_repro.analyze import Analysis, load_model
+from paper_repro.cli import app
+from paper_repro.networks import residual_network
+from paper_repro.profiles import PROTOCOLS
+
+MODULE = """
+from paper_repro.networks import residual_network
+
+def small():
+    return residual_network((1, 1, 1, 1), width=4, n_classes=3, in_channels=3, seed=0)
+
+def no_network():
+    return 3
+"""
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three classes of ten grey-level images each."""
+    rng = np.random.default_rng(0)
+    for g in range(3):
+        folder = tmp_path / "images" / f"class_{g}"
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(rng.integers(60 * g, 60 * g + 100, (12, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def analyze(tmp_path, images, monkeypatch):
+    """Call the command on them, with a module of the working directory."""
+    (tmp_path / "my_networks.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
+    monkeypatch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
+
+    def call(*arguments):
+        options = ["--data", str(images), "--size", "16", "--runs-dir", "runs"]
+        return CliRunner().invoke(app, ["analyze", *options, *map(str, arguments)])
+
+    return call
+
+
+def test_from_a_network_to_a_report(analyze, tmp_path):
+    result = analyze("--model", "my_networks:small", "--dimensions", "2,3,5,99")
+    assert result.exit_code == 1
+    assert "n_components must be at most min(N, C) = 30 for layer 'layer4', got 32" in " ".join(result.output.split())
+    sizes = ("--dimensions", "4,99,16,16")
+    result = analyze("--model", "my_networks:small", *sizes)
+    assert result.exit_code == 0, result.output
+    root = tmp_path / "runs" / "analysis-my_networks-small"
+    report = root / "paper" / "report.html"
+    assert result.output.splitlines()[-1] == str(report.resolve())
+    page = report.read_text(encoding="utf-8")
+    for name in ("figure_1", "figure_2", "figure_a6", "figure_a7"):
+        assert f'<figure id="{name}"' in page
+    assert "scaled-down" not in page
+    claims = storage.read_json(root / "paper" / "scorecard" / "scorecard.json")
+    assert [claim["name"] for claim in claims] == ["C1", "C2", "C4"]
+    stored = storage.read_arrays(root / "paper" / "figure_a7" / "numbers.npz")
+    # As many as the layer has channels, where more are asked for.
+    assert stored["dimensions"].tolist() == [4, 8, 16, 16]
+    assert "1 = layer1, 2 = layer2" in str(stored["note"])
+    about = storage.read_json(root / "dataset" / "dataset.json")
+    assert (about["n_train"], about["n_test"]) == (30, 0)
+    assert about["mean"] == [0.485, 0.456, 0.406]
+    again = analyze("--model", "my_networks:small", *sizes)
+    assert "✓" not in again.output
+
+
+def test_other_layers(analyze, tmp_path):
+    chosen = ("--layers", "conv1,layer1,layer2", "--dimensions", "2,3,5")
+    result = analyze("--model", "my_networks:small", *chosen)
+    assert result.exit_code == 0, result.output
+    stored = storage.read_arrays(tmp_path / "runs/analysis-my_networks-small/paper/figure_a7/numbers.npz")
+    assert stored["dimensions"].tolist() == [2, 3, 5]
+    assert stored["stages"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "my_networks:absent"), "cannot be had"),
+        (("--model", "my_networks:no_network"), "must return a torch module"),
+        (("--model", "resnet18"), "weights must be given for torchvision's resnet18"),
+        (("--model", "resnet_18"), "or the name of a torchvision model"),
+        (("--model", "my_networks:small", "--layers", "layer1"), "at least two"),
+        (("--model", "my_networks:small", "--layers", "layer1,layer9"), "no layer 'layer9'"),
+        (("--model", "my_networks:small", "--dimensions", "4,4"), "one for each of the 4 layers"),
+    ],
+)
+def test_what_cannot_be_analysed(analyze, arguments, message):
+    result = analyze(*arguments)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+
+
+def test_other_weights_are_another_analysis(images):
+    steps = []
+    for seed in (0, 1):
+        network = residual_network((1, 1, 1, 1), width=4, n_classes=3, in_channels=3, seed=seed)
+        steps.append(Analysis(network, TINY_PROTOCOL, model="m", data=images, size=16))
+    assert steps[0].dataset.fingerprint == steps[1].dataset.fingerprint
+    assert steps[0].representations.fingerprint != steps[1].representations.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "nested"])
+def test_torchvision_networks_take_a_weights_file(tmp_path, kind):
+    import torchvision
+
+    state = torchvision.models.resnet18(num_classes=5).state_dict()
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if kind == "nested" else state, path)
+    network = load_model("resnet18", path)
+    assert not network.training
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+
+
+def test_weights_that_are_not_the_networks(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"weights must be those of resnet18, .*w\.pt are not"):
+        load_model("resnet18", tmp_path / "w.pt")
+    (tmp_path / "w.pt").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="must be a file of tensors alone"):
+        load_model("resnet18", tmp_path / "w.pt")

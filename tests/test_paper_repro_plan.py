@@ -1,0 +1,138 @@
+"""What is said before a run, estimates of its steps, and the dry run."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from rich.console import Console
+from typer.testing import CliRunner
+
+from paper_repro import plan, storage
+from paper_repro.cli import app
+from paper_repro.datasets import load
+from paper_repro.dry_run import shrunk_profile, shrunk_protocol
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
+from paper_repro.steps import Workspace
+
+QUICK = {"dataset", "classes", "scorecard"}
+"""Steps without an estimate beside the figures: they take seconds, but for images that have to be decoded."""
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_long_step_has_an_estimate(name):
+    steps = Pipeline(PROFILES[name], PAPER).steps
+    without = {step.name.rsplit("/", 1)[-1] for step in steps if step.estimate is None}
+    assert {kind for kind in without if not kind.startswith("figure_")} == QUICK
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory):
+    """A workspace with everything that the dry run of the tiny profile makes, and what was said."""
+    said = io.StringIO()
+    workspace = Workspace(tmp_path_factory.mktemp("dry"), Console(file=said, width=200))
+    pipeline = Pipeline(shrunk_profile(TINY_PROFILE), shrunk_protocol(PAPER))
+    workspace.run([pipeline.dataset])
+    first = plan.make_plan(workspace, pipeline, [*pipeline.figures.values(), pipeline.scorecard])
+    workspace.run([*pipeline.figures.values(), pipeline.scorecard])
+    return workspace, pipeline, first, said.getvalue()
+
+
+def test_the_plan_times_what_can_be_timed(dry):
+    workspace, pipeline, first, _ = dry
+    assert first.seconds.keys() == {
+        "network", "convnet/network", "vit/network", "mixer/network", "memorization",
+    }  # fmt: skip
+    assert all(np.isfinite(seconds) and seconds > 0 for seconds in first.seconds.values())
+    timed = {step.name for step in pipeline.steps if step.estimate} - {
+        f"paper/relative_entropy_stage_{stage}" for stage in (1, 2, 3)
+    }
+    assert set(first.waiting) == timed - first.seconds.keys()
+    done = plan.make_plan(workspace, pipeline, pipeline.figures.values())
+    assert (done.n_steps, done.seconds, done.disk_bytes) == (0, {}, 0)
+
+
+def test_the_disk_is_what_was_written(dry):
+    workspace, pipeline, _, _ = dry
+    about = storage.read_json(workspace.folder(pipeline.dataset) / "dataset.json")
+    for step in (pipeline.network, pipeline.robustness["density_bins"]):
+        written = [storage.read_tensors(path)[0] for path in workspace.folder(step).glob("*.safetensors")]
+        assert plan._kept_bytes(step, about) == sum(tensor.nbytes for part in written for tensor in part.values())
+    arrays = storage.read_arrays(workspace.folder(pipeline.representations) / "layer4.npz")
+    assert plan._kept_bytes(pipeline.representations, about) > arrays["values"].nbytes
+
+
+def test_every_estimate_is_a_time(dry):
+    workspace, pipeline, _, _ = dry
+    for name in ("attacks", "certification", "kl_by_stage", "generative"):
+        seconds = workspace.estimate(pipeline.robustness[name])
+        assert np.isfinite(seconds)
+        assert seconds >= 0
+    assert workspace.estimate(pipeline.representations) > 0
+
+
+def test_an_estimate_is_made_once(dry):
+    workspace, pipeline, _, _ = dry
+    first = workspace.estimate(pipeline.representations)
+    assert workspace.estimate(pipeline.representations) == first
+
+
+def test_the_line_says_what_is_known():
+    text = plan.describe(plan.Plan(7, {"a": 30.0, "b": 7200.0}, ["c"], 2_500_000_000, 10**11))
+    assert text == (
+        "7 steps are to be done, which will keep about 2.5 GB on disk (100.0 GB free). Timed on this machine: about "
+        "2.0 h for 2 of them (b 2.0 h, a 30 s). 1 more can be timed only when their inputs are there; each says so if "
+        "it is long."
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5, "5 s"), (119, "119 s"), (150, "2.5 min"), (7199, "120 min"), (200_000, "2.3 days")]
+)
+def test_durations(seconds, words):
+    assert plan.duration(seconds) == words
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_dry_run_has_every_step_at_full_width(name):
+    whole, dry = (Pipeline(profile, PAPER) for profile in (PROFILES[name], shrunk_profile(PROFILES[name])))
+    assert [step.name for step in whole.steps] == [step.name for step in dry.steps]
+    for step, small in zip(whole.steps, dry.steps, strict=True):
+        for key in ("architecture", "width", "stem", "dimensions", "optimizer", "crop_padding"):
+            assert step.settings.get(key) == small.settings.get(key)
+    assert all(protocol.density == shrunk_protocol(protocol).density for protocol in PROTOCOLS.values())
+
+
+def test_a_dry_run_keeps_nothing(monkeypatch, tmp_path):
+    monkeypatch.setitem(PROFILES, "tiny", TINY_PROFILE)
+    monkeypatch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
+    result = CliRunner().invoke(
+        app, ["run", "figure_a6", "--dry-run", "--profile", "tiny", "--runs-dir", str(tmp_path / "runs")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "All 4 steps of tiny went through" in result.output
+    assert [line.split()[1] for line in result.output.splitlines() if line.startswith("✓")] == [
+        "dataset", "network", "representations", "paper/figure_a6",
+    ]  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_made_images_are_of_the_datasets_shape():
+    data = load("made", image_shape=[3, 6, 5], n_classes=2, n_per_class=8)
+    assert data.train_images.shape == (16, 3, 6, 5)
+    assert data.test_images.shape == (4, 3, 6, 5)
+    assert data.train_labels.bincount().tolist() == [8, 8]
+    again = load("made", image_shape=[3, 6, 5], n_classes=2, n_per_class=8)
+    np.testing.assert_array_equal(data.train_images, again.train_images)
+
+
+def test_a_run_says_its_plan_once(monkeypatch, tmp_path):
+    monkeypatch.setitem(PROFILES, "tiny", TINY_PROFILE)
+    monkeypatch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
+    command = ["run", "figure_a6", "--profile", "tiny", "--runs-dir", str(tmp_path)]
+    first, second = (CliRunner().invoke(app, command).output for _ in range(2))
+    said = " ".join(first.split())
+    assert re.search(r"3 steps are to be done, .* Timed on this machine: about .* \(network .*1 more can be", said)
+    assert "to be done" not in second
