@@ -17,7 +17,7 @@ from classfit.prior import niw_posterior
 from kernels import NIWPrior, component_statistics
 
 KAPPA0, NU0 = 0.1, 5.0
-STICKS = 300
+STICKS = 100
 NEW_POINTS = 40
 
 
