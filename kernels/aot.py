@@ -4,8 +4,9 @@
 
 No GPU is needed: the compilers and NVIDIA's disassembler come with Triton. Prints a table and, if everything was
 compiled, stores it as `kernels/aot_tables/triton-VERSION.json`: what each kernel takes (registers, shared memory,
-stack), what it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen from
-this table, the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds from it.
+stack), what it spills, its tensor-core instructions, and its loops. The block sizes in `kernels/triton` were chosen
+from this table, the tests hold it to the limits of each target, and `benchmarks.performance_model` predicts speeds
+from it.
 """
 
 import argparse

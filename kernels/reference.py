@@ -234,11 +234,11 @@ def _sweep_group(
                 members = x[[j for j, label in enumerate(labels) if label == slot]]
                 log_weight.append(math.log(len(members)) + beta * _niw_predictive(x[i], members, prior))
             log_weight.append(math.log(alpha) + beta * _niw_predictive(x[i], x[:0], prior))
-            log_conditional = torch.log_softmax(torch.tensor(log_weight, dtype=torch.float64), dim=0)
-            edges = log_conditional.exp().cumsum(0)
+            joint = torch.tensor(log_weight, dtype=torch.float64)
+            edges = torch.softmax(joint, dim=0).cumsum(0)
             choice = min(int((edges <= uniforms[position]).sum()), len(occupied))
             drawn.append(occupied[choice] if choice < len(occupied) else -1)
-            log_conditionals.append(dict(zip([*occupied, -1], log_conditional.tolist(), strict=True)))
+            log_conditionals.append(dict(zip([*occupied, -1], torch.log_softmax(joint, dim=0).tolist(), strict=True)))
         opened = None
         for i, slot in zip(block, drawn, strict=True):
             labels[i] = slot

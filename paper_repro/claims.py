@@ -34,6 +34,8 @@ __all__ = ["CLAIMS", "Claim", "Part", "assess", "scorecard"]
 
 LEAST_CLASSES = 20
 """With fewer classes no gap between them can be told from chance with any power."""
+LEAST_BINS = 5
+"""Fewer bins show no trend."""
 LEAST_SHARE = 0.03
 """Fewer classes on one side of a gap are outliers, no group. With it, 100 class means drawn from a normal, a Student-t
 (2 and 4 degrees of freedom) or a log-normal distribution were taken for two groups in under 5% of 80 trials each."""
@@ -226,6 +228,8 @@ def _c5(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     errors = stored["memorization_std"] / np.sqrt(n)
 
     def trend(values: np.ndarray) -> Interval:
+        if at < LEAST_BINS:
+            return (rank_correlation(values[:at], np.arange(at)), float("nan"), float("nan"))
         return resampled(at, lambda rows: rank_correlation(values[rows], rows))
 
     parts = [

@@ -183,9 +183,10 @@ class Pipeline:
             settings |= {"network": other.title, "layers": list(other.posteriors)}
             needed = (self.dataset, other.network, other.representations, *other.posteriors.values())
             return Step(f"{self.folder}/{name}", settings, compute.figure, needed)
+        final = [step for stage, step in self.entropies.items() if stage == STAGES[-1]]
         inputs = {
             "figure_1": (self.dataset, self.representations, self.posteriors[3], self.posteriors[4]),
-            "figure_2": (self.dataset, self.representations, self.posteriors[4], self.entropies[4]),
+            "figure_2": (self.dataset, self.representations, self.posteriors[4], *final),
             "figure_a5": (self.dataset, self.network, self.representations),
             "figure_a6": (self.representations,),
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),

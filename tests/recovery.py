@@ -17,7 +17,7 @@ from classfit.prior import niw_posterior
 from kernels import NIWPrior, component_statistics
 
 KAPPA0, NU0 = 0.1, 5.0
-STICKS = 300
+STICKS = 100
 NEW_POINTS = 40
 
 
@@ -92,14 +92,15 @@ def ranks(n_repeats: int, n: int, D: int, seed: int, rounds: int) -> np.ndarray:
 def report(below: np.ndarray, n_draws: int) -> dict[str, float]:
     """Coverage of the central 90% interval, and how unlikely ranks as uneven as these are if truth is a draw too."""
     inside = (below >= round(0.05 * (n_draws + 1))) & (below < round(0.95 * (n_draws + 1)))
-    bins = np.histogram(below, bins=8, range=(0, n_draws + 1))[0]
+    # Bins do not hold equally many of the n_draws + 1 possible ranks.
+    bins, possible = (np.histogram(ranks, bins=8, range=(0, n_draws + 1))[0] for ranks in (below, range(n_draws + 1)))
     level = (round(0.95 * (n_draws + 1)) - round(0.05 * (n_draws + 1))) / (n_draws + 1)
     return {
         "repeats": len(below),
         "nominal": level,
         "coverage": inside.mean(),
         "standard_error": np.sqrt(level * (1 - level) / len(below)),
-        "p_uniform": stats.chisquare(bins).pvalue,
+        "p_uniform": stats.chisquare(bins, possible * len(below) / (n_draws + 1)).pvalue,
     }
 
 

@@ -119,6 +119,12 @@ def test_without_a_transition_there_is_nothing_to_say(name, high_from):
     assert "no transition" in claim.remark
 
 
+def test_few_bins_show_no_trend():
+    (claim,) = [claim for claim in assess({"figure_3": bins(1, 4)}) if claim.name == "C5"]
+    assert claim.verdict == INCONCLUSIVE
+    assert [part.outcome for part in claim.parts] == ["unclear", "holds", "unclear", "holds"]
+
+
 def by_stage(order, third_step):
     """Figure 4: [3, S, G, G] divergences of most, random and least memorized points."""
     rng = np.random.default_rng(0)
