@@ -55,4 +55,4 @@ if __name__ == "__main__":
     pipeline = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
     workspace = Workspace(Path(sys.argv[1]))
     with workspace.lock():
-        workspace.run([*pipeline.figures.values(), pipeline.classes])
+        workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
