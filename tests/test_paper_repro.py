@@ -231,7 +231,7 @@ def test_list(runs, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "figure_9"], r"'figure_9' is unknown; known: figure_1, figure_2, figure_3, figure_4, figure_a5"),
+        (["run", "figure_9"], "'figure_9' is unknown; known: figure_1, figure_2, figure_3, figure_4, figure_a5"),
         (["check", "figure_9"], "'figure_9' is unknown"),
         (["run", "--profile", "mnist"], "'mnist' is unknown; known: digits"),
         (["run", "--protocol", "fast"], "'fast' is unknown; known: paper"),
