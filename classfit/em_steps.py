@@ -179,7 +179,8 @@ def expectation_maximisation(
             on_stop(int(stop.sum()))
             for i in stop.nonzero().flatten().tolist():
                 a, b = component_offsets[i : i + 2].tolist()
-                mixture = Mixtures(*(field[a:b].clone() for field in mixtures))
+                # A copy, or the groups that go on would keep the memory of all.
+                mixture = Mixtures(*(field[a:b] if stop.all() else field[a:b].clone() for field in mixtures))
                 n_iter = max(step - 1, 0)
                 fits[int(groups[i])] = Fit(mixture, float(bound[i]), n_iter, bool(converged[i]), bool(singular[i]))
             if stop.all():
@@ -191,9 +192,11 @@ def expectation_maximisation(
         mixtures = improved
         statistics = e_step(x, mixtures, group_offsets, component_offsets)
         previous, bound = bound, statistics.log_likelihood.double() / group_offsets.diff()
-        improved, bad = m_step(statistics, mixtures, component_offsets, reg_covar, x.dtype)
         converged = (bound - previous).abs() < tol
-        singular = (_group_sums(bad.double(), component_offsets) > 0) & ~converged & (step < max_iter)
+        singular = torch.zeros_like(converged)
+        if step < max_iter and not converged.all():
+            improved, bad = m_step(statistics, mixtures, component_offsets, reg_covar, x.dtype)
+            singular = (_group_sums(bad.double(), component_offsets) > 0) & ~converged
         stop = converged | singular | (step == max_iter)
     return [fits[g] for g in range(len(fits))]
 
