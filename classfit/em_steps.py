@@ -95,7 +95,9 @@ def e_step(x: Tensor, mixtures: Mixtures, group_offsets: Tensor, component_offse
     cast = [
         field.to(x.dtype).contiguous() for field in (mixtures.weights.log(), mixtures.means, mixtures.precision_chol)
     ]
-    return kernels.em_statistics(x, *cast, group_offsets=group_offsets, component_offsets=component_offsets)
+    return kernels.unchecked(x).em_statistics(
+        x, *cast, group_offsets=group_offsets, component_offsets=component_offsets
+    )
 
 
 def m_step(
@@ -207,7 +209,7 @@ def _precision_chol(covariances: Tensor, dtype: torch.dtype) -> tuple[Tensor, Te
     The squared diagonal of the Cholesky factor is the variance of each feature given those before it. Moments summed in
     dtype leave it an error of some epsilons of the feature's variance; less than 10^3 of them is refused.
     """
-    precision_chol = kernels.precision_cholesky(covariances).precision_chol
+    precision_chol = kernels.unchecked(covariances).precision_cholesky(covariances).precision_chol
     conditional = precision_chol.diagonal(dim1=-2, dim2=-1).pow(-2)
     variance = covariances.diagonal(dim1=-2, dim2=-1)
     # Not above the bound, or nan.

@@ -49,6 +49,7 @@ __all__ = [
     "precision_cholesky",
     "split_merge",
     "student_t_log_density",
+    "unchecked",
 ]
 
 ENGINES = ("auto", "cpu", "triton", "reference")
@@ -373,6 +374,15 @@ def split_merge(
             f"split_merge runs on the CPU, got engine {engine!r} and x on {x.device}: pass x.cpu() and so on"
         )
     return _engine(engine, x).split_merge(state, x, proposals, prior=prior, group_offsets=group_offsets)
+
+
+def unchecked(x: Tensor, engine: str = "auto") -> ModuleType:
+    """The engine for tensors where x is, as a module with the same operations that does not check its arguments.
+
+    For loops that call an operation on the same data many times: the checks read everything once more.
+    Wrong arguments give wrong results or worse.
+    """
+    return _engine(engine, x)
 
 
 def _engine(name: str, x: Tensor) -> ModuleType:

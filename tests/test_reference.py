@@ -208,7 +208,16 @@ def test_the_public_names():
             "PrecisionCholesky",
             "SplitMergeInfo",
             "SplitMergeProposals",
+            "unchecked",
         ]
     )
     assert all(hasattr(kernels, name) for name in kernels.__all__)
     assert kernels.ENGINES == ("auto", "cpu", "triton", "reference")
+
+
+def test_unchecked_is_the_engine_itself():
+    x = torch.zeros(3, 2)
+    assert kernels.unchecked(x) is importlib.import_module("kernels.cpu")
+    assert kernels.unchecked(x, "reference") is reference
+    with pytest.raises(ValueError, match="engine must be one of auto, cpu, triton, reference, got 'gpu'"):
+        kernels.unchecked(x, "gpu")
