@@ -31,7 +31,7 @@ AOT = Path(__file__).parents[1] / "kernels" / "aot_tables"
 
 
 class Gpu(NamedTuple):
-    """Published figures of a GPU; dense rates, in flop/s, bytes/s, Hz and bytes."""
+    """Figures of a GPU as its maker publishes them, but for the latencies; dense rates, in flop/s, bytes/s, Hz, bytes."""
 
     target: str
     multiprocessors: int
@@ -48,7 +48,7 @@ class Gpu(NamedTuple):
     shared: int
     """Bytes of shared memory of a multiprocessor."""
     l1_cycles: int
-    """From a load to its use, if L1 has the data; published microbenchmarks, to 20 per cent or so."""
+    """From a load to its use, if L1 has the data: assumed, of the size that microbenchmarks find."""
     l2_cycles: int
     source: str
 
