@@ -31,7 +31,7 @@ AOT = Path(__file__).parents[1] / "kernels" / "aot_tables"
 
 
 class Gpu(NamedTuple):
-    """Figures of a GPU as its maker publishes them, but for the latencies; dense rates, in flop/s, bytes/s, Hz, bytes."""
+    """A GPU as its maker publishes it, but for latencies; dense rates, in flop/s, bytes/s, Hz and bytes."""
 
     target: str
     multiprocessors: int
