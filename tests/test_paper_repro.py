@@ -21,7 +21,8 @@ from paper_repro.cli import app
 from paper_repro.computations import derived_seed
 from paper_repro.figures import FIGURES
 from paper_repro.pipeline import STAGES, Pipeline
-from paper_repro.profiles import DIGITS, PAPER, PROFILES, PROTOCOLS
+from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
+from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace
 
 SECONDS_TO_WAIT = 120
@@ -324,3 +325,15 @@ def test_a_figure_that_the_profile_has_not(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["run", "figure_a9", "--profile", "cifar100-laptop", "--runs-dir", str(tmp_path)])
     assert result.exit_code == 2
     assert "'figure_a9' is not in profile cifar100-laptop; known: figure_1," in result.output
+
+
+def test_protocol_em_has_its_figures_and_a_report(tmp_path):
+    pipeline = Pipeline(TINY_PROFILE, replace(EM, entropy_draws=200))
+    assert not {"figure_2", "figure_4", "figure_a11"} & set(pipeline.figures)
+    workspace = Workspace(tmp_path)
+    with workspace.lock():
+        workspace.run([pipeline.figures["figure_1"], pipeline.classes])
+    page = write_report(workspace, pipeline).read_text()
+    assert "the number of components by BIC" in page
+    stored = storage.read_arrays(tmp_path / "em" / "figure_1" / "numbers.npz")
+    assert np.isfinite(stored["mean"]).all()
