@@ -10,8 +10,6 @@ the first three on classes whose 6 components are far apart:
 """
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from benchmarks.measure import Peer, compare
 from classfit.groups import one_group
 from classfit.prior import group_variances, niw_posterior, niw_prior, predictive, standardise, standardised
 from kernels import GibbsState, NIWPrior
+from paper_repro.workers import one_thread
 from tests import tolerances
 
 G, N_CLASS, K, D = 10, 500, 6, 64
@@ -131,17 +130,6 @@ def prove_labels(x: Tensor, state: GibbsState, prior: NIWPrior, block_size: int,
         )
     same = float((mine == reference).double().mean())
     assert same == 1.0, f"{same:.1%} of the labels of a sweep are the reference's"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For many operations on tiny tensors: threads that wait for each other make them up to ten times slower."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def dpgmm_sweep(x: Tensor, labels: Tensor, prior: NIWPrior, block_size: int) -> Peer:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_repro import computations as compute
-from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import Profile, Protocol
 from paper_repro.steps import Step, Work
@@ -153,13 +152,7 @@ class Analysis(Pipeline):
         self.entropies = {stage: self._entropy(stage) for stage in stages if protocol.density != "em"}
         self.classes = self._classes()
         self.figures = {name: step for name, step in self._figures(names).items() if step is not None}
-        tested = {name for test in CLAIMS.values() for name in test.figures}
-        self.scorecard = Step(
-            f"{self.folder}/scorecard",
-            {"claims": list(CLAIMS)},
-            scorecard,
-            tuple(step for name, step in self.figures.items() if name in tested),
-        )
+        self.scorecard = self._scorecard()
 
     def _figures(self, names: dict[str, str]) -> dict[str, Step | None]:
         last = len(names)

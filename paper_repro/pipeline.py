@@ -90,13 +90,7 @@ class Pipeline:
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
-        tested = {name for test in CLAIMS.values() for name in test.figures}
-        self.scorecard = Step(
-            f"{self.folder}/scorecard",
-            {"claims": list(CLAIMS)},
-            scorecard,
-            tuple(step for name, step in self.figures.items() if name in tested),
-        )
+        self.scorecard = self._scorecard()
 
     @property
     def subtitle(self) -> str:
@@ -128,6 +122,15 @@ class Pipeline:
             "official": self.official,
             "seed": self.seed,
         } | ({} if protocol.density == "chain" else {"density": protocol.density})
+
+    def _scorecard(self) -> Step:
+        tested = {name for test in CLAIMS.values() for name in test.figures}
+        return Step(
+            f"{self.folder}/scorecard",
+            {"claims": list(CLAIMS)},
+            scorecard,
+            tuple(step for name, step in self.figures.items() if name in tested),
+        )
 
     def _posterior(self, stage: int) -> Step:
         settings = {"stage": stage, **self.sampler()}

@@ -112,7 +112,7 @@ def _on_one_thread(function: Callable[[Any], None], task: Any) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As a task is run."""
+    """As a task is run. Many operations on tiny tensors gain nothing from threads that wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
