@@ -138,7 +138,10 @@ def network(work: Work) -> None:
         checkpoint=work.folder / "checkpoint.safetensors",
         console=work.console,
     )
-    write_tensors(work.folder / "weights.safetensors", {name: t.cpu() for name, t in network.state_dict().items()})
+    # Matrices and convolutions are kept in half precision, and the network that everything else reads is the kept one.
+    weights = {name: t.cpu().half() if t.ndim > 1 else t.cpu() for name, t in network.state_dict().items()}
+    network.load_state_dict(weights)
+    write_tensors(work.folder / "weights.safetensors", weights)
     write_csv(
         work.folder / "history.csv", [{"epoch": i, **epoch._asdict()} for i, epoch in enumerate(history, start=1)]
     )

@@ -137,30 +137,30 @@ PAPER_TRAINING: dict[str, Any] = {"epochs": 160, "batch_size": 512, "peak_learni
 # The paper does not spell out how it fine-tunes; these are ours.
 FINE_TUNING: dict[str, Any] = {"epochs": 10, "batch_size": 128, "peak_learning_rate": 0.01, "flip": True}
 
+# Without crops and flips a network fits every image in a few epochs, which is what the paper's question is about, and
+# what a processor can afford: half width takes 98 s an epoch on two cores with AMX, five minutes on two without.
+LAPTOP_TRAINING: dict[str, Any] = {
+    "epochs": 12,
+    "batch_size": 128,
+    "peak_learning_rate": 0.1,
+    "crop_padding": 0,
+    "flip": False,
+    "bfloat16": True,
+}
+
 CIFAR100_LAPTOP = Profile(
     name="cifar100-laptop",
     description="CIFAR-100 in full, with a ResNet18 of half width trained on a CPU: hours on two cores",
     title="CIFAR-100, ResNet18 of half width (scaled down)",
-    note="The network is a ResNet18 of half the paper's width, trained for 50 epochs instead of 160.",
+    note="The network is a ResNet18 of half the paper's width, trained for 12 epochs without augmentation; the paper "
+    "trains for 160 epochs with crops and flips.",
     dataset="cifar100",
     architecture="resnet18",
     width=32,
     dimensions=(16, 16, 64, 64),
-    epochs=50,
-    batch_size=512,
-    peak_learning_rate=0.4,
-    crop_padding=4,
+    **LAPTOP_TRAINING,
     robustness=robustness_scale.LAPTOP,
-    convnet=_convnet(
-        32,
-        epochs=50,
-        batch_size=512,
-        peak_learning_rate=0.4,
-        weight_decay=1e-6,
-        crop_padding=4,
-        flip=True,
-        bfloat16=True,
-    ),
+    convnet=_convnet(32, weight_decay=1e-6, **LAPTOP_TRAINING),
 )
 
 
