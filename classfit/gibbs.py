@@ -134,7 +134,11 @@ def advance(
     kept = np.array([schedule.kept(int(sweep)) for sweep in sweeps], np.bool_)
     traced = np.flatnonzero(sweeps % schedule.thin == 0)
     starts = group_offsets[:-1].numpy()
-    joints = [log_joint(states.labels[t], states.alpha[t], x, group_offsets, prior).cpu().numpy() for t in traced]
+    if x.device.type == "cpu":
+        joints = log_joint(states.labels[traced], states.alpha[traced], x, group_offsets, prior).numpy()
+    else:
+        every = [log_joint(states.labels[t], states.alpha[t], x, group_offsets, prior).cpu().numpy() for t in traced]
+        joints = np.reshape(every, (len(traced), len(starts)))
     return Chain(
         sweep=chain.sweep + n_sweeps,
         labels=labels[-1].astype(np.int32),
@@ -146,7 +150,7 @@ def advance(
             [chain.trace_n_components, np.maximum.reduceat(labels[traced], starts, axis=1) + 1]
         ),
         trace_alpha=np.concatenate([chain.trace_alpha, alpha[traced]]),
-        trace_log_joint=np.concatenate([chain.trace_log_joint, np.reshape(joints, (len(traced), len(starts)))]),
+        trace_log_joint=np.concatenate([chain.trace_log_joint, joints]),
     )
 
 
