@@ -14,6 +14,7 @@ import numpy as np
 from paper_repro.figures import module as figure_module
 from paper_repro.steps import WORTH_SAYING_SECONDS, Work
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays, write_csv, write_json, write_tensors
+from paper_repro.traces import thinned
 
 __all__ = [
     "classes",
@@ -306,7 +307,9 @@ def classes(work: Work) -> None:
                     **{name: trace[name][g].item() for name in CONVERGENCE if name in trace},
                 }
             )
-        traces |= {f"{name}_{stage}": trace[name] for name in ("n_components", "log_joint") if name in trace}
+        for name in ("n_components", "log_joint"):
+            if name in trace:
+                traces[f"{name}_{stage}"] = thinned(trace[name], work.settings["trace_points"])
     write_csv(work.folder / "classes.csv", rows)
     write_arrays(work.folder / "traces.npz", traces)
 
@@ -327,6 +330,8 @@ def figure(work: Work) -> None:
         "figure_a9": _blocks_arguments,
         "figure_a10": _blocks_arguments,
         "figure_a11": figure_arguments.figure_a11,
+        "figure_b1": figure_arguments.figure_b1,
+        "figure_b2": figure_arguments.figure_b2,
         "figure_b4": figure_arguments.figure_b4,
     }[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
+from paper_repro.published import published_memorization
 from paper_repro.robustness_scale import RobustnessScale
 from paper_repro.steps import Workspace
 
@@ -36,7 +37,7 @@ def shrunk_profile(profile: Profile) -> Profile:
         title=f"dry run of {profile.name}",
         note="A dry run on made images: the numbers mean nothing.",
         dataset="made",
-        dataset_options={"image_shape": list(IMAGE_SHAPES[profile.dataset]), **MADE},
+        dataset_options={"image_shape": list(IMAGE_SHAPES[profile.dataset]), **MADE, **_names(profile)},
         robustness=profile.robustness and _shrunk_scale(profile.robustness),
         n_control_seeds=min(profile.n_control_seeds, 1),
         **TRAINING,
@@ -67,6 +68,13 @@ def dry_run(profile: Profile, protocol: Protocol, *, official: bool, figures: li
         f"All {len(computed)} steps of {profile.name} went through, in {seconds:.0f} s. The images were made and the "
         "weights random, so the dataset and pretrained weights are not tested by this."
     )
+
+
+def _names(profile: Profile) -> dict[str, list[str]]:
+    """Of the made classes; published scores, if there are any, are looked up by name."""
+    if not profile.published:
+        return {}
+    return {"class_names": list(published_memorization(profile.published))[: MADE["n_classes"]]}
 
 
 def _shrunk_network(other: OtherNetwork) -> OtherNetwork:

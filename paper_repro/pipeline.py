@@ -15,12 +15,16 @@ from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
+from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure
+from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step
 
 __all__ = ["STAGES", "Pipeline"]
 
 STAGES = (1, 2, 3, 4)
+TRACE_POINTS = 60
+"""Sweeps that the table of classes draws of a trace."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -89,6 +93,7 @@ class Pipeline:
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
+        absent |= without_published(self)
         absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
         self.controls = control_steps(self)
         absent |= set() if self.controls else {"figure_b4"}
@@ -157,7 +162,8 @@ class Pipeline:
 
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
-        return Step(f"{self.folder}/classes", {"stages": list(self.posteriors)}, compute.classes, inputs)
+        settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS}
+        return Step(f"{self.folder}/classes", settings, compute.classes, inputs)
 
     def _other(self, name: str, other: OtherNetwork) -> Other:
         network = Step(
@@ -191,6 +197,9 @@ class Pipeline:
         if name in ROBUSTNESS_FIGURES:
             more, needed = robustness_figure(self, name)
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
+        if name in PUBLISHED_FIGURES:
+            more, needed = published_figure(self, name)
+            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
             settings["subtitle"] += f" · {other.title}"
@@ -212,6 +221,6 @@ class Pipeline:
             "figure_a5": {"stages": list(STAGES)},
             "figure_a6": {"stages": list(STAGES)},
             "figure_a7": {"stages": list(STAGES)},
-            "figure_b4": {},
+            "figure_b4": {"published": self.profile.published},
         }[name]
         return Step(f"{self.folder}/{name}", settings, compute.figure, inputs)

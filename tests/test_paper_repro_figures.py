@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
 from matplotlib.figure import Figure
 from tolerances import PEER_RELATIVE
@@ -64,6 +65,8 @@ def stored_figure(name):
     """What a run would have stored."""
     if name in MADE_ROBUSTNESS:
         return module(name).compute(**MADE_ROBUSTNESS[name]()) | WORDS
+    if name in MADE_PUBLISHED:
+        return module(name).compute(**MADE_PUBLISHED[name]()) | WORDS
     if name in ("figure_1", "figure_a7"):
         numbers = made(stages=(3, 4) if name == "figure_1" else STAGES)
     elif name == "figure_2":
