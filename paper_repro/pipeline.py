@@ -15,7 +15,7 @@ from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
-from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure
+from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
 from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step
@@ -215,12 +215,12 @@ class Pipeline:
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
             "figure_b4": (self.dataset, *self.controls.values()),
         }[name]
-        settings |= {
+        more_settings: dict[str, dict[str, Any]] = {
             "figure_1": {"stages": [3, 4]},
             "figure_2": {"stages": [4]},
             "figure_a5": {"stages": list(STAGES)},
             "figure_a6": {"stages": list(STAGES)},
             "figure_a7": {"stages": list(STAGES)},
-            "figure_b4": {"published": self.profile.published},
-        }[name]
-        return Step(f"{self.folder}/{name}", settings, compute.figure, inputs)
+            "figure_b4": scores_of(self.profile),
+        }
+        return Step(f"{self.folder}/{name}", settings | more_settings[name], compute.figure, inputs)

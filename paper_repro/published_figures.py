@@ -11,8 +11,9 @@ from paper_repro.steps import Step
 
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
+    from paper_repro.profiles import Profile
 
-__all__ = ["PUBLISHED_FIGURES", "absent", "published_figure"]
+__all__ = ["PUBLISHED_FIGURES", "absent", "published_figure", "scores_of"]
 
 PUBLISHED_FIGURES = ("figure_b1", "figure_b2")
 
@@ -24,10 +25,17 @@ def absent(pipeline: "Pipeline") -> set[str]:
     return set() if pipeline.profile.robustness else {"figure_b2"}
 
 
+def scores_of(profile: "Profile") -> dict[str, Any]:
+    """Which published scores the profile has, for the settings of a figure; a changed file makes it stale."""
+    return {"published": profile.published} | (
+        {"published_sha256": content_hash(profile.published)} if profile.published else {}
+    )
+
+
 def published_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:
-    """Settings and inputs of a figure; a changed file of scores makes it stale."""
+    """Settings and inputs of a figure."""
     profile = pipeline.profile
-    scores = {"published": profile.published, "published_sha256": content_hash(profile.published)}
+    scores = scores_of(profile)
     if name == "figure_b1":
         stages = [3, 4]
         settings = scores | {"stages": stages, "dimensions": [profile.dimensions[stage - 1] for stage in stages]}
