@@ -13,7 +13,7 @@ from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
-from paper_repro.pipeline import Pipeline
+from paper_repro.pipeline import DENSITY_FIGURES, Pipeline
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import BusyError, State, Step, Workspace
@@ -33,6 +33,14 @@ errors = Console(stderr=True, highlight=False)
 Figures = Annotated[
     list[str] | None, typer.Argument(metavar="[FIGURE]...", help="Figures to do; all if none is named.")
 ]
+FiguresOrDensities = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FIGURE]...",
+        help="Figures to do; `densities`: those that need nothing but the network, and the table of classes; "
+        "all if none is named.",
+    ),
+]
 ProfileName = Annotated[str, typer.Option("--profile", help="Dataset and network: see `paper-repro list`.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="How densities are fitted: see `paper-repro list`.")]
 Seed = Annotated[int, typer.Option(help="One seed for all that is random.")]
@@ -43,6 +51,8 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Where the dataset is: a file or folder; the usual places if not given.")
 ]
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
+
+DENSITIES = "densities"
 
 COLOURS = {
     State.DONE: "green",
@@ -77,7 +87,7 @@ def list_(
 
 @app.command()
 def run(
-    figures: Figures = None,
+    figures: FiguresOrDensities = None,
     profile: ProfileName = "digits",
     protocol: ProtocolName = "paper",
     seed: Seed = 0,
@@ -92,15 +102,17 @@ def run(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    named = _named(figures, pipeline)
     if dry_run:
         from paper_repro.dry_run import dry_run as try_everything
 
-        named = _known(figures, pipeline) if figures else []
         try_everything(pipeline.profile, pipeline.protocol, official=official, figures=named, console=console)
         return
-    targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
+    targets = [pipeline.figures[name] for name in named]
+    if not figures or DENSITIES in figures:
+        targets.append(pipeline.classes)
     if not figures:
-        targets += [pipeline.classes, pipeline.scorecard]
+        targets.append(pipeline.scorecard_of(named))
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
         console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
     with _locked(workspace), _what_to_get_said():
@@ -108,6 +120,13 @@ def run(
         if (plan := make_plan(workspace, pipeline, targets)).n_steps:
             console.print(describe(plan))
         computed += workspace.run(targets)
+        if figures:
+            # Of the claims, those whose figures are there and up to date.
+            behind = workspace.to_do(pipeline.figures.values())
+            pipeline.scorecard = pipeline.scorecard_of(
+                name for name, step in pipeline.figures.items() if step not in behind
+            )
+            computed += workspace.run([pipeline.scorecard] if pipeline.scorecard.inputs else [])
         path = write_report(workspace, pipeline)
     if not computed:
         console.print("Everything was up to date.")
@@ -276,7 +295,12 @@ def _open(
 ) -> tuple[Workspace, Pipeline]:
     _known_names(protocol=protocol, seed=seed, profile=profile)
     pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
-    return Workspace(runs_dir / profile, console), pipeline
+    workspace = Workspace(runs_dir / profile, console)
+    # Where only some figures have been computed, the scorecard is of the claims that they allow.
+    found = [name for name, step in pipeline.figures.items() if workspace.provenance(step) is not None]
+    if pipeline.scorecard_of(found).inputs:
+        pipeline.scorecard = pipeline.scorecard_of(found)
+    return workspace, pipeline
 
 
 def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
@@ -289,6 +313,14 @@ def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
 
 def _numbers(text: str, kind: type) -> list[Any]:
     return [kind(part) for part in text.split(",")] if text else []
+
+
+def _named(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
+    """The figures that `run` was asked for: all if none is named, and those behind the word `densities`."""
+    names = [name for name in figures or [] if name != DENSITIES]
+    if figures and DENSITIES in figures:
+        names += [name for name in DENSITY_FIGURES if name in pipeline.figures]
+    return _known(names, pipeline)
 
 
 def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:

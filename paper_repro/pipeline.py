@@ -6,6 +6,7 @@
 Steps whose results depend on the protocol lie in a folder of its name.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ __all__ = ["STAGES", "Pipeline"]
 STAGES = (1, 2, 3, 4)
 TRACE_POINTS = 60
 """Sweeps that the table of classes draws of a trace."""
+DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3")
+"""Those that need nothing but the network: minutes, where all figures may take days."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -98,7 +101,7 @@ class Pipeline:
         self.controls = control_steps(self)
         absent |= set() if self.controls else {"figure_b4"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
-        self.scorecard = self._scorecard()
+        self.scorecard = self.scorecard_of(self.figures)
 
     @property
     def subtitle(self) -> str:
@@ -139,8 +142,9 @@ class Pipeline:
             "seed": self.seed,
         } | ({} if protocol.density == "chain" else {"density": protocol.density})
 
-    def _scorecard(self) -> Step:
-        tested = {name for test in CLAIMS.values() for name in test.figures}
+    def scorecard_of(self, figures: Iterable[str]) -> Step:
+        """The claims that these of the figures allow."""
+        tested = {name for test in CLAIMS.values() for name in test.figures} & set(figures)
         return Step(
             f"{self.folder}/scorecard",
             {"claims": list(CLAIMS)},
