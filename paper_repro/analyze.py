@@ -152,7 +152,7 @@ class Analysis(Pipeline):
         self.entropies = {stage: self._entropy(stage) for stage in stages if protocol.density != "em"}
         self.classes = self._classes()
         self.figures = {name: step for name, step in self._figures(names).items() if step is not None}
-        self.scorecard = self._scorecard()
+        self.scorecard = self.scorecard_of(self.figures)
 
     def _figures(self, names: dict[str, str]) -> dict[str, Step | None]:
         last = len(names)
