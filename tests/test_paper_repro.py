@@ -20,7 +20,7 @@ from paper_repro import storage
 from paper_repro.cli import app
 from paper_repro.computations import derived_seed
 from paper_repro.figures import FIGURES as ALL_FIGURES
-from paper_repro.pipeline import STAGES, Pipeline
+from paper_repro.pipeline import DENSITY_FIGURES, STAGES, Pipeline
 from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace
@@ -342,3 +342,25 @@ def test_protocol_em_has_its_figures_and_a_report(tmp_path):
     assert "the number of components by BIC" in page
     stored = storage.read_arrays(tmp_path / "em" / "figure_1" / "numbers.npz")
     assert np.isfinite(stored["mean"]).all()
+
+
+def test_densities_are_the_figures_that_need_nothing_but_the_network(command, tmp_path):
+    where = ("--profile", "tiny", "--runs-dir", tmp_path)
+    result = command("run", "densities", "figure_a8", *where)
+    assert result.exit_code == 0, result.output
+    root = tmp_path / "tiny" / "paper"
+    done = {path.parent.name for path in root.rglob("numbers.npz")}
+    assert done == {name for name in DENSITY_FIGURES if not name.startswith("figure_b1")} | {"figure_a8"}
+    assert (root / "classes" / "classes.csv").exists()
+    assert not (tmp_path / "tiny" / "memorization").exists()
+    claims = storage.read_json(root / "scorecard" / "scorecard.json")
+    assert [claim["name"] for claim in claims] == ["C1", "C2", "C3", "C4"]
+    assert command("check", "figure_1", *where).exit_code == 0
+    result = command("check", *where)
+    assert result.exit_code == 1
+    assert re.search(r"scorecard +done", result.output)
+    # A figure that no claim is about.
+    assert command("run", "figure_a5", *where, "--seed", 1).exit_code == 0
+    result = command("run", "density", *where)
+    assert result.exit_code == 2
+    assert "'density' is unknown" in result.output
