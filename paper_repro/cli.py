@@ -96,7 +96,9 @@ def run(
         from paper_repro.dry_run import dry_run as try_everything
 
         named = _known(figures, pipeline) if figures else []
-        try_everything(pipeline.profile, pipeline.protocol, official=official, figures=named, console=console)
+        try_everything(
+            pipeline.profile, pipeline.protocol, official=official, figures=named, console=console, data=data
+        )
         return
     targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
     if not figures:
