@@ -117,9 +117,9 @@ def _range(hours: Sequence[Mapping[str, float]]) -> str:
 
 
 def _number(hours: float) -> str:
-    return (
-        f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}" if hours >= 0.01 else "0"
-    )
+    if hours < 0.01:
+        return "<0.01"
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
 def show(stored: Stored, console: Console) -> None:
