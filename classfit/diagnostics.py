@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from classfit.prior import log_marginal_likelihood, niw_posterior
-from kernels import NIWPrior, component_statistics
+from kernels import GibbsState, NIWPrior, component_statistics, unchecked
 from kernels.cpu import threads
 
 
@@ -20,15 +20,22 @@ def log_joint(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, p
     inverse-Wishart marginal likelihood of each component.
 
     Args:
-        labels: [N] int64, 0..K_g - 1 within each group.
-        alpha: [G] float64.
+        labels: [N] int64, 0..K_g - 1 within each group; on the CPU also [T, N].
+        alpha: [G] float64; on the CPU also [T, G].
         x: [N, D] points sorted by group.
         group_offsets: [G + 1] int64.
         prior: of each group, in the units of x.
 
     Returns:
-        [G] float64, in nats.
+        float64 of the shape of alpha, in nats.
     """
+    if x.device.type == "cpu":
+        return unchecked(x).log_joint(GibbsState(labels, alpha), x, prior=prior, group_offsets=group_offsets)
+    return _by_torch(labels, alpha, x, group_offsets, prior)
+
+
+def _by_torch(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, prior: NIWPrior) -> Tensor:
+    """`log_joint` of labels [N], wherever the tensors are."""
     values = []
     for g, (a, b) in enumerate(pairwise(group_offsets.tolist())):
         n_components = int(labels[a:b].max()) + 1

@@ -23,7 +23,7 @@ from classfit.convergence import Chains, Convergence
 from classfit.gibbs import Chain, Schedule, advance, start, stream
 from classfit.groups import Grouping, one_group, sort_by_group
 from classfit.predictive import Posterior
-from classfit.prior import group_variances, niw_prior, standardise, standardised
+from classfit.prior import KAPPA0, group_variances, niw_prior, standardise, standardised
 from classfit.storage import write_npz
 from kernels import NIWPrior
 
@@ -59,7 +59,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     Args:
         n_init_components: K0: at the start points are assigned to this many components at random; it also sets S0.
         block_size: labels drawn together, given the rest. 1 is exact Gibbs; more is the published approximation,
-            which draws the labels of a block as if they were independent and has no exactness guarantee.
+            which draws the labels of a block as if they were independent and has no exactness guarantee, unless
+        corrected: accept the labels of a block by a Metropolis-Hastings step, which makes any block size exact.
         n_sweeps: sweeps in all.
         n_discard: sweeps discarded at first.
         thin: every `thin`-th of the remaining sweeps is kept.
@@ -78,6 +79,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             number of components is below 1.01 and their effective sample sizes above 400, or at a budget; the
             predictive is the mean over chains (`classfit.convergence`). The protocols set block_size, n_sweeps,
             n_discard and thin, whatever these were.
+        kappa0, nu0, S0_scale: the prior, if not the paper's: kappa0 in points; nu0 degrees of freedom, above D - 1
+            (None: D + 2); S0 = S0_scale diag(variance) / K0^(2/D).
 
     Attributes:
         posterior_: `Posterior`, the fitted predictive of every group.
@@ -100,6 +103,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         checkpoint: str | PathLike | None = None,
         verbose: int = 0,
         protocol: str | None = None,
+        corrected: bool = False,
+        kappa0: float = KAPPA0,
+        nu0: float | None = None,
+        S0_scale: float = 1.0,
     ) -> None:
         self.n_init_components = n_init_components
         self.block_size = block_size
@@ -111,6 +118,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         self.checkpoint = checkpoint
         self.verbose = verbose
         self.protocol = protocol
+        self.corrected = corrected
+        self.kappa0 = kappa0
+        self.nu0 = nu0
+        self.S0_scale = S0_scale
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> "DPGaussianMixture":
         """Sample the posterior of every group.
@@ -134,7 +145,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"groups must hold one name a row of X, got {len(grouping.order)} names for {len(X)} rows")
         x = torch.from_numpy(np.ascontiguousarray(X[grouping.order]))
         mean, variance = group_variances(x, grouping.group_offsets, grouping.names)
-        prior = niw_prior(mean, variance, self.n_init_components)
+        prior = niw_prior(mean, variance, self.n_init_components, **self._prior(X.shape[1]))
 
         units = standardise(x, prior, grouping.group_offsets), standardised(prior)
         if self.protocol == "converged":
@@ -202,10 +213,22 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             )
         chain = (self.block_size, self.n_sweeps, self.n_discard, self.thin)
         block_size, n_sweeps, n_discard, thin = (4, 400, 320, 4) if self.protocol == "paper" else map(int, chain)
+        if self.corrected and (self.official or self.protocol is not None):
+            what = "official" if self.official else f"protocol {self.protocol!r}"
+            raise ValueError(f"corrected must be False with {what}, which says how blocks are drawn")
         return Schedule(
             int(self.n_init_components), block_size, n_sweeps, n_discard, thin, bool(self.official),
-            int(check_random_state(self.random_state).randint(2**31 - 1)),
+            int(check_random_state(self.random_state).randint(2**31 - 1)), bool(self.corrected),
         )  # fmt: skip
+
+    def _prior(self, D: int) -> dict[str, Any]:
+        for name, least in (("kappa0", 0), ("nu0", D - 1), ("S0_scale", 0)):
+            value = getattr(self, name)
+            if name == "nu0" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least < value < np.inf:
+                raise ValueError(f"{name} must be a finite number above {least}, got {value!r}")
+        return {"kappa0": self.kappa0, "nu0": self.nu0, "S0_scale": self.S0_scale}
 
     def _run_chain(self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule) -> Chain:
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
@@ -215,7 +238,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             return advance(chain, n_sweeps, x, offsets, streams, prior, schedule)
 
         return self._go_on(
-            _identity(x, offsets, streams, schedule._asdict()),
+            _identity(x, offsets, streams, schedule._asdict() | self._prior(x.shape[1])),
             Chain,
             lambda: start(schedule, offsets, streams),
             step,
@@ -228,7 +251,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     ) -> tuple[np.ndarray, np.ndarray]:
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
         problem = convergence.problem(x, offsets, prior, streams, schedule.seed)
-        settings = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
+        settings: dict[str, Any] = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
+        settings |= self._prior(x.shape[1])
 
         def progress(chains: Chains) -> tuple[int, int]:
             # Groups that have stopped are done, whatever their number of rounds.

@@ -29,6 +29,7 @@ class Schedule(NamedTuple):
     thin: int
     official: bool
     seed: int
+    corrected: bool = False
 
     @property
     def alpha_shape(self) -> int:
@@ -111,7 +112,9 @@ def advance(
         streams: [G] `stream` of each group's name.
         prior: of each group, in the units of x.
     """
-    order, uniforms, noise = _random_numbers(schedule, streams, chain.sweep, n_sweeps, group_offsets, x.device)
+    order, uniforms, noise, correction = _random_numbers(
+        schedule, streams, chain.sweep, n_sweeps, group_offsets, x.device
+    )
     state = GibbsState(torch.from_numpy(chain.labels).long().to(x.device), torch.from_numpy(chain.alpha).to(x.device))
     states = gibbs_sweep(
         state,
@@ -124,13 +127,18 @@ def advance(
         block_size=schedule.block_size,
         shared_new=schedule.official,
         alpha_shape=schedule.alpha_shape,
+        correction=correction if schedule.corrected else None,
     )
     labels, alpha = states.labels.cpu().numpy(), states.alpha.cpu().numpy()
     sweeps = np.arange(chain.sweep + 1, chain.sweep + 1 + n_sweeps)
     kept = np.array([schedule.kept(int(sweep)) for sweep in sweeps], np.bool_)
     traced = np.flatnonzero(sweeps % schedule.thin == 0)
     starts = group_offsets[:-1].numpy()
-    joints = [log_joint(states.labels[t], states.alpha[t], x, group_offsets, prior).cpu().numpy() for t in traced]
+    if x.device.type == "cpu":
+        joints = log_joint(states.labels[traced], states.alpha[traced], x, group_offsets, prior).numpy()
+    else:
+        every = [log_joint(states.labels[t], states.alpha[t], x, group_offsets, prior).cpu().numpy() for t in traced]
+        joints = np.reshape(every, (len(traced), len(starts)))
     return Chain(
         sweep=chain.sweep + n_sweeps,
         labels=labels[-1].astype(np.int32),
@@ -142,18 +150,19 @@ def advance(
             [chain.trace_n_components, np.maximum.reduceat(labels[traced], starts, axis=1) + 1]
         ),
         trace_alpha=np.concatenate([chain.trace_alpha, alpha[traced]]),
-        trace_log_joint=np.concatenate([chain.trace_log_joint, np.reshape(joints, (len(traced), len(starts)))]),
+        trace_log_joint=np.concatenate([chain.trace_log_joint, joints]),
     )
 
 
 def _random_numbers(
     schedule: Schedule, streams: list[int], first_sweep: int, n_sweeps: int, group_offsets: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor, AlphaNoise]:
-    """Visiting order, uniforms and the noise of alpha for some sweeps of every group."""
+) -> tuple[Tensor, Tensor, AlphaNoise, Tensor]:
+    """Visiting order, uniforms, the noise of alpha and the uniforms of block corrections, for some sweeps of every
+    group."""
     edges, alpha_shape = group_offsets.tolist(), schedule.alpha_shape
     N, G = edges[-1], len(edges) - 1
     order = np.empty((n_sweeps, N), np.int64)
-    uniforms = np.empty((n_sweeps, N))
+    uniforms, correction = np.empty((n_sweeps, N)), np.empty((n_sweeps, N))
     noise = AlphaNoise(np.empty((n_sweeps, N)), np.empty((n_sweeps, N + alpha_shape * G)), np.empty((n_sweeps, G)))  # type: ignore[arg-type]
     for t in range(n_sweeps):
         for g, (a, b) in enumerate(pairwise(edges)):
@@ -164,5 +173,7 @@ def _random_numbers(
             exponentials = rng.standard_exponential(b - a + alpha_shape)
             noise.gamma[t, a + alpha_shape * g : b + alpha_shape * (g + 1)] = exponentials
             noise.choice[t, g] = rng.random()
-    tensors = [torch.from_numpy(array).to(device) for array in (order, uniforms, *noise)]
-    return tensors[0], tensors[1], AlphaNoise(*tensors[2:])
+            if schedule.corrected:
+                correction[t, a:b] = rng.random(b - a)
+    tensors = [torch.from_numpy(array).to(device) for array in (order, uniforms, correction, *noise)]
+    return tensors[0], tensors[1], AlphaNoise(*tensors[3:]), tensors[2]

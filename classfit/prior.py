@@ -73,19 +73,30 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
     return mean, torch.where(is_constant, 1.0, variance)
 
 
-def niw_prior(mean: Tensor, variance: Tensor, n_init_components: int) -> NIWPrior:
-    """The paper's prior: mu0 = mean, kappa0 = 0.01, nu0 = D + 2, S0 = diag(variance) / K0^(2/D).
+def niw_prior(
+    mean: Tensor,
+    variance: Tensor,
+    n_init_components: int,
+    *,
+    kappa0: float = KAPPA0,
+    nu0: float | None = None,
+    S0_scale: float = 1.0,
+) -> NIWPrior:
+    """mu0 = mean, kappa0, nu0, S0 = S0_scale diag(variance) / K0^(2/D); by default the paper's prior.
 
     Args:
         mean, variance: [G, D] float64, from `group_variances`.
         n_init_components: K0.
+        kappa0: in points, positive.
+        nu0: degrees of freedom, above D - 1; None is D + 2.
+        S0_scale: positive.
     """
     G, D = mean.shape
     return NIWPrior(
         mu0=mean,
-        kappa0=torch.full((G,), KAPPA0, dtype=torch.float64),
-        nu0=torch.full((G,), D + 2.0, dtype=torch.float64),
-        S0=torch.diag_embed(variance / n_init_components ** (2 / D)),
+        kappa0=torch.full((G,), kappa0, dtype=torch.float64),
+        nu0=torch.full((G,), D + 2.0 if nu0 is None else nu0, dtype=torch.float64),
+        S0=torch.diag_embed(S0_scale * variance / n_init_components ** (2 / D)),
     )
 
 

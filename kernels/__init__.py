@@ -45,6 +45,7 @@ __all__ = [
     "em_statistics",
     "gaussian_log_density",
     "gibbs_sweep",
+    "log_joint",
     "mixture_log_density",
     "precision_cholesky",
     "split_merge",
@@ -369,11 +370,48 @@ def split_merge(
     """
     check.points(x)
     check.split_merge(state, x, proposals, prior, group_offsets)
+    _on_the_cpu("split_merge", engine, x)
+    return _engine(engine, x).split_merge(state, x, proposals, prior=prior, group_offsets=group_offsets)
+
+
+def log_joint(
+    state: GibbsState,
+    x: Tensor,
+    *,
+    prior: NIWPrior,
+    group_offsets: Tensor | None = None,
+    engine: str = "auto",
+) -> Tensor:
+    """Log of the joint density of the labels and the data of each group, given alpha.
+
+        log Gamma(alpha) - log Gamma(alpha + n) + sum_k [log alpha + log Gamma(n_k) + log p(points of k)]
+
+    The first terms are the probability of the partition under the Chinese restaurant process, the last the normal-
+    inverse-Wishart marginal likelihood of each component.
+
+    Args:
+        state: labels [N] or [T, N] int64, without gaps in each group, and alpha [G] or [T, G] float64: a state, or T.
+        x: [N, D] points sorted by group, float32 or float64; all is computed in float64.
+        prior, group_offsets: as in `gibbs_sweep`.
+        engine: see `kernels`; there is none for "triton".
+
+    Returns:
+        float64 of the shape of alpha, in nats.
+
+    Raises:
+        ValueError: as `gibbs_sweep`; labels and alpha of different numbers of states.
+    """
+    check.points(x)
+    check.log_joint(state, x, prior, group_offsets)
+    _on_the_cpu("log_joint", engine, x)
+    return _engine(engine, x).log_joint(state, x, prior=prior, group_offsets=group_offsets)
+
+
+def _on_the_cpu(operation: str, engine: str, x: Tensor) -> None:
     if engine == "triton" or (engine == "auto" and x.device.type != "cpu"):
         raise ValueError(
-            f"split_merge runs on the CPU, got engine {engine!r} and x on {x.device}: pass x.cpu() and so on"
+            f"{operation} runs on the CPU, got engine {engine!r} and x on {x.device}: pass x.cpu() and so on"
         )
-    return _engine(engine, x).split_merge(state, x, proposals, prior=prior, group_offsets=group_offsets)
 
 
 def unchecked(x: Tensor, engine: str = "auto") -> ModuleType:

@@ -234,6 +234,23 @@ def split_merge(
     niw_prior(prior, x, G)
 
 
+def log_joint(state: GibbsState, x: Tensor, prior: NIWPrior, group_offsets: Tensor | None) -> None:
+    group_offsets = nonempty_groups(group_offsets, x)
+    for name, value in zip(GibbsState._fields, state, strict=True):
+        _tensor(value, f"state.{name}")
+    if state.labels.ndim != 2:
+        gibbs_state(state, x, group_offsets)
+    else:
+        if state.alpha.ndim != 2 or len(state.alpha) != len(state.labels):
+            raise ValueError(
+                f"state.alpha must have one row for each of the {len(state.labels)} rows of labels, "
+                f"got shape {list(state.alpha.shape)}"
+            )
+        for each, alpha in zip(*state, strict=True):
+            gibbs_state(GibbsState(each, alpha), x, group_offsets)
+    niw_prior(prior, x, len(group_offsets) - 1)
+
+
 def nonempty_groups(group_offsets: Tensor | None, x: Tensor) -> Tensor:
     """The offsets (of one group for None), checked."""
     if group_offsets is None:

@@ -380,6 +380,22 @@ def _try_split_or_merge(
     return torch.unique(torch.tensor(labels), return_inverse=True)[1].tolist(), log_ratio, True
 
 
+def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: Tensor | None = None) -> Tensor:
+    """log CRP(labels | alpha) + sum_k log p(points of k), each point given the ones before it."""
+    x = x.double()
+    segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
+    every_labels, every_alpha = state.labels.reshape(-1, len(x)), state.alpha.reshape(-1, len(segments))
+    value = torch.zeros(every_alpha.shape, dtype=torch.float64)
+    for t, (labels, alphas) in enumerate(zip(every_labels, every_alpha, strict=True)):
+        for g, (a, b) in enumerate(segments):
+            alpha, of_group = float(alphas[g]), NIWPrior(*(field[g] for field in prior))
+            for i in range(b - a):
+                earlier = x[a : a + i][labels[a : a + i] == labels[a + i]]
+                seat = (len(earlier) or alpha) / (i + alpha)
+                value[t, g] += math.log(seat) + _niw_predictive(x[a + i], earlier, of_group)
+    return value.reshape(state.alpha.shape)
+
+
 def _niw_log_marginal(x: Tensor, prior: NIWPrior) -> float:
     """log of the density of all points of one component: each given the ones before it."""
     return sum(_niw_predictive(x[n], x[:n], prior) for n in range(len(x)))

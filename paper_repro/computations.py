@@ -327,6 +327,7 @@ def figure(work: Work) -> None:
         "figure_a9": _blocks_arguments,
         "figure_a10": _blocks_arguments,
         "figure_a11": figure_arguments.figure_a11,
+        "figure_b4": figure_arguments.figure_b4,
     }[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
     write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)

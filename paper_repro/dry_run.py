@@ -42,6 +42,7 @@ def shrunk_profile(profile: Profile) -> Profile:
         dataset="made",
         dataset_options={"image_shape": list(IMAGE_SHAPES[profile.dataset]), **MADE},
         robustness=profile.robustness and _shrunk_scale(profile.robustness),
+        n_control_seeds=min(profile.n_control_seeds, 1),
         **TRAINING,
         **others,
     )

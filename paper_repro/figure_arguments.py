@@ -8,7 +8,7 @@ from paper_repro.robustness import input_of
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_json, read_tensors
 
-__all__ = ["figure_3", "figure_4", "figure_a11"]
+__all__ = ["figure_3", "figure_4", "figure_a11", "figure_b4"]
 
 
 def figure_3(work: Work) -> dict[str, Any]:
@@ -80,6 +80,11 @@ def figure_a11(work: Work) -> dict[str, Any]:
         "n_fitted": len(labels) - sum(map(len, rows.values())),
         "scale": {name: work.settings[name] for name in ("n_trials", "networks")},
     }
+
+
+def figure_b4(work: Work) -> dict[str, Any]:
+    names = read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
+    return {"fits": read_arrays(input_of(work, "controls") / "fits.npz"), "class_names": names}
 
 
 def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:

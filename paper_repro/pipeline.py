@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from paper_repro import computations as compute
 from paper_repro.claims import CLAIMS, scorecard
+from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
@@ -89,6 +90,8 @@ class Pipeline:
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
+        self.controls = control_steps(self)
+        absent |= set() if self.controls else {"figure_b4"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         self.scorecard = self._scorecard()
 
@@ -108,7 +111,15 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        return [*shared, *densities, *others, *self.robustness.values(), *self.figures.values(), self.scorecard]
+        return [
+            *shared,
+            *densities,
+            *others,
+            *self.robustness.values(),
+            *self.controls.values(),
+            *self.figures.values(),
+            self.scorecard,
+        ]
 
     def sampler(self) -> dict[str, Any]:
         """The protocol's part of the settings of a posterior."""
@@ -193,6 +204,7 @@ class Pipeline:
             "figure_a5": (self.dataset, self.network, self.representations),
             "figure_a6": (self.representations,),
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
+            "figure_b4": (self.dataset, *self.controls.values()),
         }[name]
         settings |= {
             "figure_1": {"stages": [3, 4]},
@@ -200,5 +212,6 @@ class Pipeline:
             "figure_a5": {"stages": list(STAGES)},
             "figure_a6": {"stages": list(STAGES)},
             "figure_a7": {"stages": list(STAGES)},
+            "figure_b4": {},
         }[name]
         return Step(f"{self.folder}/{name}", settings, compute.figure, inputs)

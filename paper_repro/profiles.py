@@ -55,6 +55,8 @@ class Profile:
     """For figure A.10."""
     robustness: RobustnessScale | None = None
     """For figures 3, 4 and A.11."""
+    n_control_seeds: int = 0
+    """For figure B.4; 0: no controls."""
 
     @property
     def splits(self) -> bool:
@@ -119,6 +121,7 @@ DIGITS = Profile(
     flip=False,
     bfloat16=False,
     robustness=robustness_scale.DIGITS,
+    n_control_seeds=3,
     convnet=_convnet(32, epochs=15, batch_size=128, peak_learning_rate=0.1, crop_padding=1),
     vit=OtherNetwork(
         "small ViT (6 blocks of 64 features) as a stand-in for ViT-B/16",
@@ -160,6 +163,7 @@ CIFAR100_LAPTOP = Profile(
     dimensions=(16, 16, 64, 64),
     **LAPTOP_TRAINING,
     robustness=robustness_scale.LAPTOP,
+    n_control_seeds=4,
     convnet=_convnet(32, weight_decay=1e-6, **LAPTOP_TRAINING),
 )
 
@@ -188,6 +192,7 @@ def _paper_sized(dataset: str, architecture: str) -> Profile:
         crop_padding=padding,
         **PAPER_TRAINING,
         robustness=robustness_scale.PAPER_SIZED,
+        n_control_seeds=20,
         convnet=_convnet(64, **PAPER_TRAINING, **mixed),
         vit=OtherNetwork(
             "ViT-B/16, pretrained with SAM and fine-tuned",

@@ -19,7 +19,7 @@ from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE, PUBLISHED_NATS
 import kernels
 from classfit import ConstantFeatureWarning, DPGaussianMixture, Posterior
 from classfit.diagnostics import log_joint
-from classfit.gibbs import Schedule, advance, start
+from classfit.gibbs import Schedule, _random_numbers, advance, start
 from classfit.prior import group_variances, niw_posterior, niw_prior, predictive, standardise, standardised
 
 QUICK = {"n_sweeps": 24, "n_discard": 8, "thin": 4, "random_state": 0}
@@ -42,6 +42,35 @@ def test_scikit_learn_contract(estimator, check):
 
 
 # --- Prior and predictive
+
+
+def test_corrected_blocks_are_those_of_the_reference():
+    X, names = three_groups(D=2)
+    x, offsets = torch.from_numpy(X[np.argsort(names, kind="stable")]), torch.tensor([0, 25, 26, 86])
+    prior = niw_prior(*group_variances(x, offsets), 6)
+    problem = standardise(x, prior, offsets), offsets, [1, 2, 3], standardised(prior)
+    schedule = Schedule(6, 4, 3, 0, 1, False, 5, corrected=True)
+    ours = advance(start(schedule, offsets, [1, 2, 3]), 3, *problem, schedule)
+    begun = start(schedule, offsets, [1, 2, 3])
+    order, uniforms, noise, correction = _random_numbers(schedule, [1, 2, 3], 0, 3, offsets, x.device)
+    expected = kernels.gibbs_sweep(
+        kernels.GibbsState(torch.from_numpy(begun.labels).long(), torch.from_numpy(begun.alpha)),
+        problem[0], order, uniforms, noise, prior=problem[3], group_offsets=offsets, block_size=4,
+        correction=correction, engine="reference",
+    )  # fmt: skip
+    assert np.array_equal(ours.labels, expected.labels[-1].numpy())
+    assert np.allclose(ours.alpha, expected.alpha[-1], rtol=PEER_RELATIVE)
+    plain = advance(begun, 3, *problem, schedule._replace(corrected=False))
+    assert not np.array_equal(ours.labels, plain.labels)
+
+
+def test_the_prior_can_be_another():
+    X, _ = three_groups()
+    prior = DPGaussianMixture(**QUICK, kappa0=0.5, nu0=9.0, S0_scale=2.0).fit(X).posterior_.prior
+    paper = DPGaussianMixture(**QUICK).fit(X).posterior_.prior
+    assert (prior.kappa0.tolist(), prior.nu0.tolist()) == ([0.5], [9.0])
+    assert torch.allclose(prior.S0, 2 * paper.S0, rtol=PEER_RELATIVE)
+    assert torch.equal(prior.mu0, paper.mu0)
 
 
 def test_prior_and_posterior_equations():
@@ -353,6 +382,11 @@ def test_a_saved_posterior_is_the_same_when_loaded(tmp_path, official):
         ({"block_size": 33}, "block_size must be an integer from 1 to 32, got 33"),
         ({"n_sweeps": 10, "n_discard": 9}, "10 - 9 < 4"),
         ({"thin": 1.5}, "thin must be an integer of at least 1, got 1.5"),
+        ({"corrected": True, "official": True}, "corrected must be False with official"),
+        ({"corrected": True, "protocol": "paper"}, "corrected must be False with protocol 'paper'"),
+        ({"kappa0": 0}, "kappa0 must be a finite number above 0, got 0"),
+        ({"nu0": 2.0}, "nu0 must be a finite number above 2, got 2.0"),
+        ({"S0_scale": np.inf}, "S0_scale must be a finite number above 0, got inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

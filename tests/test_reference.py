@@ -24,6 +24,7 @@ OPERATIONS = [
     "em_statistics",
     "gaussian_log_density",
     "gibbs_sweep",
+    "log_joint",
     "mixture_log_density",
     "precision_cholesky",
     "split_merge",

@@ -38,6 +38,7 @@ with _cache_of_these_sources():
     from kernels.cpu.em_statistics import em_statistics
     from kernels.cpu.gaussian_log_density import gaussian_log_density
     from kernels.cpu.gibbs_sweep import gibbs_sweep
+    from kernels.cpu.log_joint import log_joint
     from kernels.cpu.mixture_log_density import mixture_log_density
     from kernels.cpu.precision_cholesky import precision_cholesky
     from kernels.cpu.split_merge import split_merge
@@ -48,6 +49,7 @@ __all__ = [
     "em_statistics",
     "gaussian_log_density",
     "gibbs_sweep",
+    "log_joint",
     "mixture_log_density",
     "precision_cholesky",
     "split_merge",

@@ -27,6 +27,7 @@ FIGURES = {
     "figure_a9": "Class-conditional log-density of each class, Vision Transformer",
     "figure_a10": "Class-conditional log-density of each class, MLP-Mixer",
     "figure_a11": "Generative classification by stage and memorization",
+    "figure_b4": "Are the high-density classes a state of the sampler?",
 }
 """In the order of the paper: name of the module, and title."""
 

@@ -1,0 +1,69 @@
+"""Log joint density of labels and data, one task a group and labelling, in float64."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from kernels.cpu import threads
+from kernels.cpu.components import make_components, make_prior, rebuild
+from kernels.cpu.moments import factor_scratch
+from kernels.types import GibbsState, NIWPrior
+
+
+def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: Tensor | None = None) -> Tensor:
+    points = np.ascontiguousarray(x.double().numpy())
+    edges = [0, len(x)] if group_offsets is None else group_offsets.tolist()
+    labels = state.labels.reshape(-1, len(x)).numpy()
+    alpha = state.alpha.reshape(len(labels), len(edges) - 1).numpy()
+    mu0, kappa0, nu0, S0 = (np.ascontiguousarray(field.numpy()) for field in prior)
+    value = np.empty(alpha.shape)
+    tasks = []
+    for g, (a, b) in enumerate(pairwise(edges) if len(labels) else ()):
+        of_group = np.ascontiguousarray(labels[:, a:b])
+        alphas = np.ascontiguousarray(alpha[:, g])
+        tasks.append((points[a:b], of_group, alphas, mu0[g], kappa0[g], nu0[g], S0[g]))
+    for g, found in enumerate(threads.run(_log_joint_group, tasks)):
+        if np.isnan(found).any():
+            raise ValueError(f"group {g}: a component's scale matrix is not positive definite in float64")
+        value[:, g] = found
+    return torch.from_numpy(value if state.labels.ndim == 2 else value[0])
+
+
+@njit(nogil=True, cache=True)
+def _log_joint_group(
+    x: np.ndarray,
+    labels: np.ndarray,
+    alpha: np.ndarray,
+    mu0: np.ndarray,
+    kappa0: float,
+    nu0: float,
+    S0: np.ndarray,
+) -> np.ndarray:
+    """Of each labelling [T, n] of one group; nan if a scale matrix is not positive definite."""
+    n, D = x.shape
+    factors = factor_scratch(D)
+    prior = make_prior(x, mu0, kappa0, nu0, S0, factors)
+    # The parts of the log marginal likelihood that depend on the count alone.
+    marginal = np.zeros(n + 1)
+    for c in range(n):
+        marginal[c + 1] = marginal[c] + prior.predictive[c]
+    value = np.empty(len(labels))
+    components = make_components(x, labels.max() + 1)
+    for t in range(len(labels)):
+        n_components = labels[t].max() + 1
+        components.changed[:n_components] = True
+        if math.isnan(prior.log_det) or not rebuild(x, labels[t], n_components, mu0, kappa0, S0, components, factors):
+            value[t] = math.nan
+            continue
+        value[t] = math.lgamma(alpha[t]) - math.lgamma(alpha[t] + n)
+        for k in range(n_components):
+            size = components.size[k]
+            if size == 0:
+                continue
+            value[t] += math.log(alpha[t]) + math.lgamma(size) + marginal[size]
+            value[t] += 0.5 * (nu0 * prior.log_det - (nu0 + size) * components.log_det[k])
+    return value
