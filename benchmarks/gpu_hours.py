@@ -18,6 +18,7 @@ from benchmarks import step_costs
 from benchmarks.performance_model import GPUS, LAUNCH_SECONDS
 from benchmarks.record import RESULTS
 from benchmarks.report import HOURS
+from benchmarks.roofline import PEAKS, PUBLISHED, shares
 from benchmarks.step_costs import PROFILE_NAMES
 from classfit.storage import replacing
 from paper_repro.profiles import PROFILES
@@ -31,7 +32,7 @@ ROWS = {
     "convnet/network": "plain ConvNet",
     "vit/network": "ViT-B/16, fine-tuning",
     "mixer/network": "Mixer-B/16, fine-tuning",
-    "representations": "representations of the four",
+    "representations": "representations",
     "memorization": "memorization",
     "density_bins": "networks without a density bin",
     "certification": "certification",
@@ -40,6 +41,7 @@ ROWS = {
     "relative_entropy": "relative entropies of {} stages",
     "kl_by_stage": "KL by stage",
     "generative": "generative classification",
+    "controls": "controls of figure 1",
 }
 """Of the table, by the step's name or the start of its kind."""
 
@@ -50,11 +52,10 @@ def predictions(names: Sequence[str] = PROFILE_NAMES) -> dict[str, Any]:
         "what": "predictions, not measurements: see benchmarks/step_costs.py",
         "torch": torch.__version__,
         "peaks": {
-            name: {"single": gpu.single, "memory": gpu.memory, **step_costs.PEAKS[name]._asdict()}
-            for name, gpu in GPUS.items()
+            name: {"single": gpu.single, "memory": gpu.memory, **PEAKS[name]._asdict()} for name, gpu in GPUS.items()
         },
-        "published": {name: known._asdict() for name, known in step_costs.PUBLISHED.items()},
-        "share_of_best_case": step_costs.shares(),
+        "published": {name: known._asdict() for name, known in PUBLISHED.items()},
+        "share_of_best_case": shares(),
         "launch_seconds": LAUNCH_SECONDS,
         "components": step_costs.COMPONENTS,
         "processor": {"machine": step_costs.machine(), "seconds": step_costs.processor_rates()},
@@ -96,7 +97,8 @@ def totals(stored: Stored) -> str:
 
 def _row_of(step: str) -> str:
     """The key of the row in which a step is counted."""
-    return step if step in ROWS else next(row for row in ROWS if step.rsplit("/", 1)[-1].startswith(row))
+    kind = step.rsplit("/", 1)[-1]
+    return step if step in ROWS else next(row for row in ROWS if kind.startswith(row) or kind.endswith(f"_{row}"))
 
 
 def _line(words: str, costs: Iterable[Stored]) -> str:
@@ -130,10 +132,10 @@ def show(stored: Stored, console: Console) -> None:
             flops, *cells = _cells([cost])
             table.add_row(cost["step"], flops, f"{cost['bytes'] / 1e15:.3g}", *cells)
         console.print(table)
-    shares = ", ".join(f"{share:.0%} in {name}" for name, share in stored["share_of_best_case"].items())
+    published = ", ".join(f"{share:.0%} in {name}" for name, share in stored["share_of_best_case"].items())
     console.print(
         "Predictions, not measurements. Best: every operation at the published peak of flops or bandwidth, or the "
-        f"launches. Likely: the least share of it that was published for an A100 ({shares}). Densities: the "
+        f"launches. Likely: the least share of it that was published for an A100 ({published}). Densities: the "
         "performance model of the Triton kernels, and (two cores) what paper-repro does, on the processor."
     )
 

@@ -1,11 +1,9 @@
 """The flops, bytes and predicted hours of every step of a profile: what `benchmarks.gpu_hours` makes tables of.
 
 Networks: the flops and bytes of every operation of a pass (`benchmarks.network_work`), times the passes that the step's
-own settings ask for. An operation takes the longer of its flops at the published dense peak and its bytes at the
-published bandwidth. The peak is that of bfloat16 in training; elsewhere of float32, for which torch's defaults give
-convolutions TF32, and matrix products not. Small convolutions with batch norm are bound by bandwidth. The best case is
-the sum, or the launches of all operations if that is longer. The likely case has, on every GPU, the least share of the
-best case that was published for an A100 (`PUBLISHED`), and twice the time for a launch.
+own settings ask for. The best case is a GPU at its peaks (`benchmarks.roofline`), or the launches of all operations if
+that is longer. The likely case has, on every GPU, the least share of the best case that was published for an A100, and
+twice the time for a launch.
 
 Densities: `benchmarks.performance_model` at the step's shapes (block size 1), in the best case with 10 components a
 class, in the likely one with 50. `paper-repro` fits densities on the processor, so hours there stand beside, from the
@@ -26,8 +24,10 @@ from benchmarks.network_work import Operation, forward, gradient, network_of, up
 from benchmarks.performance_model import GPUS, LAUNCH_SECONDS, load_kernels, predict, predict_gibbs
 from benchmarks.record import RESULTS
 from benchmarks.report import Run, load
+from benchmarks.roofline import roofline, shares
 from paper_repro.attacks import ATTACKS, survives
 from paper_repro.certification import smoothed_counts
+from paper_repro.controls import planned_fits
 from paper_repro.datasets import cifar100, mini_imagenet
 from paper_repro.dry_run import IMAGE_SHAPES
 from paper_repro.memorization import FRACTION
@@ -38,46 +38,8 @@ from paper_repro.robustness_scale import LAPTOP
 from paper_repro.steps import Step
 from paper_repro.training import TrainingSettings
 
-__all__ = ["PROFILE_NAMES", "Cost", "attack_passes", "costs", "networks", "processor_rates", "shares"]
+__all__ = ["PROFILE_NAMES", "Cost", "attack_passes", "costs", "networks", "processor_rates"]
 
-
-class Peaks(NamedTuple):
-    """Published dense rates beyond those of `performance_model.Gpu`, in flop/s, from the same sheets."""
-
-    bfloat16: float
-    float32: float
-    """Without tensor cores."""
-
-
-PEAKS = {
-    "A100": Peaks(312e12, 19.5e12),
-    "H100": Peaks(989.4e12, 66.9e12),
-    "B200": Peaks(2.25e15, 75e12),
-    "MI300X": Peaks(1307.4e12, 163.4e12),
-}
-
-
-class Published(NamedTuple):
-    """A speed of training that somebody measured on one A100 (80 GB or 40 GB, 400 W)."""
-
-    architecture: str
-    image_size: int
-    batch_size: int
-    bfloat16: bool
-    """Or float16; else float32 with TF32."""
-    images_a_second: float
-    source: str
-
-
-RESNET50_README = "NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5 (container 21.03)"
-PUBLISHED = {
-    "ResNet50, mixed precision": Published("resnet50", 224, 256, True, 2470.0, RESNET50_README),
-    "ResNet50, TF32": Published("resnet50", 224, 256, False, 938.0, RESNET50_README),
-    # "7 min" and "32.3 PFLOPs", with three times the flops of a forward pass an image.
-    "ResNet18 on CIFAR-10": Published(
-        "resnet18", 32, 512, True, 32.3e15 / (7 * 60) / (3 * 1.11e9), "KellerJordan/cifar10-airbench, README"
-    ),
-}
 
 COMPONENTS = {"best": 10, "likely": 50}
 """Of a class at a kept sweep: the two states that chains end in (paper_repro/FINDINGS.md), for the densities' cost."""
@@ -151,7 +113,7 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
     if kind == "network":
         yield _training(settings, data, data.n_train)
         yield _evaluation(settings, data, data.n_train + data.n_test)
-    elif kind == "representations":
+    elif kind.endswith("representations"):
         (network,) = (step_in for step_in in step.inputs if _kind(step_in) == "network")
         yield _evaluation(network.settings, data, data.n_train)
     elif kind == "memorization":
@@ -185,6 +147,11 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
         for D in _dimensions(step):
             yield _sweeps(settings, D, data.n_classes, (data.n_train - held) // data.n_classes)
             yield _density(settings, D, held, data.n_classes)
+    elif kind == "controls":
+        n = data.n_train // data.n_classes
+        for fit in planned_fits(settings["cells"], settings["n_seeds"], settings["n_variant_seeds"]):
+            yield _sweeps(settings, fit.D, data.n_classes, round(fit.share * n))
+            yield _density(settings, fit.D, n, data.n_classes)
     else:
         raise ValueError(f"step must be one whose cost is known here, got {step.name}")
 
@@ -287,40 +254,11 @@ def attack_passes(budgets: Mapping[str, Sequence[float]]) -> tuple[int, int]:
     return network.n_gradients, network.n_forwards
 
 
-@cache
-def shares() -> dict[str, float]:
-    """Of each published speed: its share of the best case here."""
-    from torchvision.models import resnet50
-
-    found = {}
-    for name, known in PUBLISHED.items():
-        shape = (3, known.image_size, known.image_size)
-        settings = {"architecture": known.architecture, "width": 64, "stem": "cifar"}
-        network = resnet50() if known.image_size == 224 else network_of(settings, shape, 10)
-        how = TrainingSettings(epochs=1, batch_size=known.batch_size, peak_learning_rate=0.1, bfloat16=known.bfloat16)
-        best = _roofline(update(network.to(memory_format=torch.channels_last), how, shape), "A100")
-        found[name] = known.images_a_second / known.batch_size * best
-    return found
-
-
-def _roofline(operations: Sequence[Operation], name: str) -> float:
-    """Seconds in which a GPU at its peaks does these operations one after another."""
-    gpu, peaks = GPUS[name], PEAKS[name]
-
-    def rate(operation: Operation) -> float:
-        if operation.bfloat16:
-            return peaks.bfloat16
-        flags = {"convolution": torch.backends.cudnn.allow_tf32, "product": torch.backends.cuda.matmul.allow_tf32}
-        return gpu.single if flags.get(operation.kind) else peaks.float32
-
-    return sum(max(operation.flops / rate(operation), operation.bytes / gpu.memory) for operation in operations)
-
-
 def _seconds(part: Passes | Densities, name: str, case: str) -> float:
     if isinstance(part, Passes):
         launches = len(part.operations) * LAUNCH_SECONDS * (2 if case == "likely" else 1)
         share = min(shares().values()) if case == "likely" else 1.0
-        return part.times * max(_roofline(part.operations, name) / share, launches)
+        return part.times * max(roofline(part.operations, name) / share, launches)
     return part.times * _predicted(part, name, case).seconds
 
 

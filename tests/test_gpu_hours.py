@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from benchmarks import gpu_hours, network_work, step_costs
+from benchmarks import gpu_hours, network_work, roofline, step_costs
 from benchmarks.performance_model import GPUS, SHAPES, load_kernels, predict, predict_gibbs
 from paper_repro import attacks
 from paper_repro.pipeline import Pipeline
@@ -109,12 +109,12 @@ def test_training_is_in_bfloat16_and_the_rest_is_not():
 
 
 def test_an_operation_takes_the_longer_of_flops_and_bytes():
-    gpu, peaks = GPUS["H100"], step_costs.PEAKS["H100"]
+    gpu, peaks = GPUS["H100"], roofline.PEAKS["H100"]
     compute = network_work.Operation("product", True, peaks.bfloat16, 1.0)
     memory = network_work.Operation("other", True, 1.0, 2 * gpu.memory)
     tf32 = network_work.Operation("convolution", False, 3 * gpu.single, 1.0)
     plain = network_work.Operation("product", False, 4 * peaks.float32, 1.0)
-    assert step_costs._roofline([compute, memory, tf32, plain], "H100") == pytest.approx(1 + 2 + 3 + 4)
+    assert roofline.roofline([compute, memory, tf32, plain], "H100") == pytest.approx(1 + 2 + 3 + 4)
 
 
 def test_attack_passes_are_those_of_the_attacks_steps():
@@ -136,6 +136,8 @@ def test_settings_of_a_step_decide_its_cost():
     (entropy,) = step_costs._work(pipeline.entropies[1], data)
     assert (entropy.D, entropy.shape, entropy.times) == (16, {"points": 100_000}, 100)
     assert len(list(step_costs._work(pipeline.robustness["kl_by_stage"], data))) == 2 * 3 * 4
+    whole, part = (part.shape["group"] for part in list(step_costs._work(pipeline.controls["controls"], data))[:4:2])
+    assert (whole, part) == (500, 400)
     with pytest.raises(ValueError, match="cost is known here, got a/new_step"):
         list(step_costs._work(Step("a/new_step", {}, print), data))
 
