@@ -122,15 +122,23 @@ def fitting_programs(kernel: dict[str, Any], gpu: Gpu) -> int:
     return max(1, min(gpu.registers // registers, gpu.shared // (kernel["shared"] + 1024), 64 // kernel["warps"]))
 
 
-def predict(name: str, kernels: dict[tuple[str, str], dict[str, Any]], operation: str, D: int) -> Prediction:
-    """A density or EM operation on the GPU of that name."""
+def predict(
+    name: str,
+    kernels: dict[tuple[str, str], dict[str, Any]],
+    operation: str,
+    D: int,
+    shape: dict[str, int] | None = None,
+) -> Prediction:
+    """A density or EM operation on the GPU of that name, of its shape in `SHAPES` or (a density) of another."""
     if operation == "mixture density":
-        return _predict_mixture(name, kernels, D)
+        return _predict_mixture(name, kernels, D, shape or SHAPES[operation])
     return _predict_em(name, kernels, D)
 
 
-def _predict_mixture(name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: int) -> Prediction:
-    gpu, shape = GPUS[name], SHAPES["mixture density"]
+def _predict_mixture(
+    name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: int, shape: dict[str, int]
+) -> Prediction:
+    gpu = GPUS[name]
     N, M = shape["points"], shape["components"]
     kernel = kernels[f"gaussian mixture fp32 D={D}", gpu.target]
     constants = kernel["constexprs"]
@@ -229,9 +237,10 @@ def gibbs_cycles(gpu: Gpu, D: int, slots: int, groups: int) -> dict[str, float]:
     return {"visit": visit, "prepare": prepare, "rebuild": move, "commit": 0.2 * 2 * move}
 
 
-def predict_gibbs(name: str, operation: str, D: int) -> Prediction:
-    """All sweeps of all groups in one launch: as many groups at a time as there are multiprocessors."""
-    gpu, shape = GPUS[name], SHAPES[operation]
+def predict_gibbs(name: str, operation: str, D: int, shape: dict[str, int] | None = None) -> Prediction:
+    """All sweeps of all groups in one launch, of the shape in `SHAPES` or another: as many groups at a time as there
+    are multiprocessors."""
+    gpu, shape = GPUS[name], shape or SHAPES[operation]
     G, n, T, slots = shape["groups"], shape["group"], shape["sweeps"], shape["components"]
     cycles = gibbs_cycles(gpu, D, slots, G)
     rounds = math.ceil(G / gpu.multiprocessors)

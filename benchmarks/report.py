@@ -19,7 +19,10 @@ from rich.table import Table
 from benchmarks.record import RESULTS
 from classfit.storage import replacing
 
-__all__ = ["Row", "Run", "load", "main", "rows", "table", "verdict", "write_page"]
+__all__ = ["HOURS", "Row", "Run", "load", "main", "rows", "table", "verdict", "write_page"]
+
+HOURS = "gpu_hours.json"
+"""Beside the measurements, but none: what `benchmarks.gpu_hours` predicts."""
 
 QUIET = 0.2
 """Processors busy with something else, below which a measurement counts as undisturbed."""
@@ -78,6 +81,8 @@ def load(folder: Path) -> list[Run]:
     """
     runs = []
     for path in folder.glob("*.json"):
+        if path.name == HOURS:
+            continue
         try:
             stored = json.loads(path.read_text())
             machine, commit = stored["machine_info"], stored["commit_info"]

@@ -106,7 +106,8 @@ def run(
     if dry_run:
         from paper_repro.dry_run import dry_run as try_everything
 
-        try_everything(pipeline.profile, pipeline.protocol, official=official, figures=named, console=console)
+        options = {"official": official, "figures": named if figures else [], "data": data}
+        try_everything(pipeline.profile, pipeline.protocol, console=console, **options)
         return
     targets = [pipeline.figures[name] for name in named]
     if not figures or DENSITIES in figures:

@@ -5,7 +5,7 @@ killed loses only the tasks in hand. Files called `checkpoint*` are gathered int
 """
 
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,10 @@ def _count_votes(
 
     votes: dict[str, list[np.ndarray]] = {"selection": [], "estimation": []}
     part = _rows_of(chunk, rows, settings)
+    # Neighbours are of one bin: its network is read once, not for every point.
+    load = cache(lambda b: networks.load(_weights(weights, b, "noisy")))
     for row, image in zip(part, networks.images(part), strict=True):
-        network = networks.load(_weights(weights, bins[row], "noisy"))
+        network = load(bins[row])
         for kind, n in (("selection", settings["n0"]), ("estimation", settings["n"])):
             seed = derived_seed(settings["seed"], kind, row)
             votes[kind].append(

@@ -110,3 +110,16 @@ def test_bad_input(trained):
     for budgets in ([0.1, 0.0], [-0.1, 0.1], [0.1, 0.1]):
         with pytest.raises(ValueError, match="budgets must rise from 0 or above"):
             survives(network, images, labels, "fgsm", budgets)
+
+
+def test_weights_keep_their_state_and_get_no_gradients(trained):
+    network, images, labels, units = trained
+    first = next(network.parameters())
+    first.requires_grad_(False)
+    network.zero_grad()
+    try:
+        survives(network, images[:5], labels[:5], "fgsm", (0.0, 0.1), **units)
+        assert all(parameter.grad is None for parameter in network.parameters())
+        assert [p.requires_grad for p in network.parameters()] == [p is not first for p in network.parameters()]
+    finally:
+        first.requires_grad_(True)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
 from rich.console import Console
 from typer.testing import CliRunner
@@ -117,6 +118,10 @@ def test_a_dry_run_keeps_nothing(monkeypatch, tmp_path):
         "dataset", "network", "representations", "paper/figure_a6",
     ]  # fmt: skip
     assert not (tmp_path / "runs").exists()
+    assert "Read the dataset: 1,437 training and 360 test images of 10 classes" in result.output
+    assert "went on to the same bits" in result.output
+    assert ("Not tried: a GPU" in result.output) is not torch.cuda.is_available()
+    assert "python -m benchmarks.gpu_hours" in result.output.splitlines()[-1]
 
 
 def test_made_images_are_of_the_datasets_shape():

@@ -80,3 +80,6 @@ UNIFORM_EDGE = 1e-6
 
 MONTE_CARLO_SIGMAS = 4.0
 """Differences are judged in Monte Carlo standard errors; at fixed seeds, 4 leave room and still catch a bias."""
+
+COUNTED_DIGITS = 0.0005
+"""torchvision gives the multiply-adds of its networks to three decimals, in units of 10^9."""
