@@ -1,4 +1,4 @@
-"""The command `paper-repro`: list, run, trials, draw, check, analyze."""
+"""The command `paper-repro`: list, run, trials, draw, check, keep, analyze."""
 
 import os
 from collections.abc import Iterator
@@ -60,6 +60,7 @@ COLOURS = {
     State.UNFINISHED: "yellow",
     State.STALE: "yellow",
     State.DAMAGED: "red",
+    State.KEPT: "green",
 }
 
 
@@ -208,7 +209,10 @@ def check(
     official: Official = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Check that figures and scorecard are there, whole, and made with these settings; else the exit status is 1."""
+    """Check that figures and scorecard are there, whole, and made with these settings; else the exit status is 1.
+
+    Of results that were kept without what they were computed from, the hashes of what was left out are checked.
+    """
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []
@@ -221,8 +225,50 @@ def check(
         states.append(state)
         table.add_row(name, _coloured(state), str(record.get("started", "")), _why(workspace, step, state))
     console.print(table)
+    if (partial := sum(workspace.state(step, with_inputs=False) == State.KEPT for step in pipeline.steps)) > 0:
+        console.print(f"Kept results: of {partial} steps behind them not all files were kept, only their hashes.")
     if any(state != State.DONE for state in states):
         raise typer.Exit(1)
+
+
+@app.command()
+def keep(
+    profile: ProfileName = "digits",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Keep this one only; every one that has been run if not given.")
+    ] = None,
+    seed: Seed = 0,
+    official: Annotated[bool, typer.Option("--official", help="Keep what was run with --official as well.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Folder that is to hold PROFILE/; paper_repro/results of the checkout.", file_okay=False),
+    ] = None,
+) -> None:
+    """Copy figures, scorecards, tables, reports and provenance, 10 MB at most, and nothing that they come from.
+
+    `draw`, `check` and `list` work on it with --runs-dir. What was kept of the profile before is replaced.
+    """
+    from paper_repro.keep import KeepError, default_folder
+    from paper_repro.keep import keep as keep_results
+
+    named = [protocol] if protocol else list(PROTOCOLS)
+    opened = [
+        _open(profile, name, seed, as_coded, runs_dir)
+        for name in named
+        for as_coded in ([False, True] if official else [False])
+    ]
+    workspace = opened[0][0]
+    try:
+        folder = default_folder() if into is None else into
+        with _locked(workspace):
+            kept = keep_results(workspace, [pipeline for _, pipeline in opened], folder / profile)
+    except KeepError as error:
+        errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        raise typer.Exit(1) from None
+    for line in kept.lines():
+        console.print(line, soft_wrap=True)
+    _print_path(kept.folder)
 
 
 @app.command()
@@ -348,7 +394,9 @@ def _why(workspace: Workspace, step: Step, state: State) -> str:
         return f"damaged or missing: {', '.join(workspace.damaged_files(step)) or 'provenance.json'}"
     if state == State.STALE:
         behind = [
-            f"{step_in.name} is {found}" for step_in in step.inputs if (found := workspace.state(step_in)) != State.DONE
+            f"{step_in.name} is {found}"
+            for step_in in step.inputs
+            if (found := workspace.state(step_in)) not in (State.DONE, State.KEPT)
         ]
         return "; ".join(behind) or "settings or inputs have changed since"
     return ""

@@ -1,4 +1,7 @@
-"""report.html: one self-contained page from what the steps have stored; no network, no data."""
+"""report.html: one page from what the steps have stored; no network, no data.
+
+It is self-contained, but for the report on kept results: that shows the pictures that lie beside it.
+"""
 
 import csv
 import re
@@ -44,7 +47,7 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
         stages=_stages(workspace, pipeline),
         steps=_steps(workspace, pipeline),
         software=_software(workspace, pipeline),
-        folder=workspace.root / pipeline.folder,
+        kept=workspace.state(pipeline.dataset, with_inputs=False) == State.KEPT,
         written=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
     )
     path = workspace.root / pipeline.folder / "report.html"
@@ -99,7 +102,7 @@ def _page_colours() -> dict[str, str]:
 
 def _label(name: str) -> str:
     number = name.removeprefix("figure_")
-    return f"Figure {number[0].upper()}.{number[1:]}" if number[0] == "a" else f"Figure {number}"
+    return f"Figure {number[0].upper()}.{number[1:]}" if number[0].isalpha() else f"Figure {number}"
 
 
 def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:

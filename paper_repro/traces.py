@@ -7,10 +7,10 @@ __all__ = ["thinned"]
 
 def thinned(trace: np.ndarray, n: int) -> np.ndarray:
     """What a small picture needs of a trace [T, G], or [T, C, G] of C chains: n sweeps evenly over it, all chains
-    together, but at least 20 of each. Where a group has fewer (it had stopped: nan, or -1), nan at the end; float32."""
+    together, but at least 10 of each. Where a group has fewer (it had stopped: nan, or -1), nan at the end; float32."""
     chains = trace.reshape(len(trace), -1, trace.shape[-1]).astype(np.float64)
     n_chains, n_groups = chains.shape[1:]
-    found = np.full((max(n // n_chains, 20), n_chains, n_groups), np.nan, dtype=np.float32)
+    found = np.full((max(n // n_chains, 10), n_chains, n_groups), np.nan, dtype=np.float32)
     for g in range(n_groups):
         own = chains[..., g]
         own = own[~((own == -1) | np.isnan(own)).any(1)]
