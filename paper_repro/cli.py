@@ -107,8 +107,10 @@ def run(
     if dry_run:
         from paper_repro.dry_run import dry_run as try_everything
 
-        options = {"official": official, "figures": named if figures else [], "data": data}
-        try_everything(pipeline.profile, pipeline.protocol, console=console, **options)
+        asked = named if figures else []
+        try_everything(
+            pipeline.profile, pipeline.protocol, official=official, figures=asked, console=console, data=data
+        )
         return
     targets = [pipeline.figures[name] for name in named]
     if not figures or DENSITIES in figures:
