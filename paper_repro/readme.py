@@ -1,13 +1,13 @@
-"""The part of README.md on kept results, written from them: `python -m paper_repro.readme`."""
+"""The parts of README.md and FINDINGS.md on kept results, written from them: `python -m paper_repro.readme`."""
 
 from pathlib import Path
 
-from paper_repro.figures import FIGURES
+from paper_repro.figures import FIGURES, module
 from paper_repro.keep import default_folder
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.storage import read_json, write_bytes
+from paper_repro.storage import read_arrays, read_json, write_bytes
 
-__all__ = ["BEGIN", "END", "kept_profiles", "section", "update"]
+__all__ = ["BEGIN", "END", "findings", "kept_profiles", "section", "update"]
 
 BEGIN, END = "<!-- kept results: written by python -m paper_repro.readme -->", "<!-- end of kept results -->"
 NOTHING = "No run is kept in this repository yet; `paper-repro keep` keeps one."
@@ -25,25 +25,54 @@ def section(results: Path) -> str:
     return "\n\n".join(parts) if parts else NOTHING
 
 
+FINDINGS = (
+    "figure_a7",
+    "figure_2",
+    "figure_a8",
+    "figure_3",
+    "figure_4",
+    "figure_a11",
+    "figure_b1",
+    "figure_b2",
+    "figure_b4",
+)
+"""Figures whose numbers FINDINGS.md puts into words."""
+
+
+def findings(results: Path) -> str:
+    """What the figures of every kept profile and protocol say, as Markdown."""
+    parts = []
+    for name in kept_profiles(results):
+        folder, profile = results / name, PROFILES[name]
+        parts.append(f"### {profile.title}\n\n{profile.note} {_accuracy(folder)}".strip())
+        for protocol in _protocols(folder):
+            found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
+            said = [(f, module(f).finding(read_arrays(folder / protocol / f / "numbers.npz"))) for f in found]
+            parts.append(
+                f"#### Protocol `{protocol}`\n\n" + "\n".join(f"- **{FIGURES[f]}.** {words}" for f, words in said)
+            )
+    return "\n\n".join(parts) if parts else NOTHING
+
+
 def kept_profiles(results: Path) -> list[str]:
     """Names of the profiles that are kept, in the order of `paper-repro list`."""
     return [name for name in PROFILES if (results / name).is_dir()]
 
 
-def update(readme: Path, results: Path) -> bool:
-    """Write the section between its two marks; whether that changed anything.
+def update(page: Path, written: str) -> bool:
+    """Write the section between its two marks in the page; whether that changed anything.
 
     Raises:
         ValueError: the marks are not there, in order and once each.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{readme} must have the marks {BEGIN} and {END}, in this order and once each")
+        raise ValueError(f"{page} must have the marks {BEGIN} and {END}, in this order and once each")
     before, rest = text.split(BEGIN)
-    written = f"{before}{BEGIN}\n{section(results)}\n{END}{rest.split(END)[1]}"
-    if written != text:
-        write_bytes(readme, written.encode())
-    return written != text
+    after = f"{before}{BEGIN}\n{written}\n{END}{rest.split(END)[1]}"
+    if after != text:
+        write_bytes(page, after.encode())
+    return after != text
 
 
 def _profile(folder: Path) -> str:
@@ -95,8 +124,11 @@ def _accuracy(folder: Path) -> str:
 
 def main() -> None:
     results = default_folder()
-    changed = update(results.parents[1] / "README.md", results)
-    print("README.md was written anew." if changed else "README.md was up to date.")
+    for page, written in (
+        (results.parents[1] / "README.md", section(results)),
+        (results.parent / "FINDINGS.md", findings(results)),
+    ):
+        print(f"{page.name} was {'written anew' if update(page, written) else 'up to date'}.")
 
 
 if __name__ == "__main__":

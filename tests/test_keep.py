@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import paper_repro
 from paper_repro import keep as keeping
 from paper_repro import readme, storage
+from paper_repro.figures import module
 from paper_repro.cli import app
 from paper_repro.figures.style import compact_svg
 from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
@@ -356,25 +357,34 @@ def test_the_section_of_the_readme(kept, monkeypatch):
     assert text.count("![") == 1
 
 
-def test_the_readme_is_updated_between_its_marks(kept, tmp_path, monkeypatch):
-    _known(monkeypatch)
+def test_a_page_is_updated_between_its_marks(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nrest\n", encoding="utf-8")
-    assert readme.update(path, kept)
-    assert path.read_text(encoding="utf-8") == (
-        f"# Title\n\n{readme.BEGIN}\n{readme.section(kept)}\n{readme.END}\n\nrest\n"
-    )
-    assert not readme.update(path, kept)
+    assert readme.update(path, "new")
+    assert path.read_text(encoding="utf-8") == f"# Title\n\n{readme.BEGIN}\nnew\n{readme.END}\n\nrest\n"
+    assert not readme.update(path, "new")
     path.write_text(readme.END + readme.BEGIN, encoding="utf-8")
     with pytest.raises(ValueError, match="must have the marks"):
-        readme.update(path, kept)
+        readme.update(path, "new")
 
 
-def test_the_readme_is_that_of_the_kept_results():
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert text.split(readme.BEGIN)[1].split(readme.END)[0] == f"\n{readme.section(RESULTS)}\n"
+def test_the_findings_are_those_of_the_figures(kept, monkeypatch):
+    _known(monkeypatch)
+    text = readme.findings(kept)
+    assert text.count("#### Protocol") == len(FIGURES)
+    for protocol in FIGURES:
+        stored = storage.read_arrays(kept / "small" / protocol / "figure_a7" / "numbers.npz")
+        assert module("figure_a7").finding(stored) in text.split(f"#### Protocol `{protocol}`")[1]
+    assert "Intra-class distance and relative entropy" not in text.split("#### Protocol `em`")[1]
+
+
+@pytest.mark.parametrize(("page", "section"), [("README.md", "section"), ("paper_repro/FINDINGS.md", "findings")])
+def test_the_pages_are_those_of_the_kept_results(page, section):
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    written = getattr(readme, section)(RESULTS)
+    assert text.split(readme.BEGIN)[1].split(readme.END)[0] == f"\n{written}\n"
     if not KEPT_PROFILES:
-        pytest.skip(f"{NONE_KEPT}: the README says no more than that")
+        pytest.skip(f"{NONE_KEPT}: the pages say no more than that")
 
 
 def test_the_kept_results_are_whole(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from made_controls import made_figure_b4
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
 from matplotlib.figure import Figure
@@ -67,7 +68,9 @@ def stored_figure(name):
         return module(name).compute(**MADE_ROBUSTNESS[name]()) | WORDS
     if name in MADE_PUBLISHED:
         return module(name).compute(**MADE_PUBLISHED[name]()) | WORDS
-    if name in ("figure_1", "figure_a7"):
+    if name == "figure_b4":
+        numbers = made_figure_b4()
+    elif name in ("figure_1", "figure_a7"):
         numbers = made(stages=(3, 4) if name == "figure_1" else STAGES)
     elif name == "figure_2":
         numbers = made_figure_2()
