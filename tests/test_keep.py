@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import paper_repro
 from paper_repro import keep as keeping
 from paper_repro import readme, storage
-from paper_repro.figures import module
 from paper_repro.cli import app
+from paper_repro.figures import module
 from paper_repro.figures.style import compact_svg
 from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
 from paper_repro.pipeline import Pipeline
