@@ -27,8 +27,9 @@ FIGURES = {
     "figure_a9": "Class-conditional log-density of each class, Vision Transformer",
     "figure_a10": "Class-conditional log-density of each class, MLP-Mixer",
     "figure_a11": "Generative classification by stage and memorization",
+    "figure_b3": "Traces of the chains",
 }
-"""In the order of the paper: name of the module, and title."""
+"""In the order of the paper, and then B, beyond it: name of the module, and title."""
 
 
 def module(name: str) -> ModuleType:
