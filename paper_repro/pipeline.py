@@ -88,7 +88,7 @@ class Pipeline:
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
-        absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
+        absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         self.scorecard = self._scorecard()
 
@@ -97,6 +97,15 @@ class Pipeline:
         """The line under every figure's title."""
         official = " as coded (--official)" if self.official else ""
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
+
+    @property
+    def n_discard(self) -> int | None:
+        """Sweeps that a single chain discards; None: the protocol has several, or none."""
+        return self.protocol.n_discard if self.protocol.density == "chain" else None
+
+    def under(self, protocol: Protocol, *, official: bool = False) -> "Pipeline":
+        """The same under another protocol."""
+        return Pipeline(self.profile, protocol, seed=self.seed, official=official)
 
     @property
     def steps(self) -> list[Step]:
@@ -146,7 +155,8 @@ class Pipeline:
 
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
-        return Step(f"{self.folder}/classes", {"stages": list(self.posteriors)}, compute.classes, inputs)
+        settings = {"stages": list(self.posteriors), "n_discard": self.n_discard}
+        return Step(f"{self.folder}/classes", settings, compute.classes, inputs)
 
     def _other(self, name: str, other: OtherNetwork) -> Other:
         network = Step(
@@ -193,12 +203,18 @@ class Pipeline:
             "figure_a5": (self.dataset, self.network, self.representations),
             "figure_a6": (self.representations,),
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
+            "figure_b3": (self.dataset, *self.posteriors.values()),
         }[name]
-        settings |= {
+        own: dict[str, dict[str, Any]] = {
             "figure_1": {"stages": [3, 4]},
             "figure_2": {"stages": [4]},
             "figure_a5": {"stages": list(STAGES)},
             "figure_a6": {"stages": list(STAGES)},
             "figure_a7": {"stages": list(STAGES)},
-        }[name]
-        return Step(f"{self.folder}/{name}", settings, compute.figure, inputs)
+            "figure_b3": {
+                "stages": list(STAGES),
+                "dimensions": list(self.profile.dimensions),
+                "n_discard": self.n_discard,
+            },
+        }
+        return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)
