@@ -1,4 +1,4 @@
-"""What figures 3, 4, A.11, B.1 and B.2 are computed from: the files of their steps."""
+"""What figures 3, 4, A.11 and B.1 to B.4 are computed from: the files of their steps."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from paper_repro.robustness import input_of
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_json, read_tensors
 
-__all__ = ["figure_3", "figure_4", "figure_a11", "figure_b1", "figure_b2", "figure_b4"]
+__all__ = ["figure_3", "figure_4", "figure_a11", "figure_b1", "figure_b2", "figure_b3", "figure_b4"]
 
 
 def figure_3(work: Work) -> dict[str, Any]:
@@ -103,6 +103,16 @@ def figure_b2(work: Work) -> dict[str, Any]:
         "published": matched(published_memorization(work.settings["published"]), names),
         "class_names": names,
         **{name: work.settings[name] for name in ("n_trials", "networks")},
+    }
+
+
+def figure_b3(work: Work) -> dict[str, Any]:
+    stages = work.settings["stages"]
+    return {
+        "traces": {stage: read_arrays(input_of(work, f"posterior_stage_{stage}") / "trace.npz") for stage in stages},
+        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        "dimensions": work.settings["dimensions"],
+        "n_discard": work.settings["n_discard"],
     }
 
 

@@ -97,7 +97,7 @@ class Pipeline:
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= without_published(self)
-        absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
+        absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
         self.controls = control_steps(self)
         absent |= set() if self.controls else {"figure_b4"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
@@ -108,6 +108,15 @@ class Pipeline:
         """The line under every figure's title."""
         official = " as coded (--official)" if self.official else ""
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
+
+    @property
+    def n_discard(self) -> int | None:
+        """Sweeps that a single chain discards; None: the protocol has several, or none."""
+        return self.protocol.n_discard if self.protocol.density == "chain" else None
+
+    def under(self, protocol: Protocol, *, official: bool = False) -> "Pipeline":
+        """The same under another protocol."""
+        return Pipeline(self.profile, protocol, seed=self.seed, official=official)
 
     @property
     def steps(self) -> list[Step]:
@@ -166,7 +175,7 @@ class Pipeline:
 
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
-        settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS}
+        settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS, "n_discard": self.n_discard}
         return Step(f"{self.folder}/classes", settings, compute.classes, inputs)
 
     def _other(self, name: str, other: OtherNetwork) -> Other:
@@ -217,14 +226,20 @@ class Pipeline:
             "figure_a5": (self.dataset, self.network, self.representations),
             "figure_a6": (self.representations,),
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
+            "figure_b3": (self.dataset, *self.posteriors.values()),
             "figure_b4": (self.dataset, *self.controls.values()),
         }[name]
-        more_settings: dict[str, dict[str, Any]] = {
+        own: dict[str, dict[str, Any]] = {
             "figure_1": {"stages": [3, 4]},
             "figure_2": {"stages": [4]},
             "figure_a5": {"stages": list(STAGES)},
             "figure_a6": {"stages": list(STAGES)},
             "figure_a7": {"stages": list(STAGES)},
+            "figure_b3": {
+                "stages": list(STAGES),
+                "dimensions": list(self.profile.dimensions),
+                "n_discard": self.n_discard,
+            },
             "figure_b4": scores_of(self.profile),
         }
-        return Step(f"{self.folder}/{name}", settings | more_settings[name], compute.figure, inputs)
+        return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)

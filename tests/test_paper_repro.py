@@ -364,3 +364,32 @@ def test_densities_are_the_figures_that_need_nothing_but_the_network(command, tm
     result = command("run", "density", *where)
     assert result.exit_code == 2
     assert "'density' is unknown" in result.output
+
+
+def test_two_protocols_are_compared_in_both_reports(runs, command):
+    result = command("run", "figure_1", "figure_a7", "--protocol", "em", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0, result.output
+    sections = []
+    for name in ("paper", "em"):
+        page = (runs / "tiny" / name / "report.html").read_text(encoding="utf-8")
+        sections.append(page[page.index('<section id="protocols">') : page.index('<section id="run">')])
+        assert [figure in sections[-1] for figure in ("-figure_1", "-figure_2", "-figure_4", "-figure_a7")] == [
+            True, False, False, True,
+        ]  # fmt: skip
+        assert "Figure 2 is stored under <code>paper</code> only." in sections[-1]
+        assert "One chain" in page if name == "paper" else "No table of classes is stored for <code>em</code>" in page
+    assert sections[0] == sections[1]
+    stored = [
+        storage.read_arrays(runs / "tiny" / name / "figure_a7" / "numbers.npz")["high"] for name in ("paper", "em")
+    ]
+    both, either = (stored[0] & stored[1]).sum(), (stored[0] | stored[1]).sum()
+    assert f"{both} of {stored[0].sum()} for <code>em</code> (Jaccard index {both / either:.2f})" in sections[0]
+    # Pictures are redrawn from stored numbers alone.
+    picture = runs / "tiny" / "em" / "side_by_side" / "figure_a7.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    for kept in ("dataset", "network", "representations"):
+        shutil.rmtree(runs / "tiny" / kept)
+    result = command("draw", "figure_1", "--protocol", "em", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0, result.output
+    assert picture.read_bytes() == before

@@ -29,9 +29,10 @@ FIGURES = {
     "figure_a11": "Generative classification by stage and memorization",
     "figure_b1": "Log-density of each class against its published memorization",
     "figure_b2": "Our and published memorization of each class",
+    "figure_b3": "Traces of the chains",
     "figure_b4": "Are the high-density classes a state of the sampler?",
 }
-"""In the order of the paper, then ours: name of the module, and title."""
+"""In the order of the paper, and then B, beyond it: name of the module, and title."""
 
 
 def module(name: str) -> ModuleType:

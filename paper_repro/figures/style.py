@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +16,7 @@ from paper_repro.storage import write_bytes
 __all__ = ["Stored", "canvas", "class_axis", "compact_svg", "name_points", "save", "signed", "styled"]
 
 Stored = Mapping[str, np.ndarray]
+P = ParamSpec("P")
 
 # Okabe & Ito (2008): told apart with every common kind of colour blindness; the two groups differ in shape as well.
 INK, MUTED, GRID, PAPER = "#1b1f27", "#646b78", "#e2e5ea", "#fefefe"
@@ -56,12 +57,12 @@ HEAD_INCHES, DPI = 0.62, 100
 PNG_COLOURS = 128
 
 
-def styled(draw: Callable[[Stored], Figure]) -> Callable[[Stored], Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """A `draw` function that runs in this style, whatever the caller has set in matplotlib."""
 
-    def in_style(stored: Stored) -> Figure:
+    def in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(mpl.rcParamsDefault | _RC):
-            return draw(stored)
+            return draw(*args, **kwargs)
 
     in_style.__doc__ = draw.__doc__
     return in_style
