@@ -1,8 +1,9 @@
 """Results that stay in the repository: figures, scorecards, tables, provenance; not what they were computed from.
 
-A kept folder is a workspace whose steps are either whole (figures, scorecard, table of classes) or kept in part (the
-rest): of those the report reads a few small files, and the provenance has the hashes of the others, so that what was
-made from what can still be checked. `paper-repro draw --runs-dir` redraws figures and report from it.
+A kept folder is a workspace whose steps are either whole (figures, scorecard, table of classes, and the network if its
+weights are small) or kept in part (the rest): of those the report reads a few small files, and the provenance has the
+hashes of the others, so that what was made from what can still be checked. `paper-repro draw --runs-dir` redraws
+figures and report from it, and a run that begins from a copy of it does not train the network again.
 """
 
 import shutil
@@ -19,6 +20,8 @@ __all__ = ["LIMIT_BYTES", "KeepError", "Kept", "default_folder", "keep"]
 
 LIMIT_BYTES = 10_000_000
 """What is kept lies in the repository for good."""
+WEIGHTS_BYTES = 6_000_000
+"""A network with weights of up to this size is kept whole: training it is what takes longest."""
 FILES = {"dataset": ("dataset.json",), "network": ("network.json", "history.csv")}
 """What the report reads of steps that are kept in part, by the last part of their names."""
 
@@ -83,6 +86,8 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
             figures = [name for name, step in pipeline.figures.items() if step.name in finished]
             if figures:
                 whole = {step.name for step in _whole(pipeline)}
+                if _bytes(workspace.folder(pipeline.network)) <= WEIGHTS_BYTES:
+                    whole.add(pipeline.network.name)
                 kept[pipeline.folder], missing[pipeline.folder] = figures, not_run
                 for step in pipeline.steps:
                     if step.name in finished:
@@ -146,6 +151,10 @@ def _copy(source: Workspace, target: Workspace, step: Step, *, whole: bool) -> N
     left_out = {name: digest for name, digest in files.items() if name not in chosen}
     parts = {"files": {name: files[name] for name in chosen}} | ({"left_out": left_out} if left_out else {})
     write_json(folder / PROVENANCE, {**record, **parts})
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _check_size(folder: Path, limit: int) -> int:

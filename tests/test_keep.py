@@ -48,7 +48,7 @@ def kept_once(run, tmp_path_factory):
         arguments = ["keep", "--profile", "small", "--runs-dir", str(run.root.parent), "--into", str(into)]
         result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "paper: 5 figures" in result.output
+    assert "paper: 6 figures" in result.output
     assert "em: 4 figures" in result.output
     assert result.output.splitlines()[-1] == str((into / "small").resolve())
     return into
@@ -87,9 +87,17 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def without_report(folder):
+    """The report says when it was written."""
+    return {name: data for name, data in content(folder).items() if not re.search("report.html|side_by_side", name)}
+
+
 def test_what_is_kept(kept_once, run):
-    found = set(content(kept_once / "small"))
-    expected = {"dataset/dataset.json", "network/network.json", "network/history.csv"}
+    # Beside each report lie the pictures and the table of its comparison of protocols.
+    found = {name for name in content(kept_once / "small") if "/side_by_side/" not in name}
+    assert (kept_once / "small" / "em" / "side_by_side" / "figure_1.svg").exists()
+    network = {f"network/{name}" for name in ("network.json", "history.csv", "weights.safetensors")}
+    expected = {"dataset/dataset.json"} | network
     for protocol, figures in FIGURES.items():
         expected |= {f"{protocol}/{name}/numbers.npz" for name in figures}
         expected |= {f"{protocol}/{name}/{name}.{kind}" for name in figures for kind in ("csv", "svg", "png")}
@@ -105,7 +113,7 @@ def test_steps_are_whole_or_kept_in_part(kept_once, run):
     workspace = Workspace(kept_once / "small")
     for pipeline in pipelines():
         for step in pipeline.steps:
-            whole = step in (*pipeline.figures.values(), pipeline.classes, pipeline.scorecard)
+            whole = step in (*pipeline.figures.values(), pipeline.classes, pipeline.scorecard, pipeline.network)
             # With inputs: what was left out counts by its hash.
             assert workspace.state(step) == (State.DONE if whole else State.KEPT), step.name
             record, original = workspace.provenance(step), run.provenance(step)
@@ -113,6 +121,15 @@ def test_steps_are_whole_or_kept_in_part(kept_once, run):
             assert {k: v for k, v in record.items() if k not in ("files", "left_out")} == {
                 k: v for k, v in original.items() if k != "files"
             }
+
+
+def test_large_weights_are_left_out(run, tmp_path, monkeypatch):
+    size = sum(path.stat().st_size for path in run.folder(pipelines()[0].network).iterdir())
+    for limit, names in ((size, {"weights.safetensors"}), (size - 1, set())):
+        monkeypatch.setattr(keeping, "WEIGHTS_BYTES", limit)
+        keep(run, pipelines(), tmp_path / "small")
+        found = {path.name for path in (tmp_path / "small" / "network").iterdir()}
+        assert found == names | {"network.json", "history.csv", "provenance.json"}
 
 
 def test_nothing_is_taken_for_what_a_run_could_go_on_from(kept_once):
@@ -264,7 +281,7 @@ def test_a_failure_on_the_way_leaves_what_was_there(run, kept, monkeypatch):
 
 def test_a_kill_leaves_no_half_copy(run, kept):
     """As it is after SIGKILL while files are copied, and between the two moves."""
-    before = {name: data for name, data in content(kept / "small").items() if not name.endswith("report.html")}
+    before = without_report(kept / "small")
     shutil.copytree(kept / "small" / "paper", kept / ".small.new" / "paper")
     (kept / "small").rename(kept / ".small.old")
     assert readme.kept_profiles(kept) == []
@@ -273,8 +290,7 @@ def test_a_kill_leaves_no_half_copy(run, kept):
     assert [path.name for path in kept.iterdir()] == ["small"]
     keep(run, pipelines(), kept / "small")
     assert [path.name for path in kept.iterdir()] == ["small"]
-    after = {name: data for name, data in content(kept / "small").items() if not name.endswith("report.html")}
-    assert after == before
+    assert without_report(kept / "small") == before
 
 
 def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
@@ -283,7 +299,7 @@ def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
     shutil.rmtree(copied.folder(paper.scorecard))
     result = command("keep", "--protocol", "paper", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
     assert result.exit_code == 0, result.output
-    assert "paper: 4 figures; not run: figure_a6, scorecard" in result.output
+    assert "paper: 5 figures; not run: figure_a6, scorecard" in result.output
     found = {path.name for path in (tmp_path / "kept" / "small").iterdir()}
     assert found == {"dataset", "network", "representations", "paper"}
     for step in em.steps[3:]:
