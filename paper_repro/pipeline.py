@@ -20,6 +20,11 @@ from paper_repro.steps import Step
 __all__ = ["STAGES", "Pipeline"]
 
 STAGES = (1, 2, 3, 4)
+WHOLE_FIT = (
+    "The chains are those of the fit to all points of a class; how many of the fits that leave points out converged is "
+    "in the table of classes."
+)
+"""What figure B.3 says under the protocol heldout."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -215,6 +220,7 @@ class Pipeline:
                 "stages": list(STAGES),
                 "dimensions": list(self.profile.dimensions),
                 "n_discard": self.n_discard,
+                "remark": WHOLE_FIT if self.protocol.density == "heldout" else "",
             },
         }
         return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)
