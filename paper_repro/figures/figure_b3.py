@@ -43,9 +43,9 @@ def compute(
 
     Returns:
         remark; stages, dimensions [S], class_names [G], several (whether there is more than one chain), drawn [S, P]
-        indices of the classes that are drawn, kept [S, P, 2] first and last sweep (of several chains: round) that they keep;
-        for each stage k: sweep_k [R], log_joint_k [R, C, P] float32 in nats and n_components_k [R, C, P], nan and -1
-        after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
+        indices of the classes that are drawn, kept [S, P, 2] first and last sweep (of several chains: round) that they
+        keep; for each stage k: sweep_k [R], log_joint_k [R, C, P] float32 in nats and n_components_k [R, C, P], nan and
+        -1 after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
         mean_log_joint [S, C, G] in nats; and of several chains rhat_log_joint, rhat_n_components, ess_log_joint,
         ess_n_components, converged [S, G], max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
     """
