@@ -113,6 +113,7 @@ def figure_b3(work: Work) -> dict[str, Any]:
         "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
+        "remark": work.settings["remark"],
     }
 
 

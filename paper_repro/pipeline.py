@@ -28,6 +28,11 @@ TRACE_POINTS = 60
 """Sweeps that the table of classes draws of a trace."""
 DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3")
 """Those that need nothing but the network: minutes, where all figures may take days."""
+WHOLE_FIT = (
+    "The chains are those of the fit to all points of a class; how many of the fits that leave points out converged is "
+    "in the table of classes."
+)
+"""What figure B.3 says under the protocol heldout."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -239,6 +244,7 @@ class Pipeline:
                 "stages": list(STAGES),
                 "dimensions": list(self.profile.dimensions),
                 "n_discard": self.n_discard,
+                "remark": WHOLE_FIT if self.protocol.density == "heldout" else "",
             },
             "figure_b4": scores_of(self.profile),
         }

@@ -223,7 +223,7 @@ def _convergence(facts: Sequence[Facts]) -> str:
     words = [say[f.tallies[-1].kind](f) for f in facts if f.tallies and f.tallies[-1].kind]
     without = [f.name for f in facts if not f.tallies or not f.tallies[-1].kind]
     if without:
-        words.append(f"No table of classes is stored for {_names(without)}, so convergence is not known there.")
+        words.append(f"Whether fits converged is not stored for {_names(without)}.")
     return " ".join(words)
 
 

@@ -161,6 +161,8 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     stages = []
     for stage, dimension in zip(pipeline.posteriors, pipeline.profile.dimensions, strict=True):
         of_stage: list[dict[str, Any]] = [row for row in rows if row["stage"] == str(stage)]
+        if not of_stage:  # stored before this stage was read
+            continue
         for g, row in enumerate(of_stage):
             for name in ("n_components", "log_joint"):
                 values = traces.get(f"{name}_{stage}")

@@ -233,6 +233,11 @@ def test_what_figure_b3_finds():
     assert re.search(r"in the median class: [23]\.\d at stage 1", words)
 
 
+def test_the_remark_of_held_out_fits():
+    assert "Of the fit to all points." in figure_b3.caption(stored_b3(remark="Of the fit to all points."))
+    assert "  " not in figure_b3.caption(stored_b3())
+
+
 def test_labels_of_figures():
     assert [_label(name) for name in ("figure_1", "figure_a10", "figure_b3")] == [
         "Figure 1",

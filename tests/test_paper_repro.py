@@ -377,7 +377,8 @@ def test_two_protocols_are_compared_in_both_reports(runs, command):
             True, False, False, True,
         ]  # fmt: skip
         assert "Figure 2 is stored under <code>paper</code> only." in sections[-1]
-        assert "One chain" in page if name == "paper" else "No table of classes is stored for <code>em</code>" in page
+        assert "Whether fits converged is not stored for <code>em</code>" in sections[-1]
+        assert "<code>paper</code> has one chain a class" in sections[-1]
     assert sections[0] == sections[1]
     stored = [
         storage.read_arrays(runs / "tiny" / name / "figure_a7" / "numbers.npz")["high"] for name in ("paper", "em")

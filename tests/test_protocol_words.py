@@ -194,7 +194,7 @@ def test_all_converged_and_unknown():
     text = said(facts(), facts("em", tallies=()), facts("heldout", tallies=(chains(""),)))
     assert "for 30 of 30 classes at stage 4, and for 60 of 60 at all stages together." in text
     assert "depends on the chain" not in text
-    assert "No table of classes is stored for `em` and `heldout`, so convergence is not known there." in text
+    assert "Whether fits converged is not stored for `em` and `heldout`." in text
 
 
 def test_what_is_out_of_date_is_said_first():

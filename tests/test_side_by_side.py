@@ -99,7 +99,7 @@ def test_both_reports_have_the_section(workspace, drawn):
         assert "is reproduced under <code>paper</code>, not reproduced under <code>converged</code>" in section
         assert "Verdicts that do not: C2." in section
         assert "converged for 5 of 30 classes at stage 4, and for 20 of 120 at all stages together" in section
-        assert "No table of classes is stored for <code>paper</code>" in section
+        assert "Whether fits converged is not stored for <code>paper</code>" in section
         assert "No results are stored for <code>heldout</code> and <code>em</code>." in section
         assert section.count("<figure ") == 1
         assert 'id="protocols-figure_a7"' in section

@@ -26,7 +26,11 @@ SUMMARIES = ("rhat_log_joint", "rhat_n_components", "ess_log_joint", "ess_n_comp
 
 
 def compute(
-    traces: Mapping[int, Stored], class_names: Sequence[str], dimensions: Sequence[int], n_discard: int | None
+    traces: Mapping[int, Stored],
+    class_names: Sequence[str],
+    dimensions: Sequence[int],
+    n_discard: int | None,
+    remark: str = "",
 ) -> dict[str, np.ndarray]:
     """The traces of a few classes, and what the chains of every class say.
 
@@ -35,12 +39,13 @@ def compute(
         class_names: G names.
         dimensions: D of each stage.
         n_discard: sweeps that a single chain discards at first; None: there are several chains.
+        remark: what the caption says beside.
 
     Returns:
-        stages, dimensions [S], class_names [G], several (whether there is more than one chain), drawn [S, P] indices
-        of the classes that are drawn, kept [S, P, 2] first and last sweep (of several chains: round) that they keep;
-        for each stage k: sweep_k [R], log_joint_k [R, C, P] float32 in nats and n_components_k [R, C, P], nan and -1
-        after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
+        remark; stages, dimensions [S], class_names [G], several (whether there is more than one chain), drawn [S, P]
+        indices of the classes that are drawn, kept [S, P, 2] first and last sweep (of several chains: round) that they
+        keep; for each stage k: sweep_k [R], log_joint_k [R, C, P] float32 in nats and n_components_k [R, C, P], nan and
+        -1 after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
         mean_log_joint [S, C, G] in nats; and of several chains rhat_log_joint, rhat_n_components, ess_log_joint,
         ess_n_components, converged [S, G], max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
     """
@@ -77,6 +82,7 @@ def compute(
             "proposals_a_round": convergence.PEELS_A_ROUND,
         }
     about = {"stages": list(traces), "dimensions": dimensions, "class_names": class_names, "several": several}
+    about |= {"remark": remark}
     return {name: np.array(value) for name, value in (about | stored).items()}
 
 
@@ -147,7 +153,7 @@ def caption(stored: Stored) -> str:
             f"are discarded; the climb of the first tenth may begin below the panel. {_which(stored)} of the mean "
             "number of components over the kept sweeps."
         )
-    return f"{text} {stored['note']}"
+    return " ".join(filter(None, (text, str(stored["remark"]), str(stored["note"]))))
 
 
 def look_for(stored: Stored) -> str:
