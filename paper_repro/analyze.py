@@ -115,6 +115,8 @@ class Analysis(Pipeline):
         if len(wanted) != len(layers):
             raise ValueError(f"dimensions must be one for each of the {len(layers)} layers, got {list(wanted)}")
         kept = tuple(min(d, width) for d, width in zip(wanted, widths, strict=True))
+        options: dict[str, Any] = {"layers": layers, "dimensions": dimensions, "size": size, "mean": mean, "std": std}
+        self._given: dict[str, Any] = {"network": network, "model": model, "data": data, "seed": seed, **options}
         self.protocol, self.seed, self.official = protocol, seed, official
         self.folder = f"{protocol.name}-official" if official else protocol.name
         self.profile = Profile(
@@ -146,13 +148,16 @@ class Analysis(Pipeline):
         )
         # The report looks for what is known of a network that was trained here, and finds nothing.
         self.network = self.representations
-        self.others, self.robustness = {}, {}
+        self.others, self.robustness, self.controls = {}, {}, {}
         stages = range(1, len(layers) + 1)
         self.posteriors = {stage: self._posterior(stage) for stage in stages}
         self.entropies = {stage: self._entropy(stage) for stage in stages if protocol.density != "em"}
         self.classes = self._classes()
         self.figures = {name: step for name, step in self._figures(names).items() if step is not None}
-        self.scorecard = self._scorecard()
+        self.scorecard = self.scorecard_of(self.figures)
+
+    def under(self, protocol: Protocol, *, official: bool = False) -> "Analysis":
+        return Analysis(protocol=protocol, official=official, **self._given)
 
     def _figures(self, names: dict[str, str]) -> dict[str, Step | None]:
         last = len(names)

@@ -1,4 +1,4 @@
-"""The command `paper-repro`: list, run, trials, draw, check, analyze."""
+"""The command `paper-repro`: list, run, trials, draw, check, keep, analyze."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
-from paper_repro.pipeline import Pipeline
+from paper_repro.pipeline import DENSITY_FIGURES, Pipeline
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import BusyError, State, Step, Workspace
@@ -33,6 +33,14 @@ errors = Console(stderr=True, highlight=False)
 Figures = Annotated[
     list[str] | None, typer.Argument(metavar="[FIGURE]...", help="Figures to do; all if none is named.")
 ]
+FiguresOrDensities = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FIGURE]...",
+        help="Figures to do; `densities`: those that need nothing but the network, and the table of classes; "
+        "all if none is named.",
+    ),
+]
 ProfileName = Annotated[str, typer.Option("--profile", help="Dataset and network: see `paper-repro list`.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="How densities are fitted: see `paper-repro list`.")]
 Seed = Annotated[int, typer.Option(help="One seed for all that is random.")]
@@ -44,12 +52,15 @@ Data = Annotated[
 ]
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
 
+DENSITIES = "densities"
+
 COLOURS = {
     State.DONE: "green",
     State.MISSING: "dim",
     State.UNFINISHED: "yellow",
     State.STALE: "yellow",
     State.DAMAGED: "red",
+    State.KEPT: "green",
 }
 
 
@@ -77,7 +88,7 @@ def list_(
 
 @app.command()
 def run(
-    figures: Figures = None,
+    figures: FiguresOrDensities = None,
     profile: ProfileName = "digits",
     protocol: ProtocolName = "paper",
     seed: Seed = 0,
@@ -92,17 +103,20 @@ def run(
     from paper_repro.report import write_report
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    named = _named(figures, pipeline)
     if dry_run:
         from paper_repro.dry_run import dry_run as try_everything
 
-        named = _known(figures, pipeline) if figures else []
+        asked = named if figures else []
         try_everything(
-            pipeline.profile, pipeline.protocol, official=official, figures=named, console=console, data=data
+            pipeline.profile, pipeline.protocol, official=official, figures=asked, console=console, data=data
         )
         return
-    targets = [pipeline.figures[name] for name in _known(figures, pipeline)]
+    targets = [pipeline.figures[name] for name in named]
+    if not figures or DENSITIES in figures:
+        targets.append(pipeline.classes)
     if not figures:
-        targets += [pipeline.classes, pipeline.scorecard]
+        targets.append(pipeline.scorecard_of(named))
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
         console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
     with _locked(workspace), _what_to_get_said():
@@ -110,6 +124,13 @@ def run(
         if (plan := make_plan(workspace, pipeline, targets)).n_steps:
             console.print(describe(plan))
         computed += workspace.run(targets)
+        if figures:
+            # Of the claims, those whose figures are there and up to date.
+            behind = workspace.to_do(pipeline.figures.values())
+            pipeline.scorecard = pipeline.scorecard_of(
+                name for name, step in pipeline.figures.items() if step not in behind
+            )
+            computed += workspace.run([pipeline.scorecard] if pipeline.scorecard.inputs else [])
         path = write_report(workspace, pipeline)
     if not computed:
         console.print("Everything was up to date.")
@@ -190,7 +211,10 @@ def check(
     official: Official = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Check that figures and scorecard are there, whole, and made with these settings; else the exit status is 1."""
+    """Check that figures and scorecard are there, whole, and made with these settings; else the exit status is 1.
+
+    Of results that were kept without what they were computed from, the hashes of what was left out are checked.
+    """
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
     states = []
@@ -203,8 +227,50 @@ def check(
         states.append(state)
         table.add_row(name, _coloured(state), str(record.get("started", "")), _why(workspace, step, state))
     console.print(table)
+    if (partial := sum(workspace.state(step, with_inputs=False) == State.KEPT for step in pipeline.steps)) > 0:
+        console.print(f"Kept results: of {partial} steps behind them not all files were kept, only their hashes.")
     if any(state != State.DONE for state in states):
         raise typer.Exit(1)
+
+
+@app.command()
+def keep(
+    profile: ProfileName = "digits",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Keep this one only; every one that has been run if not given.")
+    ] = None,
+    seed: Seed = 0,
+    official: Annotated[bool, typer.Option("--official", help="Keep what was run with --official as well.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Folder that is to hold PROFILE/; paper_repro/results of the checkout.", file_okay=False),
+    ] = None,
+) -> None:
+    """Copy figures, scorecards, tables, reports and provenance, 10 MB at most, and nothing that they come from.
+
+    `draw`, `check` and `list` work on it with --runs-dir. What was kept of the profile before is replaced.
+    """
+    from paper_repro.keep import KeepError, default_folder
+    from paper_repro.keep import keep as keep_results
+
+    named = [protocol] if protocol else list(PROTOCOLS)
+    opened = [
+        _open(profile, name, seed, as_coded, runs_dir)
+        for name in named
+        for as_coded in ([False, True] if official else [False])
+    ]
+    workspace = opened[0][0]
+    try:
+        folder = default_folder() if into is None else into
+        with _locked(workspace):
+            kept = keep_results(workspace, [pipeline for _, pipeline in opened], folder / profile)
+    except KeepError as error:
+        errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        raise typer.Exit(1) from None
+    for line in kept.lines():
+        console.print(line, soft_wrap=True)
+    _print_path(kept.folder)
 
 
 @app.command()
@@ -278,7 +344,12 @@ def _open(
 ) -> tuple[Workspace, Pipeline]:
     _known_names(protocol=protocol, seed=seed, profile=profile)
     pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
-    return Workspace(runs_dir / profile, console), pipeline
+    workspace = Workspace(runs_dir / profile, console)
+    # Where only some figures have been computed, the scorecard is of the claims that they allow.
+    found = [name for name, step in pipeline.figures.items() if workspace.provenance(step) is not None]
+    if pipeline.scorecard_of(found).inputs:
+        pipeline.scorecard = pipeline.scorecard_of(found)
+    return workspace, pipeline
 
 
 def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
@@ -291,6 +362,14 @@ def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
 
 def _numbers(text: str, kind: type) -> list[Any]:
     return [kind(part) for part in text.split(",")] if text else []
+
+
+def _named(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
+    """The figures that `run` was asked for: all if none is named, and those behind the word `densities`."""
+    names = [name for name in figures or [] if name != DENSITIES]
+    if figures and DENSITIES in figures:
+        names += [name for name in DENSITY_FIGURES if name in pipeline.figures]
+    return _known(names, pipeline)
 
 
 def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
@@ -317,7 +396,9 @@ def _why(workspace: Workspace, step: Step, state: State) -> str:
         return f"damaged or missing: {', '.join(workspace.damaged_files(step)) or 'provenance.json'}"
     if state == State.STALE:
         behind = [
-            f"{step_in.name} is {found}" for step_in in step.inputs if (found := workspace.state(step_in)) != State.DONE
+            f"{step_in.name} is {found}"
+            for step_in in step.inputs
+            if (found := workspace.state(step_in)) not in (State.DONE, State.KEPT)
         ]
         return "; ".join(behind) or "settings or inputs have changed since"
     return ""

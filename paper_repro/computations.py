@@ -14,6 +14,7 @@ import numpy as np
 from paper_repro.figures import module as figure_module
 from paper_repro.steps import WORTH_SAYING_SECONDS, Work
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays, write_csv, write_json, write_tensors
+from paper_repro.traces import thinned
 
 __all__ = [
     "classes",
@@ -268,13 +269,10 @@ def estimate_relative_entropy(work: Work) -> float:
     return extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
 
 
-CONVERGENCE = ("converged", "rhat_log_joint", "rhat_n_components", "ess_log_joint", "ess_n_components", "rounds")
-"""What the table of classes says of several chains."""
-
-
 def classes(work: Work) -> None:
     """All numbers of each class at each stage, and the traces of the chains, for the report's table."""
     from classfit import density_groups
+    from paper_repro.chains import chain_rows
     from paper_repro.figures.class_density import class_statistics
 
     labels, class_names = _labels_and_names(work)
@@ -284,12 +282,15 @@ def classes(work: Work) -> None:
         mean, std = class_statistics(_log_density(work, stage), labels, len(class_names))
         high = density_groups(mean).high
         found = _of_stage(work, "posterior", stage)
-        trace = read_arrays(found / "trace.npz") if (found / "trace.npz").exists() else {}
+        trace, diagnostics = (
+            read_arrays(found / name) if (found / name).exists() else {} for name in ("trace.npz", "diagnostics.npz")
+        )
+        judged = chain_rows(trace, diagnostics, work.settings["n_discard"])
         if trace:
             components = _mean_components(_load_posterior(work, stage))
             entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
         else:
-            components = read_arrays(found / "diagnostics.npz")["n_components"]
+            components = diagnostics["n_components"]
             entropy = dict.fromkeys(("value", "standard_error"), np.full(len(class_names), np.nan))
         for g, name in enumerate(class_names):
             rows.append(
@@ -303,10 +304,12 @@ def classes(work: Work) -> None:
                     "relative_entropy_nats": float(entropy["value"][g]),
                     "relative_entropy_standard_error_nats": float(entropy["standard_error"][g]),
                     "density_group": "high" if high[g] else "low",
-                    **{name: trace[name][g].item() for name in CONVERGENCE if name in trace},
+                    **judged[g],
                 }
             )
-        traces |= {f"{name}_{stage}": trace[name] for name in ("n_components", "log_joint") if name in trace}
+        for name in ("n_components", "log_joint"):
+            if name in trace:
+                traces[f"{name}_{stage}"] = thinned(trace[name], work.settings["trace_points"])
     write_csv(work.folder / "classes.csv", rows)
     write_arrays(work.folder / "traces.npz", traces)
 
@@ -327,7 +330,10 @@ def figure(work: Work) -> None:
         "figure_a9": _blocks_arguments,
         "figure_a10": _blocks_arguments,
         "figure_a11": figure_arguments.figure_a11,
+        "figure_b1": figure_arguments.figure_b1,
+        "figure_b2": figure_arguments.figure_b2,
         "figure_b4": figure_arguments.figure_b4,
+        "figure_b3": figure_arguments.figure_b3,
     }[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
     write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)

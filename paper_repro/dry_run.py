@@ -17,6 +17,7 @@ from paper_repro import rehearsal
 from paper_repro.pipeline import Pipeline
 from paper_repro.plan import duration, make_plan
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
+from paper_repro.published import published_memorization
 from paper_repro.robustness_scale import RobustnessScale
 from paper_repro.steps import Step, Workspace
 
@@ -40,7 +41,7 @@ def shrunk_profile(profile: Profile) -> Profile:
         title=f"dry run of {profile.name}",
         note="A dry run on made images: the numbers mean nothing.",
         dataset="made",
-        dataset_options={"image_shape": list(IMAGE_SHAPES[profile.dataset]), **MADE},
+        dataset_options={"image_shape": list(IMAGE_SHAPES[profile.dataset]), **MADE, **_names(profile)},
         robustness=profile.robustness and _shrunk_scale(profile.robustness),
         n_control_seeds=min(profile.n_control_seeds, 1),
         **TRAINING,
@@ -136,6 +137,13 @@ def _rehearse(networks: list[Mapping[str, Any]], shape: Shape, console: Console)
     weights = [rehearsal.missing_weights(settings["architecture"]) for settings in networks]
     gpu = "a GPU, on which the same command tries the same steps: run it there first."
     return [words for words in weights if words] + ([] if torch.cuda.is_available() else [gpu])
+
+
+def _names(profile: Profile) -> dict[str, list[str]]:
+    """Of the made classes; published scores, if there are any, are looked up by name."""
+    if not profile.published:
+        return {}
+    return {"class_names": list(published_memorization(profile.published))[: MADE["n_classes"]]}
 
 
 def _shrunk_network(other: OtherNetwork) -> OtherNetwork:

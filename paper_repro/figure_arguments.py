@@ -1,14 +1,15 @@
-"""What figures 3, 4 and A.11 are computed from: the files of their steps."""
+"""What figures 3, 4, A.11 and B.1 to B.4 are computed from: the files of their steps."""
 
 from typing import Any
 
 import numpy as np
 
+from paper_repro.published import class_memorization, matched, published_memorization
 from paper_repro.robustness import input_of
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_json, read_tensors
 
-__all__ = ["figure_3", "figure_4", "figure_a11", "figure_b4"]
+__all__ = ["figure_3", "figure_4", "figure_a11", "figure_b1", "figure_b2", "figure_b3", "figure_b4"]
 
 
 def figure_3(work: Work) -> dict[str, Any]:
@@ -82,9 +83,43 @@ def figure_a11(work: Work) -> dict[str, Any]:
     }
 
 
+def figure_b1(work: Work) -> dict[str, Any]:
+    (labels, names), stages = _labels_and_names(work), work.settings["stages"]
+    folders = {stage: input_of(work, f"posterior_stage_{stage}") for stage in stages}
+    return {
+        "log_density": {stage: read_arrays(folder / "density.npz")["log_density"] for stage, folder in folders.items()},
+        "labels": labels,
+        "class_names": names,
+        "dimensions": dict(zip(stages, work.settings["dimensions"], strict=True)),
+        "memorization": matched(published_memorization(work.settings["published"]), names),
+    }
+
+
+def figure_b2(work: Work) -> dict[str, Any]:
+    labels, names = _labels_and_names(work)
+    ours = class_memorization(_scores(work)["value"], labels, names)
+    return {
+        "ours": np.array([ours[name].mean for name in names]),
+        "published": matched(published_memorization(work.settings["published"]), names),
+        "class_names": names,
+        **{name: work.settings[name] for name in ("n_trials", "networks")},
+    }
+
+
+def figure_b3(work: Work) -> dict[str, Any]:
+    stages = work.settings["stages"]
+    return {
+        "traces": {stage: read_arrays(input_of(work, f"posterior_stage_{stage}") / "trace.npz") for stage in stages},
+        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        "dimensions": work.settings["dimensions"],
+        "n_discard": work.settings["n_discard"],
+    }
+
+
 def figure_b4(work: Work) -> dict[str, Any]:
-    names = read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
-    return {"fits": read_arrays(input_of(work, "controls") / "fits.npz"), "class_names": names}
+    names, published = read_json(work.inputs["dataset"] / "dataset.json")["class_names"], work.settings["published"]
+    scores = {"memorization": matched(published_memorization(published), names)} if published else {}
+    return {"fits": read_arrays(input_of(work, "controls") / "fits.npz"), "class_names": names, **scores}
 
 
 def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:

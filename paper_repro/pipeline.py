@@ -6,6 +6,7 @@
 Steps whose results depend on the protocol lie in a folder of its name.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,18 @@ from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
 from paper_repro.profiles import OtherNetwork, Profile, Protocol
+from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
+from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step
 
 __all__ = ["STAGES", "Pipeline"]
 
 STAGES = (1, 2, 3, 4)
+TRACE_POINTS = 60
+"""Sweeps that the table of classes draws of a trace."""
+DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3")
+"""Those that need nothing but the network: minutes, where all figures may take days."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -89,17 +96,27 @@ class Pipeline:
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
-        absent |= {"figure_2", "figure_4", "figure_a11"} if protocol.density == "em" else set()
+        absent |= without_published(self)
+        absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
         self.controls = control_steps(self)
         absent |= set() if self.controls else {"figure_b4"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
-        self.scorecard = self._scorecard()
+        self.scorecard = self.scorecard_of(self.figures)
 
     @property
     def subtitle(self) -> str:
         """The line under every figure's title."""
         official = " as coded (--official)" if self.official else ""
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
+
+    @property
+    def n_discard(self) -> int | None:
+        """Sweeps that a single chain discards; None: the protocol has several, or none."""
+        return self.protocol.n_discard if self.protocol.density == "chain" else None
+
+    def under(self, protocol: Protocol, *, official: bool = False) -> "Pipeline":
+        """The same under another protocol."""
+        return Pipeline(self.profile, protocol, seed=self.seed, official=official)
 
     @property
     def steps(self) -> list[Step]:
@@ -134,8 +151,9 @@ class Pipeline:
             "seed": self.seed,
         } | ({} if protocol.density == "chain" else {"density": protocol.density})
 
-    def _scorecard(self) -> Step:
-        tested = {name for test in CLAIMS.values() for name in test.figures}
+    def scorecard_of(self, figures: Iterable[str]) -> Step:
+        """The claims that these of the figures allow."""
+        tested = {name for test in CLAIMS.values() for name in test.figures} & set(figures)
         return Step(
             f"{self.folder}/scorecard",
             {"claims": list(CLAIMS)},
@@ -157,7 +175,8 @@ class Pipeline:
 
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
-        return Step(f"{self.folder}/classes", {"stages": list(self.posteriors)}, compute.classes, inputs)
+        settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS, "n_discard": self.n_discard}
+        return Step(f"{self.folder}/classes", settings, compute.classes, inputs)
 
     def _other(self, name: str, other: OtherNetwork) -> Other:
         network = Step(
@@ -191,6 +210,9 @@ class Pipeline:
         if name in ROBUSTNESS_FIGURES:
             more, needed = robustness_figure(self, name)
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
+        if name in PUBLISHED_FIGURES:
+            more, needed = published_figure(self, name)
+            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
             settings["subtitle"] += f" · {other.title}"
@@ -204,14 +226,20 @@ class Pipeline:
             "figure_a5": (self.dataset, self.network, self.representations),
             "figure_a6": (self.representations,),
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
+            "figure_b3": (self.dataset, *self.posteriors.values()),
             "figure_b4": (self.dataset, *self.controls.values()),
         }[name]
-        settings |= {
+        own: dict[str, dict[str, Any]] = {
             "figure_1": {"stages": [3, 4]},
             "figure_2": {"stages": [4]},
             "figure_a5": {"stages": list(STAGES)},
             "figure_a6": {"stages": list(STAGES)},
             "figure_a7": {"stages": list(STAGES)},
-            "figure_b4": {},
-        }[name]
-        return Step(f"{self.folder}/{name}", settings, compute.figure, inputs)
+            "figure_b3": {
+                "stages": list(STAGES),
+                "dimensions": list(self.profile.dimensions),
+                "n_discard": self.n_discard,
+            },
+            "figure_b4": scores_of(self.profile),
+        }
+        return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)

@@ -1,4 +1,7 @@
-"""report.html: one self-contained page from what the steps have stored; no network, no data."""
+"""report.html: one page from what the steps have stored; no network, no data.
+
+It is self-contained, but for the report on kept results: that shows the pictures that lie beside it.
+"""
 
 import csv
 import re
@@ -8,27 +11,43 @@ from typing import Any
 
 import numpy as np
 
+from paper_repro.chains import displayed, summary
+from paper_repro.claims import CLAIMS
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures import module as figure_module
 from paper_repro.pipeline import STAGES, Pipeline
-from paper_repro.profiles import PROTOCOLS
+from paper_repro.side_by_side import Comparison, compare
 from paper_repro.steps import State, Step, Workspace
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
 __all__ = ["write_report"]
+
+MANY_FLAGGED = 12
+"""More names of classes than these are folded."""
 
 
 def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
     """Write the report on all that is stored for this pipeline; returns its path.
 
     What is stored but was made with other settings is shown and marked; what is not stored is left out and said to be.
+    Reports of other protocols that are up to date with this one are written anew, because they compare themselves
+    with it.
     """
+    comparison = compare(workspace, pipeline)
+    if comparison is not None:
+        for other in comparison.others_to_write(pipeline):
+            comparison.copy_to(workspace.root / other.folder)
+            _write(workspace, other, comparison)
+    return _write(workspace, pipeline, comparison)
+
+
+def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | None) -> Path:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment.filters |= {"thousands": lambda value: f"{value:,}", "code": _code}
     page = environment.get_template("report.html").render(
         profile=pipeline.profile,
         protocol=pipeline.protocol,
@@ -39,12 +58,13 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
         channels=[pipeline.profile.width * 2**s for s in range(len(STAGES))],
         stem={"cifar": "3 × 3, stride 1", "mini-imagenet": "3 × 3, stride 3"}[pipeline.profile.stem],
         claims=_stored_json(workspace, pipeline.scorecard, "scorecard.json") or [],
-        protocols=_protocols(workspace, pipeline),
+        side_by_side=comparison and _side_by_side(comparison),
         figures=[_figure(workspace, step, name) for name, step in pipeline.figures.items()],
         stages=_stages(workspace, pipeline),
+        many=MANY_FLAGGED,
         steps=_steps(workspace, pipeline),
         software=_software(workspace, pipeline),
-        folder=workspace.root / pipeline.folder,
+        kept=workspace.state(pipeline.dataset, with_inputs=False) == State.KEPT,
         written=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
     )
     path = workspace.root / pipeline.folder / "report.html"
@@ -68,17 +88,42 @@ def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
     }
 
 
-def _protocols(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
-    """Verdicts of the claims under every protocol that has been run for this profile."""
-    found = []
-    for name in PROTOCOLS:
-        path = workspace.root / name / "scorecard" / "scorecard.json"
-        try:
-            verdicts = {claim["name"]: claim["verdict"] for claim in read_json(path)}
-        except (OSError, ValueError):
-            continue
-        found.append({"name": name, "verdicts": verdicts, "description": PROTOCOLS[name].description})
-    return found
+def _side_by_side(comparison: Comparison) -> dict[str, Any]:
+    """What the template shows of all protocols."""
+    results = comparison.results
+    claims = [
+        {"name": name, "title": test.title, "verdicts": [result.verdicts.get(name, "–") for result in results]}
+        for name, test in CLAIMS.items()
+        if any(name in result.verdicts for result in results)
+    ]
+    pictures = [
+        {
+            "name": name,
+            "label": _label(name),
+            "caption": comparison.caption(name),
+            "svg": inline_svg((comparison.folder / f"{name}.svg").read_text(encoding="utf-8"), f"protocols-{name}"),
+        }
+        for name in comparison.pictures
+    ]
+    absent = [
+        f"{_label(name)} is stored under {' and '.join(f'`{protocol}`' for protocol in names)} only."
+        for name, names in comparison.absent.items()
+        if names
+    ]
+    return {
+        "paragraph": comparison.paragraph,
+        "protocols": {result.name: result.pipeline.protocol.description for result in results},
+        "claims": claims,
+        "pictures": pictures,
+        "absent": " ".join(absent),
+    }
+
+
+def _code(text: str) -> Any:
+    """What stands between backticks as code, for the page."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def inline_svg(svg: str, name: str) -> str:
@@ -99,7 +144,7 @@ def _page_colours() -> dict[str, str]:
 
 def _label(name: str) -> str:
     number = name.removeprefix("figure_")
-    return f"Figure {number[0].upper()}.{number[1:]}" if number[0] == "a" else f"Figure {number}"
+    return f"Figure {number[0].upper()}.{number[1:]}" if number[0].isalpha() else f"Figure {number}"
 
 
 def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
@@ -120,7 +165,8 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
             for name in ("n_components", "log_joint"):
                 values = traces.get(f"{name}_{stage}")
                 row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
-        stages.append({"number": stage, "dimension": dimension, "rows": of_stage})
+        about = {"number": stage, "dimension": dimension, "rows": of_stage, "chains": displayed(of_stage)}
+        stages.append(about | summary(of_stage))
     return stages
 
 

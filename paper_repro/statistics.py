@@ -11,6 +11,7 @@ __all__ = [
     "negative",
     "normal_interval",
     "rank_correlation",
+    "rank_correlation_interval",
     "resampled",
     "share_error",
     "unimodal_bandwidth",
@@ -85,6 +86,18 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Interval:
+    """Rank correlation of two numbers of n units, [n] each, and its 95% bootstrap interval over them."""
+    from scipy.stats import rankdata
+
+    rows = np.random.default_rng(seed).integers(len(a), size=(N_BOOTSTRAP, len(a)))
+    ranks = [rankdata(values[rows], axis=1) for values in (a, b)]
+    x, y = (part - part.mean(1, keepdims=True) for part in ranks)
+    with np.errstate(invalid="ignore"):  # all the same in a draw: nan, which is left out
+        draws = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return rank_correlation(a, b), *_interval(draws)
 
 
 def difference(values: np.ndarray, errors: np.ndarray, at: int) -> Interval:

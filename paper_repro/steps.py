@@ -3,8 +3,9 @@
 A step may read nothing but its settings and the folders of its inputs. Its *fingerprint* is a hash of its settings and
 of the fingerprints of its inputs, so a changed setting makes exactly the steps that depend on it stale. When a step is
 finished, `provenance.json` is written last, with the hash of every file; without it, or if a hash differs, the step is
-not finished. While a step runs, `started.json` names the fingerprint, and files called `checkpoint*` may hold its
-progress: a killed step goes on from them.
+not finished. Files that were left out when results were kept are listed apart, with their hashes, so that what was made
+from what can still be told. While a step runs, `started.json` names the fingerprint, and files called `checkpoint*` may
+hold its progress: a killed step goes on from them.
 """
 
 import fcntl
@@ -39,6 +40,8 @@ class State(StrEnum):
     UNFINISHED = "unfinished"
     STALE = "stale"
     DAMAGED = "damaged"
+    KEPT = "kept in part"
+    """Done, and then only some of its files were kept, on purpose (`paper_repro.keep`)."""
 
 
 class BusyError(RuntimeError):
@@ -104,7 +107,7 @@ class Workspace:
         """Whether the step's files are all there, whole, and made with these settings from these inputs.
 
         with_inputs=False leaves the files of the inputs out of it (their settings still count), for a folder of figures
-        that is kept without the data and the network it was computed from.
+        without the steps that it was computed from. Inputs that are kept in part will do, by the hashes of all files.
         """
         folder = self.folder(step)
         record = self.provenance(step)
@@ -118,9 +121,10 @@ class Workspace:
             return State.STALE
         if with_inputs:
             for step_in in step.inputs:
-                if self.state(step_in) != State.DONE or record["inputs"].get(step_in.name) != self._digest(step_in):
+                finished = self.state(step_in) in (State.DONE, State.KEPT)
+                if not finished or record["inputs"].get(step_in.name) != self._digest(step_in):
                     return State.STALE
-        return State.DONE
+        return State.KEPT if record.get("left_out") else State.DONE
 
     def damaged_files(self, step: Step) -> list[str]:
         """Files of a finished step that are gone or differ from what was written."""
@@ -219,6 +223,8 @@ class Workspace:
             self.console.print(f"[yellow]{step.name}: {names} is damaged or missing; computing it again[/]")
         elif state == State.STALE:
             self.console.print(f"{step.name}: settings or inputs have changed; computing it again")
+        elif state == State.KEPT:
+            self.console.print(f"{step.name}: not all of its files were kept; computing it again")
         return False
 
     def _is_done(self, step: Step) -> bool:
@@ -283,9 +289,14 @@ class Workspace:
         write_json(started, claim)
 
     def _digest(self, step: Step) -> str:
-        """One hash for all files of a finished step."""
-        record = self.provenance(step) or {"files": None}
-        return hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
+        """One hash for all files of a finished step, those that were left out of what is kept included.
+
+        Not for pictures: they are drawn from the numbers, and other versions of matplotlib draw other bytes.
+        """
+        record = self.provenance(step) or {"files": {}}
+        files = {**record["files"], **record.get("left_out", {})}
+        numbers = {name: digest for name, digest in files.items() if not name.endswith((".svg", ".png"))}
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     def _input_digests(self, step: Step) -> dict[str, str]:
         return {step_in.name: self._digest(step_in) for step_in in step.inputs}

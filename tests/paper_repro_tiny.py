@@ -40,7 +40,7 @@ TINY_ROBUSTNESS = replace(
     kl_draws=50,
     n_held_out=50,
 )
-TINY_PROFILE = replace(TINY_PROFILE, robustness=TINY_ROBUSTNESS)
+TINY_PROFILE = replace(TINY_PROFILE, robustness=TINY_ROBUSTNESS, n_control_seeds=1)
 
 if __name__ == "__main__":
     import sys

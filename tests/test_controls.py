@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_controls import CELLS, NAMES, made_fits
 from rich.console import Console
 from scipy import stats
 from tolerances import PEER_RELATIVE
@@ -22,7 +23,6 @@ SAMPLER = {
     "n_init_components": 3,
     "official": False,
 }
-CELLS = [[1, 2], [3, 2], [3, 4]]
 WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
 
 
@@ -158,26 +158,6 @@ def test_a_run_goes_on_where_it_was_and_gathers_every_fit(tmp_path, monkeypatch)
     for name, value in expected.items():
         assert np.array_equal(stored[name][k], value, equal_nan=True)
     assert controls.estimate_controls(work) > 0
-
-
-def made_fits(shattered, seed: int = 0):
-    """Fits in random order; shattered(fit, g) says which are. Shattered: 50 nats seen, -20 held out; else 0, -5."""
-    fits = planned_fits(CELLS, 3, 2)
-    np.random.default_rng(seed).shuffle(fits)
-    state = np.array([[shattered(fit, g) for g in range(6)] for fit in fits])
-    part = np.array([[fit.share < 1] for fit in fits])
-    described = {name: np.array([getattr(fit, name) for fit in fits]) for name in Fit._fields}
-    return described | {
-        "small_share": np.where(state, 0.9, 0.2),
-        "mean_in": np.where(state, 50.0, 0.0),
-        "std_in": np.where(state, 1.0, 20.0),
-        "mean_out": np.where(part, np.where(state, -20.0, -5.0), np.nan),
-        "log_joint": np.where(state, -100.0, -200.0),
-        "n_components": np.where(state, 40.0, 5.0),
-    }
-
-
-NAMES = list("abcdef")
 
 
 def test_figure_b4_finds_each_fit():

@@ -19,13 +19,14 @@ from typer.testing import CliRunner
 from paper_repro import storage
 from paper_repro.cli import app
 from paper_repro.computations import derived_seed
-from paper_repro.figures import FIGURES
-from paper_repro.pipeline import STAGES, Pipeline
+from paper_repro.figures import FIGURES as ALL_FIGURES
+from paper_repro.pipeline import DENSITY_FIGURES, STAGES, Pipeline
 from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace
 
 SECONDS_TO_WAIT = 120
+FIGURES = list(Pipeline(TINY_PROFILE, TINY_PROTOCOL).figures)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,10 @@ def results(folder):
         for path in sorted(folder.rglob("provenance.json"))
         for name, digest in json.loads(path.read_text())["files"].items()
     }
+
+
+def test_only_comparisons_with_scores_of_other_images_are_left_out():
+    assert set(ALL_FIGURES) - set(FIGURES) == {"figure_b1", "figure_b2"}
 
 
 def test_every_figure_has_its_files(finished):
@@ -337,3 +342,54 @@ def test_protocol_em_has_its_figures_and_a_report(tmp_path):
     assert "the number of components by BIC" in page
     stored = storage.read_arrays(tmp_path / "em" / "figure_1" / "numbers.npz")
     assert np.isfinite(stored["mean"]).all()
+
+
+def test_densities_are_the_figures_that_need_nothing_but_the_network(command, tmp_path):
+    where = ("--profile", "tiny", "--runs-dir", tmp_path)
+    result = command("run", "densities", "figure_a8", *where)
+    assert result.exit_code == 0, result.output
+    root = tmp_path / "tiny" / "paper"
+    done = {path.parent.name for path in root.rglob("numbers.npz")}
+    assert done == {name for name in DENSITY_FIGURES if not name.startswith("figure_b1")} | {"figure_a8"}
+    assert (root / "classes" / "classes.csv").exists()
+    assert not (tmp_path / "tiny" / "memorization").exists()
+    claims = storage.read_json(root / "scorecard" / "scorecard.json")
+    assert [claim["name"] for claim in claims] == ["C1", "C2", "C3", "C4"]
+    assert command("check", "figure_1", *where).exit_code == 0
+    result = command("check", *where)
+    assert result.exit_code == 1
+    assert re.search(r"scorecard +done", result.output)
+    # A figure that no claim is about.
+    assert command("run", "figure_a5", *where, "--seed", 1).exit_code == 0
+    result = command("run", "density", *where)
+    assert result.exit_code == 2
+    assert "'density' is unknown" in result.output
+
+
+def test_two_protocols_are_compared_in_both_reports(runs, command):
+    result = command("run", "figure_1", "figure_a7", "--protocol", "em", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0, result.output
+    sections = []
+    for name in ("paper", "em"):
+        page = (runs / "tiny" / name / "report.html").read_text(encoding="utf-8")
+        sections.append(page[page.index('<section id="protocols">') : page.index('<section id="run">')])
+        assert [figure in sections[-1] for figure in ("-figure_1", "-figure_2", "-figure_4", "-figure_a7")] == [
+            True, False, False, True,
+        ]  # fmt: skip
+        assert "Figure 2 is stored under <code>paper</code> only." in sections[-1]
+        assert "One chain" in page if name == "paper" else "No table of classes is stored for <code>em</code>" in page
+    assert sections[0] == sections[1]
+    stored = [
+        storage.read_arrays(runs / "tiny" / name / "figure_a7" / "numbers.npz")["high"] for name in ("paper", "em")
+    ]
+    both, either = (stored[0] & stored[1]).sum(), (stored[0] | stored[1]).sum()
+    assert f"{both} of {stored[0].sum()} for <code>em</code> (Jaccard index {both / either:.2f})" in sections[0]
+    # Pictures are redrawn from stored numbers alone.
+    picture = runs / "tiny" / "em" / "side_by_side" / "figure_a7.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    for kept in ("dataset", "network", "representations"):
+        shutil.rmtree(runs / "tiny" / kept)
+    result = command("draw", "figure_1", "--protocol", "em", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0, result.output
+    assert picture.read_bytes() == before

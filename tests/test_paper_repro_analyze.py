@@ -140,3 +140,14 @@ def test_weights_that_are_not_the_networks(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="must be a file of tensors alone"):
         load_model("resnet18", tmp_path / "w.pt")
+
+
+def test_the_same_analysis_under_another_protocol(images):
+    network = residual_network((1, 1, 1, 1), width=4, n_classes=3, in_channels=3, seed=0)
+    given = {"model": "m", "data": images, "size": 16, "seed": 3, "layers": ["layer1", "layer2"]}
+    under = Analysis(network, TINY_PROTOCOL, **given).under(PROTOCOLS["em"])
+    em = Analysis(network, PROTOCOLS["em"], **given)
+    assert under.folder == "em"
+    assert {name: step.fingerprint for name, step in under.figures.items()} == {
+        name: step.fingerprint for name, step in em.figures.items()
+    }

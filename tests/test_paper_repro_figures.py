@@ -8,6 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from made_chains import made_figure_b3
+from made_controls import made_figure_b4
+from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
 from matplotlib.figure import Figure
 from tolerances import PEER_RELATIVE
@@ -64,12 +67,18 @@ def stored_figure(name):
     """What a run would have stored."""
     if name in MADE_ROBUSTNESS:
         return module(name).compute(**MADE_ROBUSTNESS[name]()) | WORDS
-    if name in ("figure_1", "figure_a7"):
+    if name in MADE_PUBLISHED:
+        return module(name).compute(**MADE_PUBLISHED[name]()) | WORDS
+    if name == "figure_b4":
+        numbers = made_figure_b4()
+    elif name in ("figure_1", "figure_a7"):
         numbers = made(stages=(3, 4) if name == "figure_1" else STAGES)
     elif name == "figure_2":
         numbers = made_figure_2()
     elif name == "figure_a8":
         numbers = made_figure_a8()
+    elif name == "figure_b3":
+        numbers = made_figure_b3()
     elif name in ("figure_a9", "figure_a10"):
         numbers = made(stages=range(1, 7)) | {"network": "a small network"}
     elif name == "figure_a5":

@@ -1,4 +1,4 @@
-"""The paper's figures, one file each.
+"""The paper's figures and, beyond them, B.1 and B.2; one file each.
 
 A figure's module has
     compute(...)     numbers from numbers: a dict of arrays, which is stored
@@ -27,9 +27,12 @@ FIGURES = {
     "figure_a9": "Class-conditional log-density of each class, Vision Transformer",
     "figure_a10": "Class-conditional log-density of each class, MLP-Mixer",
     "figure_a11": "Generative classification by stage and memorization",
+    "figure_b1": "Log-density of each class against its published memorization",
+    "figure_b2": "Our and published memorization of each class",
+    "figure_b3": "Traces of the chains",
     "figure_b4": "Are the high-density classes a state of the sampler?",
 }
-"""In the order of the paper: name of the module, and title."""
+"""In the order of the paper, and then B, beyond it: name of the module, and title."""
 
 
 def module(name: str) -> ModuleType:

@@ -11,7 +11,7 @@ from paper_repro.figures import FIGURES, style
 from paper_repro.figures.class_density import class_statistics
 from paper_repro.figures.style import Stored, styled
 
-__all__ = ["caption", "compute", "draw", "finding", "look_for", "mean_distance", "table"]
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "mean_distance", "scatter", "table"]
 
 
 def mean_distance(points: np.ndarray) -> float:
@@ -78,9 +78,9 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 def draw(stored: Stored) -> Figure:
     figure = style.canvas(f"Figure 2 · {FIGURES['figure_2']}", stored, width=9.2, height=3.7)
     left, right = figure.subplots(1, 2)
-    _scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
+    scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
     left.set(title="Mean intra-class distance", ylabel="mean Euclidean distance")
-    _scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
+    scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
     right.set(title="Relative entropy", ylabel="relative entropy (nats)")
     return figure
 
@@ -112,7 +112,8 @@ def finding(stored: Stored) -> str:
     )
 
 
-def _scatter(axes: Axes, stored: Stored, y: np.ndarray, error: np.ndarray | None, line: np.ndarray) -> None:
+def scatter(axes: Axes, stored: Stored, y: np.ndarray, error: np.ndarray | None, line: np.ndarray) -> None:
+    """A mark a class at its mean log-density and y [G], in the look of its group, and the line through them."""
     x = stored["mean_log_density"]
     for high, colour in ((False, style.LOW), (True, style.HIGH)):
         chosen = stored["high"] == high

@@ -1,0 +1,165 @@
+"""Figure B.1, beyond the paper: log-density of each class against its published memorization."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from paper_repro.figures import FIGURES, class_density, scores, style
+from paper_repro.figures.style import Stored, styled
+from paper_repro.statistics import resampled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+KINDS = {"mean": "mean log-density of the class (nats)", "std": "standard deviation within the class (nats)"}
+
+
+def compute(
+    log_density: Mapping[int, np.ndarray],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    dimensions: Mapping[int, int],
+    memorization: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """As `class_density.compute`, and how its numbers go with memorization.
+
+    Args:
+        log_density, labels, class_names, dimensions: as there.
+        memorization: [G] published mean score of each class.
+
+    Returns:
+        What is returned there, memorization [G], and with their 95% bootstrap intervals over classes: mean_correlation,
+        std_correlation [S, 3], Spearman's rank correlation of memorization with the mean and with the standard
+        deviation of log-density; group_difference [3], the mean over high-density classes of the last stage less that
+        over low-density ones.
+    """
+    found = class_density.compute(log_density, labels, class_names, dimensions)
+    high, memorization = found["high"], np.asarray(memorization, dtype=np.float64)
+
+    def difference(rows: np.ndarray) -> float:
+        above = high[rows]
+        if above.all() or not above.any():
+            return float("nan")
+        return float(memorization[rows][above].mean() - memorization[rows][~above].mean())
+
+    return found | {
+        "memorization": memorization,
+        **{
+            f"{kind}_correlation": np.stack([scores.correlation(values, memorization) for values in found[kind]])
+            for kind in KINDS
+        },
+        "group_difference": np.array(resampled(len(high), difference)),
+    }
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a stage and class."""
+    published = dict(zip(stored["class_names"].tolist(), stored["memorization"].tolist(), strict=True))
+    return [{**row, "published_mean_memorization": published[row["class"]]} for row in class_density.table(stored)]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    stages = stored["stages"]
+    figure = style.canvas(f"Figure B.1 · {FIGURES['figure_b1']}", stored, width=9.2, height=6.4)
+    panels = figure.subplots(len(KINDS), len(stages), sharey=True, squeeze=False)
+    for row, (kind, label) in zip(panels, KINDS.items(), strict=True):
+        for s, axes in enumerate(row):
+            if kind == "std" and (stored[kind] > 0).all():
+                _logarithmic(axes)  # groups may differ in it by an order of magnitude
+            _scatter(axes, stored, stored[kind][s])
+            axes.set_xlabel(label)
+            axes.set_title(scores.short(stored[f"{kind}_correlation"][s]), loc="right", fontweight="normal", fontsize=9)
+        row[0].set_ylabel("published mean memorization")
+    for s, axes in enumerate(panels[0]):
+        axes.set_title(f"Stage {stages[s]}  (D = {stored['dimensions'][s]})")
+    _group_means(panels[0, -1], stored)
+    _legend(figure, stored)
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    stages = " and ".join(str(stage) for stage in stored["stages"])
+    return (
+        f"Beyond the paper. Each mark is a class. Vertical: {scores.PUBLISHED}, over its training points. Horizontal: "
+        "mean (upper panels) and standard deviation (lower panels; where they are positive, on a logarithmic axis) of "
+        f"the log-density of the class's own training points at stages {stages}. Classes are coloured in all panels by "
+        f"the split at stage {stored['stages'][-1]}, and there dashed lines are at the mean memorization of both "
+        "groups. ρ is Spearman's rank correlation over classes with its 95% bootstrap interval. The scores are of "
+        f"another network than the densities. {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "In the paper's figure 3 memorization falls with log-density among low-density points and jumps up where "
+        "high-density classes begin. Class by class that would be circles that fall to the right, and diamonds above "
+        "their end, with small standard deviations. If which classes are dense is up to the chance of a chain, their "
+        "published memorization, which owes nothing to our chains, shows no difference between the groups."
+    )
+
+
+def finding(stored: Stored) -> str:
+    high, memorization = stored["high"], stored["memorization"]
+    parts = []
+    for kind, what in (("mean", "mean log-density"), ("std", "its standard deviation within the class")):
+        found = zip(stored["stages"], stored[f"{kind}_correlation"], strict=True)
+        parts.append(f"with {what} " + ", ".join(f"{scores.words(rho)} at stage {stage}" for stage, rho in found))
+    text = f"Rank correlation of published memorization over {len(high)} classes (95% interval): {'; '.join(parts)}. "
+    if high.all() or not high.any():
+        return text + "The last stage has no two groups of classes to compare."
+    return text + (
+        f"The {int(high.sum())} high-density classes of stage {stored['stages'][-1]} have a mean memorization of "
+        f"{memorization[high].mean():.2f}, the {int((~high).sum())} low-density ones of "
+        f"{memorization[~high].mean():.2f}: a difference of {scores.words(stored['group_difference'])}."
+    )
+
+
+def _scatter(axes: Axes, stored: Stored, x: np.ndarray) -> None:
+    for high, colour in ((False, style.LOW), (True, style.HIGH)):
+        chosen = stored["high"] == high
+        look: dict[str, Any] = {"color": colour, "markersize": 5, "linestyle": "none", "alpha": 0.85}
+        axes.plot(x[chosen], stored["memorization"][chosen], style.MARKERS[high], **look)
+    axes.margins(0.06, 0.1)
+    style.name_points(axes, x, stored["memorization"], [str(name) for name in stored["class_names"]])
+
+
+def _group_means(axes: Axes, stored: Stored) -> None:
+    for high, colour in ((False, style.LOW), (True, style.HIGH)):
+        chosen = stored["high"] == high
+        if chosen.any():
+            axes.axhline(
+                stored["memorization"][chosen].mean(), color=colour, linewidth=1.2, linestyle=style.DASHES, zorder=1
+            )
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Figure, stored: Stored) -> None:
+    last, n_high = stored["stages"][-1], int(stored["high"].sum())
+    marks = [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            markersize=5,
+            color=colour,
+            marker=style.MARKERS[high],
+            label=f"{word}-density at stage {last} ({n})",
+        )
+        for high, colour, word, n in (
+            (False, style.LOW, "low", len(stored["high"]) - n_high),
+            (True, style.HIGH, "high", n_high),
+        )
+    ]
+    marks.append(Line2D([], [], color=style.MUTED, linewidth=1.2, linestyle=style.DASHES, label="mean of the group"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)

@@ -1,0 +1,33 @@
+"""What figures B.1 and B.2 share: statistics over classes with their intervals, and how they are said."""
+
+import numpy as np
+
+from paper_repro.figures import style
+from paper_repro.statistics import rank_correlation_interval
+
+__all__ = ["PUBLISHED", "correlation", "short", "words"]
+
+PUBLISHED = "the mean of the memorization scores that the paper's authors published for ResNet18 on CIFAR-100"
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[3] Spearman's rank correlation of two numbers of each class [G], and its 95% bootstrap interval over classes.
+
+    nan if one of the numbers is the same for all classes.
+    """
+    return np.array(rank_correlation_interval(a, b))
+
+
+def short(found: np.ndarray, symbol: str = "ρ") -> str:
+    """For the corner of a panel."""
+    return f"{symbol} {_equal(found)}" if np.isfinite(found[0]) else f"no {symbol}"
+
+
+def words(found: np.ndarray) -> str:
+    """For a sentence."""
+    return _equal(found).removeprefix("= ") if np.isfinite(found[0]) else "undefined"
+
+
+def _equal(found: np.ndarray) -> str:
+    value, low, high = (style.signed(number) for number in found)
+    return f"= {value} ({low} to {high})" if np.isfinite(found).all() else f"= {value} (no interval)"

@@ -1,0 +1,162 @@
+"""Results that stay in the repository: figures, scorecards, tables, provenance; not what they were computed from.
+
+A kept folder is a workspace whose steps are either whole (figures, scorecard, table of classes) or kept in part (the
+rest): of those the report reads a few small files, and the provenance has the hashes of the others, so that what was
+made from what can still be checked. `paper-repro draw --runs-dir` redraws figures and report from it.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from paper_repro.pipeline import Pipeline
+from paper_repro.report import write_report
+from paper_repro.steps import PROVENANCE, State, Step, Workspace
+from paper_repro.storage import write_json
+
+__all__ = ["LIMIT_BYTES", "KeepError", "Kept", "default_folder", "keep"]
+
+LIMIT_BYTES = 10_000_000
+"""What is kept lies in the repository for good."""
+FILES = {"dataset": ("dataset.json",), "network": ("network.json", "history.csv")}
+"""What the report reads of steps that are kept in part, by the last part of their names."""
+
+
+class KeepError(ValueError):
+    """What is there cannot be kept."""
+
+
+class Kept(NamedTuple):
+    folder: Path
+    n_bytes: int
+    protocols: dict[str, list[str]]
+    """Figures by folder of the protocol."""
+    left_out: dict[str, list[str]]
+    """Figures, scorecards and tables that have not been computed, likewise."""
+
+    def lines(self) -> list[str]:
+        """What to say of it."""
+        found = []
+        for name, figures in self.protocols.items():
+            missing = self.left_out[name]
+            found.append(f"{name}: {len(figures)} figures" + (f"; not run: {', '.join(missing)}" if missing else ""))
+        return [*found, f"Kept {self.n_bytes / 1e6:.1f} MB in"]
+
+
+def default_folder() -> Path:
+    """`paper_repro/results` of the checkout.
+
+    Raises:
+        KeepError: the package does not lie in one.
+    """
+    package = Path(__file__).resolve().parent
+    if not (package.parent / "pyproject.toml").is_file():
+        raise KeepError(f"{package} is not in a checkout of the project: say where to keep results, --into FOLDER")
+    return package / "results"
+
+
+def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limit: int = LIMIT_BYTES) -> Kept:
+    """Copy what is finished and up to date; the folder is replaced as a whole, or left as it was.
+
+    Args:
+        workspace: of the run, locked.
+        pipelines: of one profile, by protocol; those without a finished figure are left out.
+        folder: where to keep it.
+        limit: most bytes in all.
+
+    Raises:
+        KeepError: no finished figure, something out of date or damaged, or more bytes than the limit.
+    """
+    _check_replaceable(folder, pipelines[0].dataset)
+    copy, previous = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    if previous.exists() and not folder.exists():  # stopped between the two moves below
+        previous.rename(folder)
+    for left in (copy, previous):
+        shutil.rmtree(left, ignore_errors=True)
+    kept: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
+    written = Workspace(copy)
+    try:
+        for pipeline in pipelines:
+            finished, not_run = _finished(workspace, pipeline)
+            figures = [name for name, step in pipeline.figures.items() if step.name in finished]
+            if figures:
+                whole = {step.name for step in _whole(pipeline)}
+                kept[pipeline.folder], missing[pipeline.folder] = figures, not_run
+                for step in pipeline.steps:
+                    if step.name in finished:
+                        _copy(workspace, written, step, whole=step.name in whole)
+        if not kept:
+            raise KeepError(f"there is nothing to keep: no figure is finished in {workspace.root}")
+        for pipeline in pipelines:  # when all are there: each report names the others
+            if pipeline.folder in kept:
+                write_report(written, pipeline)
+        n_bytes = _check_size(copy, limit)
+        if folder.exists():
+            folder.rename(previous)
+        copy.rename(folder)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+    return Kept(folder, n_bytes, kept, missing)
+
+
+def _check_replaceable(folder: Path, dataset: Step) -> None:
+    """That nothing but kept results would be lost."""
+    if folder.exists() and any(folder.iterdir()):
+        record = Workspace(folder).provenance(dataset) or {}
+        if not record.get("left_out"):
+            raise KeepError(
+                f"{folder} holds something else than kept results, and would be replaced: name another --into"
+            )
+
+
+def _whole(pipeline: Pipeline) -> list[Step]:
+    """The steps of which every file is kept."""
+    return [*pipeline.figures.values(), pipeline.classes, pipeline.scorecard]
+
+
+def _finished(workspace: Workspace, pipeline: Pipeline) -> tuple[set[str], list[str]]:
+    """Names of the steps that are up to date, and of figures and tables that have not been computed."""
+    behind = {step.name for step in workspace.to_do(pipeline.steps)}
+    not_run = []
+    for step in _whole(pipeline):
+        if step.name not in behind:
+            continue
+        if workspace.state(step, with_inputs=False) not in (State.MISSING, State.UNFINISHED):
+            raise KeepError(
+                f"{step.name} in {workspace.root} is not up to date; bring it up to date (paper-repro run), remove its "
+                "folder, or keep another --protocol"
+            )
+        not_run.append(step.name.rsplit("/", 1)[-1])
+    return {step.name for step in pipeline.steps} - behind, not_run
+
+
+def _copy(source: Workspace, target: Workspace, step: Step, *, whole: bool) -> None:
+    record = source.provenance(step)
+    if record is None:
+        raise KeepError(f"{step.name} in {source.root} has changed while it was copied")
+    files: dict[str, str] = record["files"]
+    chosen = files.keys() if whole else FILES.get(step.name.rsplit("/", 1)[-1], ())
+    from_folder, folder = source.folder(step), target.folder(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in chosen:
+        shutil.copyfile(from_folder / name, folder / name)
+    left_out = {name: digest for name, digest in files.items() if name not in chosen}
+    parts = {"files": {name: files[name] for name in chosen}} | ({"left_out": left_out} if left_out else {})
+    write_json(folder / PROVENANCE, {**record, **parts})
+
+
+def _check_size(folder: Path, limit: int) -> int:
+    """Bytes in all."""
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    total = sum(sizes.values())
+    if total > limit:
+        largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+        words = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in largest)
+        raise KeepError(
+            f"{total / 1e6:.1f} MB are more than the {limit / 1e6:g} MB that may be kept; the largest: {words}. "
+            "Keep one --protocol, or fewer figures"
+        )
+    return total

@@ -1,0 +1,135 @@
+"""The parts of README.md and FINDINGS.md on kept results, written from them: `python -m paper_repro.readme`."""
+
+from pathlib import Path
+
+from paper_repro.figures import FIGURES, module
+from paper_repro.keep import default_folder
+from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.storage import read_arrays, read_json, write_bytes
+
+__all__ = ["BEGIN", "END", "findings", "kept_profiles", "section", "update"]
+
+BEGIN, END = "<!-- kept results: written by python -m paper_repro.readme -->", "<!-- end of kept results -->"
+NOTHING = "No run is kept in this repository yet; `paper-repro keep` keeps one."
+MARKS = {"reproduced": "✓ ", "not reproduced": "✗ ", "inconclusive": "? "}
+
+
+def section(results: Path) -> str:
+    """Picture and scorecard of every kept profile, as Markdown.
+
+    Args:
+        results: folder of kept results, as `paper-repro keep` leaves it; links are from the folder of the README, two
+            above it.
+    """
+    parts = [_profile(results / name) for name in kept_profiles(results)]
+    return "\n\n".join(parts) if parts else NOTHING
+
+
+FINDINGS = (
+    "figure_a7",
+    "figure_2",
+    "figure_a8",
+    "figure_3",
+    "figure_4",
+    "figure_a11",
+    "figure_b1",
+    "figure_b2",
+    "figure_b4",
+)
+"""Figures whose numbers FINDINGS.md puts into words."""
+
+
+def findings(results: Path) -> str:
+    """What the figures of every kept profile and protocol say, as Markdown."""
+    parts = []
+    for name in kept_profiles(results):
+        folder, profile = results / name, PROFILES[name]
+        parts.append(f"### {profile.title}\n\n{profile.note} {_accuracy(folder)}".strip())
+        for protocol in _protocols(folder):
+            found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
+            said = [(f, module(f).finding(read_arrays(folder / protocol / f / "numbers.npz"))) for f in found]
+            parts.append(
+                f"#### Protocol `{protocol}`\n\n" + "\n".join(f"- **{FIGURES[f]}.** {words}" for f, words in said)
+            )
+    return "\n\n".join(parts) if parts else NOTHING
+
+
+def kept_profiles(results: Path) -> list[str]:
+    """Names of the profiles that are kept, in the order of `paper-repro list`."""
+    return [name for name in PROFILES if (results / name).is_dir()]
+
+
+def update(page: Path, written: str) -> bool:
+    """Write the section between its two marks in the page; whether that changed anything.
+
+    Raises:
+        ValueError: the marks are not there, in order and once each.
+    """
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{page} must have the marks {BEGIN} and {END}, in this order and once each")
+    before, rest = text.split(BEGIN)
+    after = f"{before}{BEGIN}\n{written}\n{END}{rest.split(END)[1]}"
+    if after != text:
+        write_bytes(page, after.encode())
+    return after != text
+
+
+def _profile(folder: Path) -> str:
+    profile = PROFILES[folder.name]
+    link = f"{folder.parent.parent.name}/{folder.parent.name}/{folder.name}"
+    protocols = _protocols(folder)
+    parts = [f"**{profile.title}.** {profile.note} {_accuracy(folder)}".replace("  ", " ").strip()]
+    if pictured := [name for name in protocols if (folder / name / "figure_1" / "figure_1.png").is_file()]:
+        picture = f"{link}/{pictured[0]}/figure_1/figure_1.png"
+        parts.append(f"![Figure 1, protocol {pictured[0]}: {FIGURES['figure_1']}]({picture})")
+    if scored := [name for name in protocols if (folder / name / "scorecard" / "scorecard.json").is_file()]:
+        parts.append(_scorecard(folder, scored))
+    reports = ", ".join(f"[{name}]({link}/{name}/report.html)" for name in protocols)
+    parts.append(
+        f"Reports with statistics, intervals and every figure, by protocol: {reports} (HTML pages, to be opened in a "
+        f"clone). `paper-repro draw --profile {profile.name} --runs-dir paper_repro/results` draws it all again from "
+        "the numbers that are kept beside them, without data or network."
+    )
+    return "\n\n".join(parts)
+
+
+def _scorecard(folder: Path, protocols: list[str]) -> str:
+    """One line a claim, one column a protocol."""
+    titles: dict[str, str] = {}
+    verdicts: dict[str, dict[str, str]] = {name: {} for name in protocols}
+    for protocol in protocols:
+        for claim in read_json(folder / protocol / "scorecard" / "scorecard.json"):
+            titles[claim["name"]] = claim["title"]
+            verdicts[protocol][claim["name"]] = MARKS[claim["verdict"]] + claim["verdict"]
+    lines = [["the paper's claim", *(f"`{name}`" for name in protocols)], ["---"] * (1 + len(protocols))]
+    for name in sorted(titles):
+        lines.append([f"{name} {titles[name]}", *(verdicts[protocol].get(name, "–") for protocol in protocols)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _protocols(folder: Path) -> list[str]:
+    """Folders of protocols, in the order of `paper-repro list`, each before what was run with --official."""
+    return [name for protocol in PROTOCOLS for name in (protocol, f"{protocol}-official") if (folder / name).is_dir()]
+
+
+def _accuracy(folder: Path) -> str:
+    path = folder / "network" / "network.json"
+    if not path.is_file():
+        return ""
+    reached = read_json(path)
+    test, train = reached["test_accuracy"], reached["train_accuracy"]
+    return f"It classifies {test:.1%} of the test and {train:.1%} of the training images rightly."
+
+
+def main() -> None:
+    results = default_folder()
+    for page, written in (
+        (results.parents[1] / "README.md", section(results)),
+        (results.parent / "FINDINGS.md", findings(results)),
+    ):
+        print(f"{page.name} was {'written anew' if update(page, written) else 'up to date'}.")
+
+
+if __name__ == "__main__":
+    main()

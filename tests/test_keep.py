@@ -1,0 +1,446 @@
+"""Results that are kept in the repository: what is copied, that it is enough, and the part of the README on it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_run import PROTOCOLS_RUN, SMALL_PROFILE, finish, pipelines
+from typer.testing import CliRunner
+
+import paper_repro
+from paper_repro import keep as keeping
+from paper_repro import readme, storage
+from paper_repro.cli import app
+from paper_repro.figures import module
+from paper_repro.figures.style import compact_svg
+from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.steps import State, Workspace
+from paper_repro.traces import thinned
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+RESULTS = CHECKOUT / "paper_repro" / "results"
+KEPT_PROFILES = readme.kept_profiles(RESULTS)
+NONE_KEPT = "no result is kept in paper_repro/results yet"
+FIGURES = {"paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3"]}
+FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run under two protocols."""
+    workspace = Workspace(tmp_path_factory.mktemp("made") / "runs" / "small")
+    for pipeline in pipelines():
+        finish(workspace, pipeline)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def kept_once(run, tmp_path_factory):
+    """The paths of the runs and of what the command kept of them."""
+    into = tmp_path_factory.mktemp("kept") / "results"
+    with pytest.MonkeyPatch.context() as patch:
+        _known(patch)
+        arguments = ["keep", "--profile", "small", "--runs-dir", str(run.root.parent), "--into", str(into)]
+        result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "paper: 5 figures" in result.output
+    assert "em: 4 figures" in result.output
+    assert result.output.splitlines()[-1] == str((into / "small").resolve())
+    return into
+
+
+@pytest.fixture
+def kept(kept_once, tmp_path):
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(kept_once, tmp_path / "paper_repro" / "results"))
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A copy of the run that a test may spoil."""
+    return Workspace(Path(shutil.copytree(run.root, tmp_path / "runs" / "small")))
+
+
+@pytest.fixture
+def command(monkeypatch):
+    _known(monkeypatch)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, [*map(str, arguments), "--profile", "small"])
+
+    return call
+
+
+def _known(patch):
+    patch.setitem(PROFILES, "small", SMALL_PROFILE)
+    for name, protocol in PROTOCOLS_RUN.items():
+        patch.setitem(PROTOCOLS, name, protocol)
+    patch.setenv("COLUMNS", "300")
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_kept(kept_once, run):
+    found = set(content(kept_once / "small"))
+    expected = {"dataset/dataset.json", "network/network.json", "network/history.csv"}
+    for protocol, figures in FIGURES.items():
+        expected |= {f"{protocol}/{name}/numbers.npz" for name in figures}
+        expected |= {f"{protocol}/{name}/{name}.{kind}" for name in figures for kind in ("csv", "svg", "png")}
+        rest = ("classes/classes.csv", "classes/traces.npz", "scorecard/scorecard.json", "scorecard/scorecard.csv")
+        expected |= {f"{protocol}/{name}" for name in (*rest, "report.html")}
+    provenance = {f"{step.name}/provenance.json" for pipeline in pipelines() for step in pipeline.steps}
+    assert found == expected | provenance
+    for name in expected - {"paper/report.html", "em/report.html"}:
+        assert (kept_once / "small" / name).read_bytes() == (run.root / name).read_bytes()
+
+
+def test_steps_are_whole_or_kept_in_part(kept_once, run):
+    workspace = Workspace(kept_once / "small")
+    for pipeline in pipelines():
+        for step in pipeline.steps:
+            whole = step in (*pipeline.figures.values(), pipeline.classes, pipeline.scorecard)
+            # With inputs: what was left out counts by its hash.
+            assert workspace.state(step) == (State.DONE if whole else State.KEPT), step.name
+            record, original = workspace.provenance(step), run.provenance(step)
+            assert {**record["files"], **record.get("left_out", {})} == original["files"]
+            assert {k: v for k, v in record.items() if k not in ("files", "left_out")} == {
+                k: v for k, v in original.items() if k != "files"
+            }
+
+
+def test_nothing_is_taken_for_what_a_run_could_go_on_from(kept_once):
+    workspace, (pipeline, _) = Workspace(kept_once / "small"), pipelines()
+    assert {step.name for step in workspace.to_do(pipeline.steps)} == {step.name for step in pipeline.steps}
+
+
+def test_check_and_list(kept, command):
+    for protocol in FIGURES:
+        result = command("check", "--protocol", protocol, "--runs-dir", kept)
+        assert result.exit_code == 0, result.output
+        assert result.output.count("done") == len(FIGURES[protocol]) + 1
+        assert re.search(r"Kept results: of \d+ steps behind them not all files were kept", result.output)
+    assert command("list", "--runs-dir", kept).output.count("done") == len(FIGURES["paper"])
+
+
+def test_check_finds_what_was_spoiled(kept, command):
+    def spoil(name, old, new):
+        path = kept / "small" / name
+        before = path.read_bytes()
+        assert old in before
+        path.write_bytes(before.replace(old, new, 1))
+        result = command("check", "--runs-dir", kept)
+        path.write_bytes(before)
+        assert result.exit_code == 1
+        return result.output
+
+    assert "damaged or missing: figure_1.csv" in spoil("paper/figure_1/figure_1.csv", b",", b";")
+    assert "network is damaged" in spoil("network/network.json", b"0.875", b"0.975")
+    record = json.loads((kept / "small" / "paper" / "posterior_stage_3" / "provenance.json").read_text())
+    digest = record["left_out"]["large.npz"].encode()
+    assert "settings or inputs have changed" in spoil("paper/posterior_stage_3/provenance.json", digest, b"0" * 64)
+    assert command("check", "--runs-dir", kept).exit_code == 0
+    assert command("check", "--runs-dir", kept, "--seed", "1").exit_code == 1
+
+
+def test_draw_needs_nothing_else(kept, command):
+    before = content(kept / "small")
+    for protocol, figures in FIGURES.items():
+        for name in figures:
+            for kind in ("svg", "png", "csv"):
+                (kept / "small" / protocol / name / f"{name}.{kind}").unlink()
+        (kept / "small" / protocol / "report.html").unlink()
+        result = command("draw", "--protocol", protocol, "--runs-dir", kept)
+        assert result.exit_code == 0, result.output
+        assert command("check", "--protocol", protocol, "--runs-dir", kept).exit_code == 0
+    after = content(kept / "small")
+    after.pop(".lock")
+    written = re.compile(rb"Written [^<]*")
+    assert after.keys() == before.keys()
+    assert all(written.sub(b"", after[name]) == written.sub(b"", before[name]) for name in before)
+
+
+def test_pictures_of_another_matplotlib_make_nothing_stale(kept, command):
+    """`draw` records the bytes that it drew; the scorecard rests on the numbers."""
+    workspace, (pipeline, _) = Workspace(kept / "small"), pipelines()
+    step = pipeline.figures["figure_a7"]
+    for kind in ("svg", "png"):
+        path = workspace.folder(step) / f"figure_a7.{kind}"
+        path.write_bytes(path.read_bytes() + b" ")
+    workspace.record(step)
+    assert command("check", "--runs-dir", kept).exit_code == 0
+    numbers = workspace.folder(step) / "numbers.npz"
+    storage.write_arrays(numbers, storage.read_arrays(numbers) | {"gap": np.array(1.0)})
+    workspace.record(step)
+    assert workspace.state(pipeline.scorecard) == State.STALE
+
+
+def test_the_report(kept_once):
+    page = (kept_once / "small" / "paper" / "report.html").read_text(encoding="utf-8")
+    for name in FIGURES["paper"]:
+        assert f'<figure id="{name}"' in page
+    assert "87.5%" in page
+    assert "1,437" in page
+    assert page.count('class="spark"') == 4 * 10 * 2
+    for step in pipelines()[0].steps:
+        assert f"<td>{step.name}</td>" in page
+    assert not re.search("out of date|damaged|missing", page, re.IGNORECASE)
+    assert 'href="../em/report.html"' in page
+    assert "These are kept results" in page
+    pictures = re.findall(r'<img src="([^"]+)" alt="Figure ', page)
+    assert pictures == [f"{name}/{name}.svg" for name in FIGURES["paper"]]
+    for target in pictures + re.findall(r'href="([^"#][^"]*)"', page):
+        assert (kept_once / "small" / "paper" / target).is_file(), target
+
+
+def paths_of_a_machine(folder):
+    """What looks like a path from the root in the text files of a folder, and where this checkout or home is."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.suffix not in (".json", ".html", ".csv", ".svg"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        named = [str(CHECKOUT), str(Path.home()) + "/", "file:"]
+        rooted = re.findall(
+            r'(?:^|[\s"\'=(,;])(/(?:home|root|tmp|Users|mnt|srv|var|opt|usr|private|data)/[^\s"<]*)', text
+        )
+        found += [(path.name, what) for what in (*rooted, *(name for name in named if name in text))]
+        if path.suffix == ".json":
+            found += [(path.name, what) for what in re.findall(r'"((?:/|~|[A-Z]:\\\\)[^"]*)"', text)]
+    return found
+
+
+def test_no_path_of_the_machine_is_kept(kept_once, run, tmp_path):
+    assert paths_of_a_machine(kept_once) == []
+    assert not any(str(run.root.parent.parent).encode() in data for data in content(kept_once).values())
+    (tmp_path / "a.json").write_text('{"source": "/elsewhere/cifar100.zip"}')
+    (tmp_path / "b.html").write_text("<p>read from: /home/somebody/data</p>")
+    assert len(paths_of_a_machine(tmp_path)) == 2
+
+
+def test_too_much_is_refused_and_names_the_largest(run, tmp_path):
+    folder = tmp_path / "all" / "small"
+    n_bytes = keep(run, pipelines(), folder).n_bytes
+    sizes = {name: len(data) for name, data in content(folder).items()}
+    assert n_bytes == sum(sizes.values())
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+    words = f"{n_bytes / 1e6:.1f} MB are more than the 0.1 MB that may be kept; the largest: "
+    words += ", ".join(f"{name} {sizes[name] / 1e6:.2f} MB" for name in largest)
+    with pytest.raises(KeepError, match=re.escape(words)):
+        keep(run, pipelines(), tmp_path / "less" / "small", limit=100_000)
+    assert list((tmp_path / "less").iterdir()) == []
+    keep(run, pipelines(), folder, limit=n_bytes)
+    with pytest.raises(KeepError):
+        keep(run, pipelines(), folder, limit=n_bytes - 1)
+    assert LIMIT_BYTES == 10_000_000
+
+
+def test_a_failure_on_the_way_leaves_what_was_there(run, kept, monkeypatch):
+    before = content(kept)
+    copyfile, copies = shutil.copyfile, []
+
+    def fails_late(source, target):
+        copies.append(target)
+        if len(copies) == 8:
+            raise OSError("no space left")
+        return copyfile(source, target)
+
+    monkeypatch.setattr(keeping.shutil, "copyfile", fails_late)
+    with pytest.raises(OSError, match="no space left"):
+        keep(run, pipelines(), kept / "small")
+    assert content(kept) == before
+    new = kept.parent / "new" / "small"
+    copies.clear()
+    with pytest.raises(OSError, match="no space left"):
+        keep(run, pipelines(), new)
+    assert not new.exists()
+
+
+def test_a_kill_leaves_no_half_copy(run, kept):
+    """As it is after SIGKILL while files are copied, and between the two moves."""
+    before = {name: data for name, data in content(kept / "small").items() if not name.endswith("report.html")}
+    shutil.copytree(kept / "small" / "paper", kept / ".small.new" / "paper")
+    (kept / "small").rename(kept / ".small.old")
+    assert readme.kept_profiles(kept) == []
+    with pytest.raises(KeepError, match=r"more than the 0\.001 MB"):
+        keep(run, pipelines(), kept / "small", limit=1000)
+    assert [path.name for path in kept.iterdir()] == ["small"]
+    keep(run, pipelines(), kept / "small")
+    assert [path.name for path in kept.iterdir()] == ["small"]
+    after = {name: data for name, data in content(kept / "small").items() if not name.endswith("report.html")}
+    assert after == before
+
+
+def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
+    paper, em = pipelines()
+    shutil.rmtree(copied.folder(paper.figures["figure_a6"]))
+    shutil.rmtree(copied.folder(paper.scorecard))
+    result = command("keep", "--protocol", "paper", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
+    assert result.exit_code == 0, result.output
+    assert "paper: 4 figures; not run: figure_a6, scorecard" in result.output
+    found = {path.name for path in (tmp_path / "kept" / "small").iterdir()}
+    assert found == {"dataset", "network", "representations", "paper"}
+    for step in em.steps[3:]:
+        shutil.rmtree(copied.folder(step), ignore_errors=True)
+    assert list(keep(copied, [paper, em], tmp_path / "again").protocols) == ["paper"]
+
+
+@pytest.mark.parametrize("what", ["stale", "damaged", "inputs"])
+def test_what_is_not_up_to_date_is_refused(copied, tmp_path, what, command):
+    pipeline = pipelines()[0]
+    step = pipeline.figures["figure_1"]
+    if what == "damaged":
+        (copied.folder(step) / "figure_1.csv").write_bytes(b"")
+    elif what == "stale":
+        copied.record(step, fingerprint="0" * 64)
+    else:
+        (copied.folder(pipeline.dataset) / "data.safetensors").write_bytes(b"others")
+    result = command("keep", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
+    assert result.exit_code == 1
+    assert "paper/figure_1 in" in result.output
+    assert "is not up to date" in result.output
+    assert not (tmp_path / "kept" / "small").exists()
+
+
+def test_nothing_to_keep(tmp_path, command):
+    result = command("keep", "--runs-dir", tmp_path / "none", "--into", tmp_path / "kept")
+    assert result.exit_code == 1
+    assert "there is nothing to keep: no figure is finished in" in result.output
+
+
+def test_a_run_is_not_replaced(copied, command):
+    before = content(copied.root)
+    before.pop(".lock", None)
+    result = command("keep", "--runs-dir", copied.root.parent, "--into", copied.root.parent)
+    assert result.exit_code == 1
+    assert "holds something else than kept results" in result.output
+    after = content(copied.root)
+    after.pop(".lock")
+    assert after == before
+
+
+def test_the_folder_of_the_checkout(monkeypatch, tmp_path):
+    assert default_folder() == Path(paper_repro.__file__).resolve().parent / "results"
+    monkeypatch.setattr(keeping, "__file__", str(tmp_path / "site-packages" / "paper_repro" / "keep.py"))
+    with pytest.raises(
+        KeepError, match="is not in a checkout of the project: say where to keep results, --into FOLDER"
+    ):
+        default_folder()
+
+
+def test_the_section_of_the_readme(kept, monkeypatch):
+    _known(monkeypatch)
+    text = readme.section(kept)
+    assert "**tiny (scaled down).** Digits is an embedded stand-in" in text
+    assert "87.5% of the test and 93.8% of the training images" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "| the paper's claim | `paper` | `em` |"
+    verdicts = {
+        protocol: {
+            claim["name"]: claim["verdict"]
+            for claim in storage.read_json(kept / "small" / protocol / "scorecard" / "scorecard.json")
+        }
+        for protocol in FIGURES
+    }
+    assert verdicts["paper"].keys() == {"C1", "C2", "C4"}
+    assert verdicts["em"].keys() == {"C1", "C2"}
+    for line, name in zip(lines[2:], ("C1", "C2", "C4"), strict=True):
+        title, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        assert title.startswith(name)
+        for cell, protocol in zip(cells, FIGURES, strict=True):
+            assert cell.lstrip("✓✗? ") == verdicts[protocol].get(name, "–")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert (kept.parent.parent / target).is_file(), target
+    assert text.count("![") == 1
+
+
+def test_a_page_is_updated_between_its_marks(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nrest\n", encoding="utf-8")
+    assert readme.update(path, "new")
+    assert path.read_text(encoding="utf-8") == f"# Title\n\n{readme.BEGIN}\nnew\n{readme.END}\n\nrest\n"
+    assert not readme.update(path, "new")
+    path.write_text(readme.END + readme.BEGIN, encoding="utf-8")
+    with pytest.raises(ValueError, match="must have the marks"):
+        readme.update(path, "new")
+
+
+def test_the_findings_are_those_of_the_figures(kept, monkeypatch):
+    _known(monkeypatch)
+    text = readme.findings(kept)
+    assert text.count("#### Protocol") == len(FIGURES)
+    for protocol in FIGURES:
+        stored = storage.read_arrays(kept / "small" / protocol / "figure_a7" / "numbers.npz")
+        assert module("figure_a7").finding(stored) in text.split(f"#### Protocol `{protocol}`")[1]
+    assert "Intra-class distance and relative entropy" not in text.split("#### Protocol `em`")[1]
+
+
+@pytest.mark.parametrize(("page", "section"), [("README.md", "section"), ("paper_repro/FINDINGS.md", "findings")])
+def test_the_pages_are_those_of_the_kept_results(page, section):
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    written = getattr(readme, section)(RESULTS)
+    assert text.split(readme.BEGIN)[1].split(readme.END)[0] == f"\n{written}\n"
+    if not KEPT_PROFILES:
+        pytest.skip(f"{NONE_KEPT}: the pages say no more than that")
+
+
+def test_the_kept_results_are_whole(tmp_path):
+    if not KEPT_PROFILES:
+        pytest.skip(NONE_KEPT)
+    for name in KEPT_PROFILES:
+        assert sum(map(len, content(RESULTS / name).values())) <= LIMIT_BYTES
+        assert paths_of_a_machine(RESULTS / name) == []
+        shutil.copytree(RESULTS / name, tmp_path / name)
+        protocols = [protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()]
+        for protocol in protocols:
+            pipeline, workspace = Pipeline(PROFILES[name], PROTOCOLS[protocol]), Workspace(tmp_path / name)
+            states = {step.name: workspace.state(step) for step in (*pipeline.figures.values(), pipeline.scorecard)}
+            assert set(states.values()) <= {State.DONE, State.MISSING}, states
+            drawn = [figure for figure, step in pipeline.figures.items() if states[step.name] == State.DONE]
+            options = ["--profile", name, "--protocol", protocol, "--runs-dir", str(tmp_path)]
+            result = CliRunner().invoke(app, ["draw", *drawn, *options])
+            assert result.exit_code == 0, result.output
+            assert CliRunner().invoke(app, ["check", *drawn, *options]).exit_code == 0
+
+
+def test_thinned_traces():
+    trace = np.arange(400.0)[:, None] + np.array([0.0, 1000.0])
+    trace[100:, 1] = np.nan
+    found = thinned(trace, 60)
+    assert found.shape == (60, 2)
+    assert found.dtype == np.float32
+    assert found[[0, -1], 0].tolist() == [0, 399]
+    assert found[[0, -1], 1].tolist() == [1000, 1099]
+    assert np.isin(found, trace).all()
+    chains = np.stack([trace, trace + 0.5], axis=1)
+    assert thinned(chains, 60).shape == (30, 2, 2)
+    np.testing.assert_array_equal(thinned(chains, 60)[:, 1], thinned(chains, 60)[:, 0] + 0.5)
+    short = thinned(np.array([[3], [4], [-1]]), 60)
+    assert short[:2, 0].tolist() == [3, 4]
+    assert np.isnan(short[2:]).all()
+
+
+def test_compact_pictures():
+    style = ' clip-path="url(#p)" style="fill: none; stroke: #0072b2"'
+    svg = (
+        "<svg>\n <!-- 20 -->\n <defs>\n"
+        '  <path id="m" d="M 0 1.2345678 \nL 2 -0.00049 \nz\n" style="stroke: #0072b2"/>\n'
+        '  <path id="n" d="M 0 1" style="stroke: #0072b2"/>\n </defs>\n <g>\n'
+        f'  <path d="M 1 2 \nL 3 4 \n"{style}/>\n  <path d="M 5 6 \nL 7 8 \n"{style}/>\n'
+        '  <use xlink:href="#m" x="1.23456" y="2" style="opacity: 0.5"/>\n'
+        '  <use xlink:href="#m" x="3" y="4" style="opacity: 0.5"/>\n </g>\n</svg>'
+    )
+    assert compact_svg(svg) == (
+        '<svg><defs><path id="m" d="M0 1.23L2 -0z" style="stroke: #0072b2"/>'
+        '<path id="n" d="M0 1" style="stroke: #0072b2"/></defs>'
+        f'<g><g{style}><path d="M1 2L3 4"/><path d="M5 6L7 8"/></g>'
+        '<use xlink:href="#m" x="1.23" y="2" style="opacity: 0.5"/>'
+        '<use xlink:href="#m" x="3" y="4" style="opacity: 0.5"/>'
+        "</g></svg>"
+    )
