@@ -75,7 +75,7 @@ def _kept_bytes(step: Step, about: Mapping[str, Any]) -> int:
     settings, n_train = step.settings, int(about["n_train"])
     kind = step.name.rsplit("/", 1)[-1]
     if kind == "network":
-        return _weights_bytes(settings, about)
+        return _weights_bytes(settings, about, halved=True)
     if kind == "density_bins":
         return 2 * settings["n_bins"] * _weights_bytes(settings["network"], about)
     if kind == "memorization":
@@ -91,7 +91,8 @@ def _kept_bytes(step: Step, about: Mapping[str, Any]) -> int:
     return FIGURE_BYTES if "figure" in settings else 0
 
 
-def _weights_bytes(settings: Mapping[str, Any], about: Mapping[str, Any]) -> int:
+def _weights_bytes(settings: Mapping[str, Any], about: Mapping[str, Any], *, halved: bool = False) -> int:
+    """`halved`: with matrices and convolutions in half precision, as the step `network` keeps them."""
     import torch
 
     from paper_repro.networks import build
@@ -102,4 +103,4 @@ def _weights_bytes(settings: Mapping[str, Any], about: Mapping[str, Any]) -> int
         network = build(
             settings["architecture"], image_shape=shape, n_classes=n_classes, seed=0, pretrained=False, **options
         )
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return sum(tensor.nbytes // (2 if halved and tensor.ndim > 1 else 1) for tensor in network.state_dict().values())
