@@ -2,8 +2,8 @@
 
 A *cell* is a stage and a number of dimensions. Every seed is fitted twice in every cell: to all points of each class,
 and to four fifths of them, drawn anew for each seed, so that the rest are held out. Variants of the sampler and of the
-prior are fitted to all points at the last stage. Each fit of all classes is one file, so that a run that was killed
-loses only the fit in hand.
+prior are fitted to all points at the last two stages. Each fit of all classes is one file, so that a run that was
+killed loses only the fit in hand.
 
 A class is *shattered* in a fit if more than half of its points lie in components of fewer points than dimensions, on
 average over the kept sweeps: such a component's covariance is mostly the prior's. Otherwise it is *collapsed*.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
 
 __all__ = [
+    "EXACT",
     "FITTED_SHARE",
     "PAPER",
     "VARIANTS",
@@ -54,6 +55,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "S0 half as large": {"S0_scale": 0.5},
 }
 """By name; arguments of `DPGaussianMixture` beside those of the protocol, nu0_per_D apart."""
+EXACT = [name for name, options in VARIANTS.items() if {"block_size", "corrected"} & options.keys()]
+"""Variants that sample the same posterior as the paper's protocol is meant to, exactly."""
 
 
 class Fit(NamedTuple):
@@ -77,15 +80,15 @@ def planned_fits(cells: Sequence[Sequence[int]], n_seeds: int, n_variant_seeds: 
     """All fits: seeds outermost, so that a run that is stopped has whole seeds.
 
     Args:
-        cells: (stage, D), the last of which is the one that variants are fitted in.
+        cells: (stage, D); variants are fitted in the last two.
         n_seeds, n_variant_seeds: of every cell, and of every variant (at most n_seeds).
     """
     fits = []
     for seed in range(n_seeds):
         fits += [Fit(stage, D, seed, share, PAPER) for stage, D in cells for share in (1.0, FITTED_SHARE)]
         if seed < n_variant_seeds:
-            stage, D = cells[-1]
-            fits += [Fit(stage, D, seed, 1.0, variant) for variant in VARIANTS if variant != PAPER]
+            others = [variant for variant in VARIANTS if variant != PAPER]
+            fits += [Fit(stage, D, seed, 1.0, variant) for stage, D in cells[-2:] for variant in others]
     return fits
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from paper_repro.controls import PAPER, VARIANTS
+from paper_repro.controls import EXACT, PAPER, VARIANTS
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import rank_correlation, resampled
@@ -34,8 +34,9 @@ def compute(
     Returns:
         class_names; cells [C, 2] (stage, D) and by cell, whole or four fifths of the points, seed and class:
         shattered [C, 2, S, G] bool, mean_in, std_in, mean_out, log_joint, n_components [C, 2, S, G]; variants [V] and
-        by variant: variant_seeds [V], variant_shattered, variant_mean_in [V] (mean over seeds of the number of
-        shattered classes, and over fits of the log-density); memorization [G], or empty.
+        by cell with variants [U, 2] (variant_cells) and variant: variant_seeds (of each), variant_shattered [U, V]
+        (mean over seeds of the number of shattered classes), variant_log_joint [U, V, G] (mean over seeds, nats);
+        memorization [G], or empty.
     """
     main = fits["variant"] == PAPER
     by_dimension = sorted(set(zip(fits["D"][main].tolist(), fits["stage"][main].tolist(), strict=True)))
@@ -63,11 +64,14 @@ def compute(
     found = {name: fits[name][rows] for name in ("mean_in", "std_in", "mean_out", "log_joint", "n_components")}
     shattered = fits["small_share"] > SHATTERED
     variants = [name for name in VARIANTS if name in fits["variant"]]
-    at = (fits["stage"] == cells[-1][0]) & (fits["D"] == cells[-1][1]) & (fits["share"] == shares[0])
-    of_variant = [at & (fits["variant"] == name) for name in variants]
-    n_variant_seeds = min(int(own.sum()) for own in of_variant)
+    n_variant_seeds = 1 + int(fits["seed"][~main].max())
+    with_variants = [(stage, D) for stage, D in cells if (~main & (fits["stage"] == stage) & (fits["D"] == D)).any()]
     # The same seeds for every variant.
-    of_variant = [own & (fits["seed"] < n_variant_seeds) for own in of_variant]
+    compared = (fits["share"] == shares[0]) & (fits["seed"] < n_variant_seeds)
+    of_variant = [
+        [compared & (fits["stage"] == stage) & (fits["D"] == D) & (fits["variant"] == name) for name in variants]
+        for stage, D in with_variants
+    ]
     return found | {
         "class_names": np.array(class_names),
         "cells": np.array(cells),
@@ -75,8 +79,9 @@ def compute(
         "shattered": shattered[rows],
         "variants": np.array(variants),
         "variant_seeds": np.array(n_variant_seeds),
-        "variant_shattered": np.array([shattered[own].sum(1).mean() for own in of_variant]),
-        "variant_mean_in": np.array([fits["mean_in"][own].mean() for own in of_variant]),
+        "variant_cells": np.array(with_variants),
+        "variant_shattered": np.array([[shattered[own].sum(1).mean() for own in cell] for cell in of_variant]),
+        "variant_log_joint": np.array([[fits["log_joint"][own].mean(0) for own in cell] for cell in of_variant]),
         "memorization": np.empty(0) if memorization is None else np.asarray(memorization, dtype=np.float64),
     }
 
@@ -135,12 +140,12 @@ def caption(stored: Stored) -> str:
         "fitted to all its points; classes in the order of the last row. Middle: mean log-density of each class and "
         "seed, fitted to four fifths of its points, on those points and on the others, which the fit never saw "
         f"({where}); orange diamonds are shattered, the line is where both are equal. Bottom: number of classes that "
-        f"are shattered at stage {cells[-1][0]} with D = {cells[-1][1]} under other samplers and priors ("
+        "are shattered under other samplers and priors ("
         + ("1 seed" if V == 1 else f"mean over {V} seeds")
         + ")"
         + (
-            "; and how often each class is shattered over all seeds of that cell, fitted to all points or to four "
-            "fifths, against its published mean memorization. "
+            f"; and how often each class is shattered at stage {cells[_most_shattered(stored)][0]} over all seeds, "
+            "fitted to all points or to four fifths, against its published mean memorization. "
             if known
             else ". "
         )
@@ -172,9 +177,9 @@ def finding(stored: Stored) -> str:
     text = "By seed, " + "; ".join(sentences) + ". "
     if len(sentences) < len(stored["cells"]):
         text += "In the other cells no class is shattered. "
-    c = _cells_that_shatter(stored)[-1]
+    c = _most_shattered(stored)
     stage, D = stored["cells"][c].tolist()
-    shattered = stored["shattered"][c]
+    shattered, cell_stage = stored["shattered"][c], stage
     for p, words in ((0, "all points"), (1, "four fifths of the points")):
         ever = int(shattered[p].any(0).sum())
         if ever:
@@ -183,19 +188,21 @@ def finding(stored: Stored) -> str:
                 f"At stage {stage}, D = {D}, fitted to {words}, {ever} classes are shattered with some seed and "
                 f"{always} with all {S}{_overlap(shattered[p])}. "
             )
-    for c in _cells_that_shatter(stored):
-        text += _held_out(stored, c)
-    most = int(np.argmax(stored["variant_shattered"]))
-    text += (
-        f"Under other samplers and priors between {stored['variant_shattered'].min():.3g} and "
-        f"{stored['variant_shattered'].max():.3g} classes are shattered, most with {stored['variants'][most]}. "
-    )
+    for cell in _cells_that_shatter(stored):
+        text += _held_out(stored, cell)
+    text += _exact(stored)
+    for (stage, D), numbers in zip(stored["variant_cells"].tolist(), stored["variant_shattered"], strict=True):
+        text += (
+            f"At stage {stage}, D = {D}, other samplers and priors shatter between {numbers.min():.3g} and "
+            f"{numbers.max():.3g} classes, most with {stored['variants'][int(np.argmax(numbers))]}. "
+        )
     if len(stored["memorization"]):
-        tendency = _tendency(stored, -1)
+        tendency = _tendency(stored, c)
         value, low, high = resampled(G, lambda rows: rank_correlation(tendency[rows], stored["memorization"][rows]))
         if np.isfinite(value):
             text += (
-                "Rank correlation of a class's tendency to shatter with its published mean memorization: "
+                f"Rank correlation of a class's tendency to shatter at stage {cell_stage} with its published mean "
+                "memorization: "
                 f"{style.signed(value)} (95% interval {style.signed(low)} to {style.signed(high)})."
             )
     return text.strip()
@@ -235,10 +242,32 @@ def _held_out(stored: Stored, c: int) -> str:
     return text
 
 
+def _exact(stored: Stored) -> str:
+    """Whether the paper's blocks end where exact samplers of the same posterior do."""
+    text, names = "", stored["variants"].tolist()
+    for (stage, D), found in zip(stored["variant_cells"].tolist(), stored["variant_log_joint"], strict=True):
+        for name in EXACT:
+            gain = found[names.index(name)] - found[names.index(PAPER)]
+            text += (
+                f"At stage {stage}, D = {D}, with {name}, chains end at a higher log joint than the paper's in "
+                f"{int((gain > 0).sum())} of {len(gain)} classes, by {style.signed(np.median(gain), 1)} nats in the "
+                f"median and between {style.signed(gain.min(), 0)} and {style.signed(gain.max(), 0)}. "
+            )
+    return text
+
+
 def _cells_that_shatter(stored: Stored) -> list[int]:
     """Cells in which some fit is shattered; the last one if none is."""
     found = np.flatnonzero(stored["shattered"].any((1, 2, 3))).tolist()
     return found[-3:] or [len(stored["cells"]) - 1]
+
+
+def _most_shattered(stored: Stored) -> int:
+    """The cell, of those with fits of variants, in which most fits are shattered."""
+    cells = stored["cells"].tolist()
+    return max(
+        (cells.index(cell) for cell in stored["variant_cells"].tolist()), key=lambda c: _tendency(stored, c).sum()
+    )
 
 
 def _tendency(stored: Stored, c: int) -> np.ndarray:
@@ -277,22 +306,26 @@ def _in_and_out(axes: Axes, stored: Stored, c: int) -> None:
 
 
 def _variants(axes: Axes, stored: Stored) -> None:
-    numbers = stored["variant_shattered"]
-    places = np.arange(len(numbers))[::-1]
-    axes.barh(places, numbers, color=style.HIGH, height=0.6)
-    for place, number in zip(places, numbers, strict=True):
-        axes.annotate(f"{number:.3g}", (number, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    every, U = stored["variant_shattered"], len(stored["variant_cells"])
+    places, height = np.arange(every.shape[1])[::-1], 0.76 / U
+    for u, ((stage, D), numbers) in enumerate(zip(stored["variant_cells"].tolist(), every, strict=True)):
+        at = places + height * ((U - 1) / 2 - u)
+        colour = style.HIGH if u == U - 1 else style.LINE
+        axes.barh(at, numbers, color=colour, height=0.9 * height, label=f"stage {stage}, D = {D}")
+        for place, number in zip(at, numbers, strict=True):
+            axes.annotate(f"{number:.3g}", (number, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_yticks(places, [str(name) for name in stored["variants"]])
-    axes.set_xlim(0, max(1.0, float(numbers.max())) * 1.12)
+    axes.set_xlim(0, max(1.0, float(every.max())) * 1.12)
     axes.grid(False)
     axes.tick_params(length=0)
-    stage, D = stored["cells"][-1].tolist()
-    axes.set_xlabel(f"shattered classes of {len(stored['class_names'])}, stage {stage}, D = {D}")
+    axes.set_xlabel(f"shattered classes of {len(stored['class_names'])}")
     axes.set_title("Other samplers and priors")
+    axes.legend(fontsize=7.5, loc="best")
 
 
 def _memorization(axes: Axes, stored: Stored) -> None:
-    axes.plot(stored["memorization"], _tendency(stored, -1), "o", color=style.LINE, markersize=4, alpha=0.7)
-    axes.set(xlabel="published mean memorization of the class", ylabel="share of fits that shatter it")
+    c = _most_shattered(stored)
+    axes.plot(stored["memorization"], _tendency(stored, c), "o", color=style.LOW, markersize=4, alpha=0.7)
+    axes.set(xlabel="published mean memorization of the class", ylabel=f"share of fits, stage {stored['cells'][c][0]}")
     axes.set_ylim(-0.05, 1.05)
     axes.set_title("Shattering and memorization")
