@@ -168,7 +168,7 @@ CIFAR100_LAPTOP = Profile(
     dimensions=(16, 16, 64, 64),
     **LAPTOP_TRAINING,
     robustness=robustness_scale.LAPTOP,
-    n_control_seeds=3,
+    n_control_seeds=2,
     convnet=_convnet(32, weight_decay=1e-6, **LAPTOP_TRAINING),
 )
 
