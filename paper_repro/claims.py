@@ -150,7 +150,13 @@ def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> Part:
 def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_a7"]
     groups = _two_groups(stored["mean"][-1], stored["std"][-1], f"stage {stored['stages'][-1]}")
-    return [groups.gap, groups.ratio], _few(stored)
+    # The claim is about the last stage; the paper's figure 1 shows the one before it as well.
+    before = _two_groups(stored["mean"][-2], stored["std"][-2], "")
+    gap = before.gap.statistic.removeprefix("p-value of the ")
+    words = f"At stage {stored['stages'][-2]}: {gap}, p = {before.gap.value:.3f}"
+    if np.isfinite(before.ratio.value):
+        words += f"; ratio of spreads {before.ratio.value:.1f}"
+    return [groups.gap, groups.ratio], f"{_few(stored)} {words}.".strip()
 
 
 def _c2(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:

@@ -1,6 +1,7 @@
 """The scorecard: its tests on numbers made to show what the paper says, its opposite, and nothing."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -59,7 +60,16 @@ def test_few_classes_without_a_clear_gap_are_inconclusive():
     stored = density_figure(8, 2, 10.0, gap=8.0)
     (claim,) = [claim for claim in assess({"figure_a7": stored}) if claim.name == "C1"]
     assert claim.verdict == INCONCLUSIVE
-    assert claim.remark == "10 classes are too few to tell a gap from chance."
+    assert claim.remark.startswith("10 classes are too few to tell a gap from chance. At stage 3: largest gap, ")
+
+
+def test_c1_also_says_what_the_stage_before_the_last_shows():
+    grouped = density_figure(80, 20, 10.0, grouped=(False, False, True, False))
+    (claim,) = [claim for claim in assess({"figure_a7": grouped}) if claim.name == "C1"]
+    assert claim.verdict == NOT_REPRODUCED
+    found = re.search(r"At stage 3: largest gap, ([\d.]+) nats, 20 of 100 classes above it, p = 0\.0\d\d; ", claim.remark)
+    assert float(found[1]) == pytest.approx(np.diff(np.sort(grouped["mean"][2])).max(), abs=0.05)
+    assert float(claim.remark.rsplit("ratio of spreads ")[1].rstrip(".")) == pytest.approx(10, rel=0.2)
 
 
 @pytest.mark.parametrize(("grouped", "expected"), [(False, REPRODUCED), (True, NOT_REPRODUCED)])
