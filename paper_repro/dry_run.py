@@ -81,7 +81,8 @@ def dry_run(
     with tempfile.TemporaryDirectory(prefix="paper-repro-dry-run-") as folder:
         workspace = Workspace(Path(folder) / "steps", console)
         computed = workspace.run([pipeline.dataset])
-        make_plan(workspace, pipeline, targets)  # as a real run does, though what it says is of no use here
+        make_plan(workspace, pipeline, targets)
+        console.print("The plan was made, as before a real run; what it says is of no use here.")
         _half_of_the_trials(workspace, pipeline, targets)
         computed += workspace.run(targets)
         if again := workspace.run(targets):

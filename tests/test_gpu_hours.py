@@ -152,6 +152,16 @@ def test_every_step_that_costs_something_is_stored(stored):
                 assert 0 < hours["best"] <= hours["likely"]
 
 
+def test_stored_densities_are_of_the_settings_as_they_are(stored):
+    pipeline = Pipeline(PROFILES["cifar100-resnet18"], PAPER)
+    kept = {cost["step"]: cost["flops"] for cost in stored["profiles"]["cifar100-resnet18"] if cost["processor_hours"]}
+    data, found = step_costs.DATA["cifar100"], {}
+    for step in pipeline.steps:
+        if step.name in kept:
+            found[step.name] = step_costs._cost(step.name, list(step_costs._work(step, data))).flops
+    assert found == pytest.approx(kept), "run python -m benchmarks.gpu_hours --store"
+
+
 def test_densities_are_predicted_at_other_shapes_too():
     kernels = load_kernels()
     usual = predict("H100", kernels, "mixture density", 64)
