@@ -67,7 +67,9 @@ def test_c1_also_says_what_the_stage_before_the_last_shows():
     grouped = density_figure(80, 20, 10.0, grouped=(False, False, True, False))
     (claim,) = [claim for claim in assess({"figure_a7": grouped}) if claim.name == "C1"]
     assert claim.verdict == NOT_REPRODUCED
-    found = re.search(r"At stage 3: largest gap, ([\d.]+) nats, 20 of 100 classes above it, p = 0\.0\d\d; ", claim.remark)
+    found = re.search(
+        r"At stage 3: largest gap, ([\d.]+) nats, 20 of 100 classes above it, p = 0\.0\d\d; ", claim.remark
+    )
     assert float(found[1]) == pytest.approx(np.diff(np.sort(grouped["mean"][2])).max(), abs=0.05)
     assert float(claim.remark.rsplit("ratio of spreads ")[1].rstrip(".")) == pytest.approx(10, rel=0.2)
 

@@ -279,7 +279,10 @@ def _tendencies(axes: Axes, stored: Stored) -> None:
     share = stored["shattered"][:, 0].mean(1)  # [C, G]
     order = np.lexsort([*share, share[-1]])
     colours = LinearSegmentedColormap.from_list("shattered", [style.GRID, style.HIGH])
-    shown = axes.imshow(share[:, order], aspect="auto", cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+    # A mesh, not an image: the SVG stays a drawing. Rows go down.
+    edges = (np.arange(n + 1) - 0.5 for n in (len(order), len(share)))
+    shown = axes.pcolormesh(*edges, share[:, order], cmap=colours, vmin=0, vmax=1, edgecolors="face", linewidth=0.1)
+    axes.set_ylim(len(share) - 0.5, -0.5)
     axes.set_yticks(range(len(share)), [f"stage {stage}, D = {D}" for stage, D in stored["cells"].tolist()])
     axes.grid(False)
     axes.tick_params(length=0)
