@@ -31,9 +31,11 @@ ALL_TABLES = pytest.mark.parametrize(
 
 def excused(version, kernel):
     """Spills that are known of an older version of Triton, none at the paper's sizes on sm_90. The newest has none."""
+    label, target = kernel["label"], kernel["target"]
+    if version == "3.8.0":
+        return target == "sm_80" and label.endswith("mixture fp32 D=64")  # 24 bytes of stack
     if version != "3.6.0":
         return False
-    label, target = kernel["label"], kernel["target"]
     return (
         (target == "sm_100" and "fp64" in label)  # its assembler has no float64 tensor-core instruction for sm_100
         or (target == "sm_100" and kernel["module"] == "component_statistics")  # in float64 too

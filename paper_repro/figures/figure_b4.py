@@ -278,8 +278,8 @@ def _tendency(stored: Stored, c: int) -> np.ndarray:
 def _tendencies(axes: Axes, stored: Stored) -> None:
     share = stored["shattered"][:, 0].mean(1)  # [C, G]
     order = np.lexsort([*share, share[-1]])
-    colours = LinearSegmentedColormap.from_list("shattered", [style.GRID, style.HIGH])
-    # A mesh, not an image: the SVG stays a drawing. Rows go down.
+    # Few colours, or the key becomes an image; and a mesh, not an image: the SVG stays a drawing. Rows go down.
+    colours = LinearSegmentedColormap.from_list("shattered", [style.GRID, style.HIGH], N=32)
     edges = (np.arange(n + 1) - 0.5 for n in (len(order), len(share)))
     shown = axes.pcolormesh(*edges, share[:, order], cmap=colours, vmin=0, vmax=1, edgecolors="face", linewidth=0.1)
     axes.set_ylim(len(share) - 0.5, -0.5)
