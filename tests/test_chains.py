@@ -208,6 +208,20 @@ def test_one_chain_has_no_r_hat():
     assert not any("rhat" in name or name == "converged" for name in figure_b3.table(stored)[0])
 
 
+@pytest.mark.parametrize("height", [0.0, 0.3, 1.0, 40.0])
+def test_ticks_of_traces_are_whole_numbers(height):
+    traces = {stage: made_trace() for stage in (1, 2, 3, 4)}
+    for trace in traces.values():
+        trace["log_joint"] = np.linspace(-7.4, -7.4 + height, 8)[:, None] + np.zeros(10)
+        trace["n_components"] = np.full_like(trace["n_components"], 6)
+    panels = figure_b3.draw(stored_b3(traces=traces, n_discard=8)).axes
+    for axes in panels[:2]:
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
+
 @pytest.mark.parametrize("n_classes", [1, 2, 3])
 def test_few_classes_are_all_drawn(n_classes):
     stored = stored_b3(n_classes)

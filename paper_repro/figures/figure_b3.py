@@ -207,10 +207,10 @@ def _traces(above: Axes, below: Axes, stored: Stored, s: int, p: int) -> None:
         for c, line in enumerate(values.T):
             axes.plot(sweep[chosen], line, color=style.LOW, alpha=SHADES[c % len(SHADES)], linewidth=0.9)
         settled = values[len(values) // 10 :]
-        # Where a trace never changes, whole numbers still lie beside it.
-        room = max(0.08 * np.ptp(settled), 0.6 * (np.ptp(settled) == 0))
+        # At least one whole number to each trace, also where it hardly changes.
+        room = max(0.08 * np.ptp(settled), 0.6 - np.ptp(settled) / 2)
         axes.set_ylim(settled.min() - room, settled.max() + room)
-        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.tick_params(labelsize=6.5, length=2)

@@ -116,6 +116,8 @@ def signed(value: float, digits: int = 2) -> str:
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write the picture as SVG (transparent) and PNG (white), both small; the same figure gives the same bytes."""
     metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    with mpl.rc_context(_RC):
+        _settle(figure)
     for kind in ("svg", "png"):
         buffer = io.BytesIO()
         with mpl.rc_context(_RC):
@@ -158,3 +160,11 @@ def _few_colours(png: io.BytesIO) -> bytes:
     with Image.open(png) as picture:
         picture.convert("RGB").quantize(PNG_COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the axes out once, at places that are rounded: the solver's last digits differ from call to call."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position().bounds, 6).tolist())
