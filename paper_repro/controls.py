@@ -2,8 +2,8 @@
 
 A *cell* is a stage and a number of dimensions. Every seed is fitted twice in every cell: to all points of each class,
 and to four fifths of them, drawn anew for each seed, so that the rest are held out. Variants of the sampler and of the
-prior are fitted to all points at the last two stages. Each fit of all classes is one file, so that a run that was
-killed loses only the fit in hand.
+prior are fitted to all points at the last but one stage, where the paper's groups begin. Each fit of all classes is one
+file, so that a run that was killed loses only the fit in hand.
 
 A class is *shattered* in a fit if more than half of its points lie in components of fewer points than dimensions, on
 average over the kept sweeps: such a component's covariance is mostly the prior's. Otherwise it is *collapsed*.
@@ -48,13 +48,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     PAPER: {},
     "single points instead of blocks of 4": {"block_size": 1},
     "blocks of 4, corrected to be exact": {"corrected": True},
-    "kappa0 = 0.1 instead of 0.01": {"kappa0": 0.1},
     "kappa0 = 0.001 instead of 0.01": {"kappa0": 0.001},
-    "nu0 = 2 D instead of D + 2": {"nu0_per_D": 2},
     "S0 twice as large": {"S0_scale": 2.0},
-    "S0 half as large": {"S0_scale": 0.5},
 }
-"""By name; arguments of `DPGaussianMixture` beside those of the protocol, nu0_per_D apart."""
+"""By name; arguments of `DPGaussianMixture` beside those of the protocol. Priors that favour small components more than
+the paper's are left out: with kappa0 = 0.1 a hundred classes had not finished after ten minutes of processor."""
 EXACT = [name for name, options in VARIANTS.items() if {"block_size", "corrected"} & options.keys()]
 """Variants that sample the same posterior as the paper's protocol is meant to, exactly."""
 
@@ -80,7 +78,7 @@ def planned_fits(cells: Sequence[Sequence[int]], n_seeds: int, n_variant_seeds: 
     """All fits: seeds outermost, so that a run that is stopped has whole seeds.
 
     Args:
-        cells: (stage, D); variants are fitted in the last two.
+        cells: (stage, D); variants are fitted in the last but one.
         n_seeds, n_variant_seeds: of every cell, and of every variant (at most n_seeds).
     """
     fits = []
@@ -88,7 +86,7 @@ def planned_fits(cells: Sequence[Sequence[int]], n_seeds: int, n_variant_seeds: 
         fits += [Fit(stage, D, seed, share, PAPER) for stage, D in cells for share in (1.0, FITTED_SHARE)]
         if seed < n_variant_seeds:
             others = [variant for variant in VARIANTS if variant != PAPER]
-            fits += [Fit(stage, D, seed, 1.0, variant) for stage, D in cells[-2:] for variant in others]
+            fits += [Fit(stage, D, seed, 1.0, variant) for stage, D in cells[-2:-1] for variant in others]
     return fits
 
 
@@ -112,10 +110,7 @@ def fit_classes(
     # Variants share the random numbers of the fit that they are compared with.
     random_state = derived_seed(seed, "controls", fit.stage, fit.D, fit.seed, fit.share)
     fitted = _fitted(labels, fit.share, random_state)
-    options = dict(VARIANTS[fit.variant])
-    if "nu0_per_D" in options:
-        options["nu0"] = float(options.pop("nu0_per_D") * fit.D)
-    model = mixture(sampler, random_state, **options)
+    model = mixture(sampler, random_state, **VARIANTS[fit.variant])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constant features were reported with the main fits
         model.fit(x[fitted], groups=labels[fitted])

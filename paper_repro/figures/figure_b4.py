@@ -263,11 +263,9 @@ def _cells_that_shatter(stored: Stored) -> list[int]:
 
 
 def _most_shattered(stored: Stored) -> int:
-    """The cell, of those with fits of variants, in which most fits are shattered."""
-    cells = stored["cells"].tolist()
-    return max(
-        (cells.index(cell) for cell in stored["variant_cells"].tolist()), key=lambda c: _tendency(stored, c).sum()
-    )
+    """Of the last two cells that in which more fits are shattered."""
+    C = len(stored["cells"])
+    return max(range(max(0, C - 2), C), key=lambda c: float(_tendency(stored, c).sum()))
 
 
 def _tendency(stored: Stored, c: int) -> np.ndarray:
