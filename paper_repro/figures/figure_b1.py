@@ -112,8 +112,10 @@ def finding(stored: Stored) -> str:
     text = f"Rank correlation of published memorization over {len(high)} classes (95% interval): {'; '.join(parts)}. "
     if high.all() or not high.any():
         return text + "The last stage has no two groups of classes to compare."
+    many = int(high.sum()) > 1
     return text + (
-        f"The {int(high.sum())} high-density classes of stage {stored['stages'][-1]} have a mean memorization of "
+        f"The {int(high.sum())} high-density {'classes' if many else 'class'} of stage {stored['stages'][-1]} "
+        f"{'have' if many else 'has'} a mean memorization of "
         f"{memorization[high].mean():.2f}, the {int((~high).sum())} low-density ones of "
         f"{memorization[~high].mean():.2f}: a difference of {scores.words(stored['group_difference'])}."
     )
