@@ -255,7 +255,7 @@ def test_too_much_is_refused_and_names_the_largest(run, tmp_path):
     keep(run, pipelines(), folder, limit=n_bytes)
     with pytest.raises(KeepError):
         keep(run, pipelines(), folder, limit=n_bytes - 1)
-    assert LIMIT_BYTES == 10_000_000
+    assert LIMIT_BYTES == 12_000_000
 
 
 def test_a_failure_on_the_way_leaves_what_was_there(run, kept, monkeypatch):
