@@ -416,7 +416,9 @@ def test_the_kept_results_are_whole(tmp_path):
         protocols = [protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()]
         for protocol in protocols:
             pipeline, workspace = Pipeline(PROFILES[name], PROTOCOLS[protocol]), Workspace(tmp_path / name)
-            states = {step.name: workspace.state(step) for step in (*pipeline.figures.values(), pipeline.scorecard)}
+            kept = [figure for figure, step in pipeline.figures.items() if workspace.provenance(step)]
+            steps = (*pipeline.figures.values(), pipeline.scorecard_of(kept))
+            states = {step.name: workspace.state(step) for step in steps}
             assert set(states.values()) <= {State.DONE, State.MISSING}, states
             drawn = [figure for figure, step in pipeline.figures.items() if states[step.name] == State.DONE]
             options = ["--profile", name, "--protocol", protocol, "--runs-dir", str(tmp_path)]

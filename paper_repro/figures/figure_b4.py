@@ -115,14 +115,14 @@ def draw(stored: Stored) -> Figure:
     seen = _cells_that_shatter(stored)
     figure = style.canvas(f"Figure B.4 · {FIGURES['figure_b4']}", stored, width=9.2, height=8.6)
     heights = [0.34 * len(stored["cells"]) + 0.9, 3.1, 3.0]
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
-    _tendencies(top.subplots(), stored)
-    panels = middle.subplots(1, len(seen), squeeze=False)[0]
+    grid = figure.add_gridspec(3, 1, height_ratios=heights)
+    _tendencies(figure.add_subplot(grid[0]), stored)
+    panels = grid[1].subgridspec(1, len(seen)).subplots(squeeze=False)[0]
     for axes, c in zip(panels, seen, strict=True):
         _in_and_out(axes, stored, c)
     panels[0].set_ylabel("log-density of held-out points (nats)")
     known = len(stored["memorization"]) > 0
-    panels = bottom.subplots(1, 2 if known else 1, squeeze=False, width_ratios=[1.25, 1] if known else [1])[0]
+    panels = grid[2].subgridspec(1, 1 + known, width_ratios=[1.25, 1][: 1 + known]).subplots(squeeze=False)[0]
     _variants(panels[0], stored)
     if known:
         _memorization(panels[1], stored)
