@@ -116,20 +116,18 @@ def displayed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             cells |= {
                 "flagged for": row["flagged_for"] or "–",
                 "rounds": str(row["rounds"]),
-                "R-hat of log joint": f"{float(row['rhat_log_joint']):.3f}",
-                "R-hat of components": f"{float(row['rhat_n_components']):.3f}",
-                "ESS of log joint": f"{float(row['ess_log_joint']):.0f}",
-                "ESS of components": f"{float(row['ess_n_components']):.0f}",
-                "splits accepted": _percent(row["split_acceptance"]),
-                "merges accepted": _percent(row["merge_acceptance"]),
-                "lowest chain above simple labellings (nats)": f"{float(row['least_above_simple_nats']):.1f}",
+                "R-hat: log joint, components": _pair(row["rhat_log_joint"], row["rhat_n_components"], ".3f"),
+                "ESS: log joint, components": _pair(row["ess_log_joint"], row["ess_n_components"], ".0f"),
+                "accepted: splits, merges": _pair(row["split_acceptance"], row["merge_acceptance"], ".2%"),
             }
         if "folds" in row:
             cells["held-out fits converged"] = f"{row['folds_converged']} of {row['folds']}"
         for c in range(1, n_chains + 1):
             heading = f"log joint of chain {c} (nats)" if n_chains > 1 else "log joint (nats)"
-            cells[heading] = f"{float(row[_JOINT + str(c)]):,.1f}"
-        found.append({name: value.replace("-", "−") if _is_number(value) else value for name, value in cells.items()})
+            cells[heading] = _nats(row[_JOINT + str(c)])
+        if "least_above_simple_nats" in row:
+            cells["lowest above simple labellings (nats)"] = _nats(row["least_above_simple_nats"])
+        found.append(cells)
     return found
 
 
@@ -154,7 +152,7 @@ def _reasons(trace: Stored, g: int) -> str:
     if max(trace["rhat_log_joint"][g], trace["rhat_n_components"][g]) >= MAX_RHAT:
         found.append("R-hat")
     if min(trace["ess_log_joint"][g], trace["ess_n_components"][g]) <= MIN_ESS:
-        found.append("effective sample size")
+        found.append("ESS")
     # The one other reason that there is.
     return ", ".join(found) or "a chain below a simple labelling"
 
@@ -169,9 +167,10 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _percent(share: Any) -> str:
-    return f"{float(share):.2%}" if np.isfinite(float(share)) else "none proposed"
+def _pair(first: Any, second: Any, digits: str) -> str:
+    """Two numbers side by side; a dash for a share of nothing."""
+    return ", ".join(f"{float(value):{digits}}" if not np.isnan(float(value)) else "–" for value in (first, second))
 
 
-def _is_number(words: str) -> bool:
-    return words.lstrip("-").replace(",", "").replace(".", "").isdigit()
+def _nats(value: Any) -> str:
+    return f"{float(value):,.1f}".replace("-", "−")

@@ -51,8 +51,8 @@ def test_several_chains():
     [
         ({"rhat_log_joint": MAX_RHAT}, "R-hat"),
         ({"rhat_n_components": np.inf}, "R-hat"),
-        ({"ess_log_joint": MIN_ESS}, "effective sample size"),
-        ({"rhat_log_joint": 1.2, "ess_n_components": 3.0}, "R-hat, effective sample size"),
+        ({"ess_log_joint": MIN_ESS}, "ESS"),
+        ({"rhat_log_joint": 1.2, "ess_n_components": 3.0}, "R-hat, ESS"),
         ({}, "a chain below a simple labelling"),
     ],
 )
@@ -115,10 +115,10 @@ def test_what_the_report_shows_of_the_chains():
     assert shown[9]["class"] == "c9"
     assert shown[9]["flagged for"] == "R-hat"
     assert shown[0]["flagged for"] == "–"
-    assert shown[9]["R-hat of log joint"] == "inf"
-    assert shown[9]["R-hat of components"] == "1.000"
-    assert shown[9]["splits accepted"] == "2.00%"
-    assert shown[9]["merges accepted"] == "none proposed"
+    assert shown[9]["R-hat: log joint, components"] == "inf, 1.000"
+    assert shown[9]["ESS: log joint, components"] == "500, 900"
+    assert shown[9]["accepted: splits, merges"] == "2.00%, –"
+    assert shown[9]["lowest above simple labellings (nats)"] == "5.0"
     assert re.fullmatch(r"−\d{3}\.\d", shown[2]["log joint of chain 4 (nats)"])
     assert displayed(rows_of(made_trace(), n_discard=8))[2] == {"class": "c2", "log joint (nats)": "−2,987.0"}
     assert displayed(rows_of({}, {"converged": np.array([True])})) == []
