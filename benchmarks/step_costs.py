@@ -201,9 +201,8 @@ def _density(settings: Mapping[str, Any], D: int, points: int, times: int) -> De
 @cache
 def _update(settings: str, data: Data) -> Sequence[Operation]:
     found = json.loads(settings)
-    fields = TrainingSettings._fields
-    how = TrainingSettings(**{name: found[name] for name in fields if name in found})
-    return update(network_of(found, data.image_shape, data.n_classes), how, data.image_shape)
+    network = network_of(found, data.image_shape, data.n_classes)
+    return update(network, TrainingSettings.of(found), data.image_shape)
 
 
 @cache

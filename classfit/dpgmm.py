@@ -59,8 +59,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     Args:
         n_init_components: K0: at the start points are assigned to this many components at random; it also sets S0.
         block_size: labels drawn together, given the rest. 1 is exact Gibbs; more is the published approximation,
-            which draws the labels of a block as if they were independent and has no exactness guarantee, unless
-        corrected: accept the labels of a block by a Metropolis-Hastings step, which makes any block size exact.
+            which draws the labels of a block as if they were independent and has no exactness guarantee.
+        corrected: take that draw for a Metropolis-Hastings proposal, which makes any block size exact.
         n_sweeps: sweeps in all.
         n_discard: sweeps discarded at first.
         thin: every `thin`-th of the remaining sweeps is kept.

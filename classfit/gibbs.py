@@ -112,9 +112,8 @@ def advance(
         streams: [G] `stream` of each group's name.
         prior: of each group, in the units of x.
     """
-    order, uniforms, noise, correction = _random_numbers(
-        schedule, streams, chain.sweep, n_sweeps, group_offsets, x.device
-    )
+    numbers = _random_numbers(schedule, streams, chain.sweep, n_sweeps, group_offsets, x.device)
+    order, uniforms, noise, correction = numbers
     state = GibbsState(torch.from_numpy(chain.labels).long().to(x.device), torch.from_numpy(chain.alpha).to(x.device))
     states = gibbs_sweep(
         state,
@@ -127,18 +126,14 @@ def advance(
         block_size=schedule.block_size,
         shared_new=schedule.official,
         alpha_shape=schedule.alpha_shape,
-        correction=correction if schedule.corrected else None,
+        correction=correction,
     )
     labels, alpha = states.labels.cpu().numpy(), states.alpha.cpu().numpy()
     sweeps = np.arange(chain.sweep + 1, chain.sweep + 1 + n_sweeps)
     kept = np.array([schedule.kept(int(sweep)) for sweep in sweeps], np.bool_)
     traced = np.flatnonzero(sweeps % schedule.thin == 0)
     starts = group_offsets[:-1].numpy()
-    if x.device.type == "cpu":
-        joints = log_joint(states.labels[traced], states.alpha[traced], x, group_offsets, prior).numpy()
-    else:
-        every = [log_joint(states.labels[t], states.alpha[t], x, group_offsets, prior).cpu().numpy() for t in traced]
-        joints = np.reshape(every, (len(traced), len(starts)))
+    joints = log_joint(states.labels[traced], states.alpha[traced], x, group_offsets, prior).numpy()
     return Chain(
         sweep=chain.sweep + n_sweeps,
         labels=labels[-1].astype(np.int32),
@@ -156,9 +151,9 @@ def advance(
 
 def _random_numbers(
     schedule: Schedule, streams: list[int], first_sweep: int, n_sweeps: int, group_offsets: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor, AlphaNoise, Tensor]:
-    """Visiting order, uniforms, the noise of alpha and the uniforms of block corrections, for some sweeps of every
-    group."""
+) -> tuple[Tensor, Tensor, AlphaNoise, Tensor | None]:
+    """Visiting order, uniforms, the noise of alpha and, if blocks are corrected, the uniforms of that, for some sweeps
+    of every group."""
     edges, alpha_shape = group_offsets.tolist(), schedule.alpha_shape
     N, G = edges[-1], len(edges) - 1
     order = np.empty((n_sweeps, N), np.int64)
@@ -176,4 +171,4 @@ def _random_numbers(
             if schedule.corrected:
                 correction[t, a:b] = rng.random(b - a)
     tensors = [torch.from_numpy(array).to(device) for array in (order, uniforms, correction, *noise)]
-    return tensors[0], tensors[1], AlphaNoise(*tensors[3:]), tensors[2]
+    return tensors[0], tensors[1], AlphaNoise(*tensors[3:]), tensors[2] if schedule.corrected else None

@@ -5,7 +5,6 @@
 Everything here is float64: it is what the labels and the data mean, computed afresh whenever it is needed.
 """
 
-import math
 import warnings
 from itertools import pairwise
 from typing import NamedTuple
@@ -141,23 +140,3 @@ def predictive(posterior: NIWPosterior) -> StudentT:
     factor = torch.sqrt((posterior.kappa_n + 1) / (posterior.kappa_n * df))
     precision_chol = precision_cholesky(posterior.S_n).precision_chol / factor[:, None, None]
     return StudentT(posterior.m_n, precision_chol, df)
-
-
-def log_marginal_likelihood(prior: NIWPrior, group: int, posterior: NIWPosterior) -> Tensor:
-    """[M] log of the probability density of a component's n points together, mean and covariance integrated out:
-
-    -n D/2 log pi + log Gamma_D(nu_n/2) - log Gamma_D(nu0/2) + nu0/2 log|S0| - nu_n/2 log|S_n| + D/2 log(kappa0/kappa_n)
-    """
-    D = posterior.m_n.shape[1]
-    kappa0, nu0 = prior.kappa0[group], prior.nu0[group]
-    n = posterior.nu_n - nu0
-    log_det0 = precision_cholesky(prior.S0[group : group + 1]).log_det
-    log_det_n = precision_cholesky(posterior.S_n).log_det
-    return (
-        -0.5 * n * D * math.log(math.pi)
-        + torch.mvlgamma(0.5 * posterior.nu_n, D)
-        - torch.mvlgamma(0.5 * nu0, D)
-        + 0.5 * nu0 * log_det0
-        - 0.5 * posterior.nu_n * log_det_n
-        + 0.5 * D * torch.log(kappa0 / posterior.kappa_n)
-    )

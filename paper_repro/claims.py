@@ -152,8 +152,7 @@ def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     groups = _two_groups(stored["mean"][-1], stored["std"][-1], f"stage {stored['stages'][-1]}")
     # The claim is about the last stage; the paper's figure 1 shows the one before it as well.
     before = _two_groups(stored["mean"][-2], stored["std"][-2], "")
-    gap = before.gap.statistic.removeprefix("p-value of the ")
-    words = f"At stage {stored['stages'][-2]}: {gap}, p = {before.gap.value:.3f}"
+    words = f"At stage {stored['stages'][-2]}: {before.gap.statistic}: {before.gap.value:.3f}"
     if np.isfinite(before.ratio.value):
         words += f"; ratio of spreads {before.ratio.value:.1f}"
     return [groups.gap, groups.ratio], f"{_few(stored)} {words}.".strip()

@@ -247,7 +247,7 @@ def keep(
         typer.Option(help="Folder that is to hold PROFILE/; paper_repro/results of the checkout.", file_okay=False),
     ] = None,
 ) -> None:
-    """Copy figures, scorecards, tables, reports and provenance, 12 MB at most, and nothing that they come from.
+    """Copy figures, scorecards, tables, reports and provenance, 10 MB at most, and small weights; no data, no fits.
 
     `draw`, `check` and `list` work on it with --runs-dir. What was kept of the profile before is replaced.
     """

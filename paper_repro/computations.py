@@ -27,12 +27,17 @@ __all__ = [
     "estimate_representations",
     "extrapolated",
     "figure",
+    "labels_and_names",
+    "load_network",
+    "log_density_of",
     "mixture",
     "network",
     "posterior",
     "read_dataset",
     "relative_entropy",
+    "representation_of",
     "representations",
+    "values_of",
 ]
 
 
@@ -83,50 +88,37 @@ def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[
     return data, about, partial(normalised, **pixels)
 
 
-def _input(work: Work, kind: str) -> Path:
-    """Folder of the input of that name, or of that name for another network (as in convnet/network)."""
-    (folder,) = (path for name, path in work.inputs.items() if name == kind or name.endswith(f"/{kind}"))
-    return folder
-
-
 def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
     """The network of these settings as it starts, on the device where it is trained."""
     import torch
 
-    from paper_repro.networks import build
+    from paper_repro.networks import build_from
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
-    network = build(
-        settings["architecture"],
+    network = build_from(
+        settings,
         image_shape=tuple(about["image_shape"]),
         n_classes=len(about["class_names"]),
         seed=derived_seed(settings["seed"], "weights"),
         pretrained=pretrained and settings.get("pretrained", True),
-        **{name: settings[name] for name in ("width", "stem") if name in settings},
     )
     return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load_network(work: Work) -> Any:
-    folder = _input(work, "network")
+def load_network(work: Work) -> Any:
+    folder = work.input("network")
     network = _build_network(work, read_json(folder / "network.json")["settings"], pretrained=False)
     network.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
     return network
 
 
-def _training(work: Work) -> Any:
-    from paper_repro.training import TrainingSettings
-
-    return TrainingSettings(**{name: work.settings[name] for name in TrainingSettings._fields if name in work.settings})
-
-
 def network(work: Work) -> None:
     from paper_repro.networks import accuracy
-    from paper_repro.training import bfloat16_is_fast, train
+    from paper_repro.training import TrainingSettings, bfloat16_is_fast, train
 
     data, _, prepare = read_dataset(work)
     network = _build_network(work, work.settings)
-    settings = _training(work)
+    settings = TrainingSettings.of(work.settings)
     device = next(network.parameters()).device
     history = train(
         network,
@@ -161,11 +153,13 @@ def network(work: Work) -> None:
 
 
 def estimate_network(work: Work) -> float:
-    from paper_repro.training import estimate_seconds
+    from paper_repro.training import TrainingSettings, estimate_seconds
 
     data, _, prepare = read_dataset(work)
     network = _build_network(work, work.settings, pretrained=False)
-    return estimate_seconds(network, data["train_images"], data["train_labels"], _training(work), prepare)
+    return estimate_seconds(
+        network, data["train_images"], data["train_labels"], TrainingSettings.of(work.settings), prepare
+    )
 
 
 def representations(work: Work) -> None:
@@ -174,7 +168,7 @@ def representations(work: Work) -> None:
     data, _, prepare = read_dataset(work)
     batches = map(prepare, data["train_images"].split(512))
     dimensions = work.settings["dimensions"]
-    found = extract_representations(_load_network(work), batches, list(dimensions), n_components=dimensions)
+    found = extract_representations(load_network(work), batches, list(dimensions), n_components=dimensions)
     for layer, representation in found.items():
         write_arrays(work.folder / f"{layer}.npz", representation._asdict())
 
@@ -185,7 +179,7 @@ def estimate_representations(work: Work) -> float:
     from paper_repro.training import part_that_is_short
 
     data, _, prepare = read_dataset(work)
-    network = _load_network(work).eval()
+    network = load_network(work).eval()
     device = next(network.parameters()).device
 
     @torch.no_grad()
@@ -200,7 +194,7 @@ def posterior(work: Work) -> None:
     """Densities of all classes at one stage or layer, as the protocol has them."""
     from classfit.protocols import em, heldout
 
-    x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
+    x, (labels, _) = values_of(work, _layer(work)), labels_and_names(work)
     verbose, density = int(work.console.is_terminal), work.settings.get("density", "chain")
     if density == "em":
         found = em(x, labels, random_state=_seed_of_layer(work), verbose=verbose)
@@ -228,7 +222,7 @@ FITS = {"em": 1, "converged": 1, "heldout": 6}
 
 
 def estimate_posterior(work: Work) -> float:
-    x, (labels, _) = _values(work, _layer(work)), _labels_and_names(work)
+    x, (labels, _) = values_of(work, _layer(work)), labels_and_names(work)
     density = work.settings.get("density", "chain")
     if density != "chain":
         from classfit.protocols import em
@@ -275,20 +269,20 @@ def classes(work: Work) -> None:
     from paper_repro.chains import chain_rows
     from paper_repro.figures.class_density import class_statistics
 
-    labels, class_names = _labels_and_names(work)
+    labels, class_names = labels_and_names(work)
     rows: list[dict[str, Any]] = []
     traces: dict[str, np.ndarray] = {}
     for stage in work.settings["stages"]:
-        mean, std = class_statistics(_log_density(work, stage), labels, len(class_names))
+        mean, std = class_statistics(log_density_of(work, stage), labels, len(class_names))
         high = density_groups(mean).high
-        found = _of_stage(work, "posterior", stage)
+        found = work.input(f"posterior_stage_{stage}")
         trace, diagnostics = (
             read_arrays(found / name) if (found / name).exists() else {} for name in ("trace.npz", "diagnostics.npz")
         )
         judged = chain_rows(trace, diagnostics, work.settings["n_discard"])
         if trace:
             components = _mean_components(_load_posterior(work, stage))
-            entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
+            entropy = read_arrays(work.input(f"relative_entropy_stage_{stage}") / "relative_entropy.npz")
         else:
             components = diagnostics["n_components"]
             entropy = dict.fromkeys(("value", "standard_error"), np.full(len(class_names), np.nan))
@@ -318,100 +312,13 @@ def figure(work: Work) -> None:
     from paper_repro import figure_arguments
 
     name = work.settings["figure"]
-    arguments = {
-        "figure_1": _density_arguments,
-        "figure_2": _figure_2_arguments,
-        "figure_3": figure_arguments.figure_3,
-        "figure_4": figure_arguments.figure_4,
-        "figure_a5": _figure_a5_arguments,
-        "figure_a6": _figure_a6_arguments,
-        "figure_a7": _density_arguments,
-        "figure_a8": _figure_a8_arguments,
-        "figure_a9": _blocks_arguments,
-        "figure_a10": _blocks_arguments,
-        "figure_a11": figure_arguments.figure_a11,
-        "figure_b1": figure_arguments.figure_b1,
-        "figure_b2": figure_arguments.figure_b2,
-        "figure_b4": figure_arguments.figure_b4,
-        "figure_b3": figure_arguments.figure_b3,
-    }[name](work)
+    arguments = figure_arguments.ARGUMENTS[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
     write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)
     draw(work.folder, name)
 
 
-def _density_arguments(work: Work) -> dict[str, Any]:
-    labels, class_names = _labels_and_names(work)
-    stages = work.settings["stages"]
-    return {
-        "log_density": {stage: _log_density(work, stage) for stage in stages},
-        "labels": labels,
-        "class_names": class_names,
-        "dimensions": {stage: _values(work, stage).shape[1] for stage in stages},
-    }
-
-
-def _figure_2_arguments(work: Work) -> dict[str, Any]:
-    (stage,) = work.settings["stages"]
-    labels, class_names = _labels_and_names(work)
-    entropy = read_arrays(_of_stage(work, "relative_entropy", stage) / "relative_entropy.npz")
-    return {
-        "log_density": _log_density(work, stage),
-        "representations": _values(work, stage),
-        "labels": labels,
-        "relative_entropy": entropy["value"],
-        "standard_error": entropy["standard_error"],
-        "class_names": class_names,
-    }
-
-
-def _figure_a5_arguments(work: Work) -> dict[str, Any]:
-    about = read_json(work.inputs["dataset"] / "dataset.json")
-    read = {f"layer{stage}": _values(work, stage).shape[1] for stage in work.settings["stages"]}
-    return {"network": _load_network(work), "image_shape": tuple(about["image_shape"]), "read": read}
-
-
-def _figure_a6_arguments(work: Work) -> dict[str, Any]:
-    found = {stage: _representation(work, stage) for stage in work.settings["stages"]}
-    return {
-        "singular_values": {stage: arrays["singular_values"] for stage, arrays in found.items()},
-        "dimensions": {stage: len(arrays["components"]) for stage, arrays in found.items()},
-    }
-
-
-def _figure_a8_arguments(work: Work) -> dict[str, Any]:
-    layers = work.settings["layers"]
-    parts = {"before": "conv", "after": "relu"}
-    return {
-        **{part: _by_number(work, [name for name in layers if name.startswith(kind)]) for part, kind in parts.items()},
-        **_network_arguments(work),
-    }
-
-
-def _blocks_arguments(work: Work) -> dict[str, Any]:
-    return {**_by_number(work, work.settings["layers"]), **_network_arguments(work)}
-
-
-def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
-    """Log-densities and dimensions of these layers, numbered from 1."""
-    folders = [_input(work, f"posterior_{layer}") for layer in layers]
-    return {
-        "log_density": {
-            k: read_arrays(folder / "density.npz")["log_density"] for k, folder in enumerate(folders, start=1)
-        },
-        "dimensions": {k: _values(work, layer).shape[1] for k, layer in enumerate(layers, start=1)},
-    }
-
-
-def _network_arguments(work: Work) -> dict[str, Any]:
-    labels, class_names = _labels_and_names(work)
-    reached = read_json(_input(work, "network") / "network.json")
-    words = f"{work.settings['network']}; {reached['train_accuracy']:.1%} of its training images and "
-    words += f"{reached['test_accuracy']:.1%} of the test images are classified rightly"
-    return {"labels": labels, "class_names": class_names, "network": words}
-
-
-def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
+def labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
     data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
     return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
 
@@ -421,13 +328,13 @@ def _layer(work: Work) -> int | str:
     return work.settings.get("layer", work.settings.get("stage"))
 
 
-def _representation(work: Work, layer: int | str) -> dict[str, np.ndarray]:
+def representation_of(work: Work, layer: int | str) -> dict[str, np.ndarray]:
     name = f"layer{layer}" if isinstance(layer, int) else layer
-    return read_arrays(_input(work, "representations") / f"{name}.npz")
+    return read_arrays(work.input("representations") / f"{name}.npz")
 
 
-def _values(work: Work, layer: int | str) -> np.ndarray:
-    return _representation(work, layer)["values"]
+def values_of(work: Work, layer: int | str) -> np.ndarray:
+    return representation_of(work, layer)["values"]
 
 
 def _mixture(work: Work, **changes: Any) -> Any:
@@ -451,20 +358,14 @@ def _seed_of_layer(work: Work) -> int:
     return derived_seed(work.settings["seed"], "posterior", *names)
 
 
-def _of_stage(work: Work, kind: str, stage: int) -> Path:
-    """Folder of the input that is the `kind` of that stage."""
-    (folder,) = (path for name, path in work.inputs.items() if name.endswith(f"/{kind}_stage_{stage}"))
-    return folder
-
-
 def _load_posterior(work: Work, stage: int) -> Any:
     from classfit import Posterior
 
-    return Posterior.load(_of_stage(work, "posterior", stage) / "posterior.npz")
+    return Posterior.load(work.input(f"posterior_stage_{stage}") / "posterior.npz")
 
 
-def _log_density(work: Work, stage: int) -> np.ndarray:
-    return read_arrays(_of_stage(work, "posterior", stage) / "density.npz")["log_density"]
+def log_density_of(work: Work, stage: int) -> np.ndarray:
+    return read_arrays(work.input(f"posterior_stage_{stage}") / "density.npz")["log_density"]
 
 
 def _mean_components(posterior: Any) -> np.ndarray:

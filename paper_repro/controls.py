@@ -104,8 +104,8 @@ def fit_classes(
 
     Returns:
         By class [G]: mean_in, std_in (log-density of fitted points, nats), mean_out (of held-out points; nan if there
-        are none), log_joint (mean over kept sweeps, nats), n_components (likewise), largest_share (share of points in
-        the largest component, likewise), small_share (share of points in components of fewer than D points, likewise).
+        are none), log_joint (mean over kept sweeps, nats), n_components (likewise), small_share (share of points in
+        components of fewer than D points, likewise).
     """
     # Variants share the random numbers of the fit that they are compared with.
     random_state = derived_seed(seed, "controls", fit.stage, fit.D, fit.seed, fit.share)
@@ -118,13 +118,13 @@ def fit_classes(
     groups = [labels == g for g in model.groups_]
     trace = model.trace_
     kept = trace.sweep > sampler["n_discard"]
-    components = _component_sizes(model.posterior_.labels, model.posterior_.group_offsets.tolist(), fit.D)
     return {
         "mean_in": np.array([density[own & fitted].mean() for own in groups]),
         "std_in": np.array([density[own & fitted].std() for own in groups]),
         "mean_out": np.array([density[own & ~fitted].mean() if fit.share < 1 else np.nan for own in groups]),
         "log_joint": trace.log_joint[kept].mean(0),
-        **components,
+        "n_components": trace.n_components[kept].mean(0),
+        "small_share": _small_share(model.posterior_.labels, model.posterior_.group_offsets.tolist(), fit.D),
     }
 
 
@@ -138,19 +138,14 @@ def _fitted(labels: np.ndarray, share: float, random_state: int) -> np.ndarray:
     return chosen
 
 
-def _component_sizes(labels: np.ndarray, edges: list[int], D: int) -> dict[str, np.ndarray]:
-    """labels [S, N] of kept sweeps -> n_components, largest_share, small_share [G], means over sweeps."""
-    numbers, largest, small = [], [], []
-    for a, b in pairwise(edges):
-        sizes = [np.bincount(row) for row in labels[:, a:b]]
-        numbers.append(np.mean([(size > 0).sum() for size in sizes]))
-        largest.append(np.mean([size.max() for size in sizes]) / (b - a))
-        small.append(np.mean([size[size < D].sum() for size in sizes]) / (b - a))
-    return {
-        "n_components": np.array(numbers),
-        "largest_share": np.array(largest),
-        "small_share": np.array(small),
-    }
+def _small_share(labels: np.ndarray, edges: list[int], D: int) -> np.ndarray:
+    """[G] share of each class's points in components of fewer than D points, mean over the kept sweeps [S, N]."""
+
+    def of_class(part: np.ndarray) -> float:
+        sizes = [np.bincount(row) for row in part]
+        return float(np.mean([size[size < D].sum() for size in sizes])) / part.shape[1]
+
+    return np.array([of_class(labels[:, a:b]) for a, b in pairwise(edges)])
 
 
 def controls(work: Work) -> None:
@@ -191,6 +186,7 @@ def estimate_controls(work: Work) -> float:
     settings, few = work.settings, 12
     fits = planned_fits(settings["cells"], settings["n_seeds"], settings["n_variant_seeds"])
     G = len(read_json(work.inputs["dataset"] / "dataset.json")["class_names"])
+    n_timed = min(G, 4)
     short = {**settings, "n_sweeps": few, "n_discard": 0}
     seconds: dict[tuple[int, int], float] = {}
     with one_thread():
@@ -198,13 +194,13 @@ def estimate_controls(work: Work) -> float:
             if (fit.stage, fit.D) in seconds:
                 continue
             x, labels = _points(work.inputs, fit)
-            some = labels < min(G, 4)
+            some = labels < n_timed
             for _ in range(2):  # the first also compiles
                 start = time.perf_counter()
                 fit_classes(x[some], labels[some], fit, short, settings["seed"])
                 took = time.perf_counter() - start
-            seconds[fit.stage, fit.D] = took * G / min(G, 4) * settings["n_sweeps"] / few
-    return sum(seconds[fit.stage, fit.D] * (fit.share if fit.share < 1 else 1) for fit in fits) / n_workers()
+            seconds[fit.stage, fit.D] = took * G / n_timed * settings["n_sweeps"] / few
+    return sum(seconds[fit.stage, fit.D] * fit.share for fit in fits) / n_workers()
 
 
 def control_steps(pipeline: "Pipeline") -> dict[str, Step]:

@@ -1,28 +1,54 @@
-"""What figures 3, 4, A.11 and B.1 to B.4 are computed from: the files of their steps."""
+"""What each figure is computed from: the files of its steps."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from paper_repro.computations import labels_and_names, load_network, log_density_of, representation_of, values_of
 from paper_repro.published import class_memorization, matched, published_memorization
-from paper_repro.robustness import input_of
 from paper_repro.steps import Work
-from paper_repro.storage import read_arrays, read_json, read_tensors
+from paper_repro.storage import read_arrays, read_json
 
-__all__ = ["figure_3", "figure_4", "figure_a11", "figure_b1", "figure_b2", "figure_b3", "figure_b4"]
+__all__ = ["ARGUMENTS"]
 
 
-def figure_3(work: Work) -> dict[str, Any]:
+def _densities(work: Work) -> dict[str, Any]:
+    labels, class_names = labels_and_names(work)
+    stages = work.settings["stages"]
+    return {
+        "log_density": {stage: log_density_of(work, stage) for stage in stages},
+        "labels": labels,
+        "class_names": class_names,
+        "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
+    }
+
+
+def _figure_2(work: Work) -> dict[str, Any]:
+    (stage,) = work.settings["stages"]
+    labels, class_names = labels_and_names(work)
+    entropy = read_arrays(work.input(f"relative_entropy_stage_{stage}") / "relative_entropy.npz")
+    return {
+        "log_density": log_density_of(work, stage),
+        "representations": values_of(work, stage),
+        "labels": labels,
+        "relative_entropy": entropy["value"],
+        "standard_error": entropy["standard_error"],
+        "class_names": class_names,
+    }
+
+
+def _figure_3(work: Work) -> dict[str, Any]:
     from classfit import density_groups
     from paper_repro.attacks import ATTACKS
     from paper_repro.figures.class_density import class_statistics
 
-    (labels, names), scores = _labels_and_names(work), _scores(work)
-    log_density = read_arrays(input_of(work, "posterior_stage_4") / "density.npz")["log_density"]
+    (labels, names), scores = labels_and_names(work), _scores(work)
+    log_density = log_density_of(work, 4)
     high = density_groups(class_statistics(log_density, labels, len(names))[0]).high
-    bins = read_arrays(input_of(work, "density_bins") / "bins.npz")
-    certificates = read_arrays(input_of(work, "certification") / "certificates.npz")
-    attacked = read_arrays(input_of(work, "attacks") / "attacks.npz")
+    bins = read_arrays(work.input("density_bins") / "bins.npz")
+    certificates = read_arrays(work.input("certification") / "certificates.npz")
+    attacked = read_arrays(work.input("attacks") / "attacks.npz")
     about = read_json(work.inputs["dataset"] / "dataset.json")
     return {
         "log_density": log_density,
@@ -43,8 +69,8 @@ def figure_3(work: Work) -> dict[str, Any]:
     }
 
 
-def figure_4(work: Work) -> dict[str, Any]:
-    stored, (_, names) = read_arrays(input_of(work, "kl_by_stage") / "kl.npz"), _labels_and_names(work)
+def _figure_4(work: Work) -> dict[str, Any]:
+    stored, (_, names) = read_arrays(work.input("kl_by_stage") / "kl.npz"), labels_and_names(work)
     scores, stages = _scores(work)["value"], work.settings["stages"]
     kinds = ("most", "random", "least")
     threshold = work.settings["threshold"]
@@ -69,8 +95,35 @@ def figure_4(work: Work) -> dict[str, Any]:
     }
 
 
-def figure_a11(work: Work) -> dict[str, Any]:
-    stored, (labels, _) = read_arrays(input_of(work, "generative") / "generative.npz"), _labels_and_names(work)
+def _figure_a5(work: Work) -> dict[str, Any]:
+    about = read_json(work.inputs["dataset"] / "dataset.json")
+    read = {f"layer{stage}": values_of(work, stage).shape[1] for stage in work.settings["stages"]}
+    return {"network": load_network(work), "image_shape": tuple(about["image_shape"]), "read": read}
+
+
+def _figure_a6(work: Work) -> dict[str, Any]:
+    found = {stage: representation_of(work, stage) for stage in work.settings["stages"]}
+    return {
+        "singular_values": {stage: arrays["singular_values"] for stage, arrays in found.items()},
+        "dimensions": {stage: len(arrays["components"]) for stage, arrays in found.items()},
+    }
+
+
+def _figure_a8(work: Work) -> dict[str, Any]:
+    layers = work.settings["layers"]
+    parts = {"before": "conv", "after": "relu"}
+    return {
+        **{part: _by_number(work, [name for name in layers if name.startswith(kind)]) for part, kind in parts.items()},
+        **_network(work),
+    }
+
+
+def _blocks(work: Work) -> dict[str, Any]:
+    return {**_by_number(work, work.settings["layers"]), **_network(work)}
+
+
+def _figure_a11(work: Work) -> dict[str, Any]:
+    stored, (labels, _) = read_arrays(work.input("generative") / "generative.npz"), labels_and_names(work)
     scores, kinds = _scores(work)["value"], ("most", "random", "least")
     rows = {kind: stored[f"{kind}_rows"] for kind in kinds}
     return {
@@ -83,11 +136,10 @@ def figure_a11(work: Work) -> dict[str, Any]:
     }
 
 
-def figure_b1(work: Work) -> dict[str, Any]:
-    (labels, names), stages = _labels_and_names(work), work.settings["stages"]
-    folders = {stage: input_of(work, f"posterior_stage_{stage}") for stage in stages}
+def _figure_b1(work: Work) -> dict[str, Any]:
+    (labels, names), stages = labels_and_names(work), work.settings["stages"]
     return {
-        "log_density": {stage: read_arrays(folder / "density.npz")["log_density"] for stage, folder in folders.items()},
+        "log_density": {stage: log_density_of(work, stage) for stage in stages},
         "labels": labels,
         "class_names": names,
         "dimensions": dict(zip(stages, work.settings["dimensions"], strict=True)),
@@ -95,8 +147,8 @@ def figure_b1(work: Work) -> dict[str, Any]:
     }
 
 
-def figure_b2(work: Work) -> dict[str, Any]:
-    labels, names = _labels_and_names(work)
+def _figure_b2(work: Work) -> dict[str, Any]:
+    labels, names = labels_and_names(work)
     ours = class_memorization(_scores(work)["value"], labels, names)
     return {
         "ours": np.array([ours[name].mean for name in names]),
@@ -106,10 +158,10 @@ def figure_b2(work: Work) -> dict[str, Any]:
     }
 
 
-def figure_b3(work: Work) -> dict[str, Any]:
+def _figure_b3(work: Work) -> dict[str, Any]:
     stages = work.settings["stages"]
     return {
-        "traces": {stage: read_arrays(input_of(work, f"posterior_stage_{stage}") / "trace.npz") for stage in stages},
+        "traces": {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages},
         "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
@@ -117,16 +169,50 @@ def figure_b3(work: Work) -> dict[str, Any]:
     }
 
 
-def figure_b4(work: Work) -> dict[str, Any]:
+def _figure_b4(work: Work) -> dict[str, Any]:
     names, published = read_json(work.inputs["dataset"] / "dataset.json")["class_names"], work.settings["published"]
     scores = {"memorization": matched(published_memorization(published), names)} if published else {}
-    return {"fits": read_arrays(input_of(work, "controls") / "fits.npz"), "class_names": names, **scores}
+    return {"fits": read_arrays(work.input("controls") / "fits.npz"), "class_names": names, **scores}
 
 
-def _labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
+def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
+    """Log-densities and dimensions of these layers, numbered from 1."""
+    folders = [work.input(f"posterior_{layer}") for layer in layers]
+    return {
+        "log_density": {
+            k: read_arrays(folder / "density.npz")["log_density"] for k, folder in enumerate(folders, start=1)
+        },
+        "dimensions": {k: values_of(work, layer).shape[1] for k, layer in enumerate(layers, start=1)},
+    }
+
+
+def _network(work: Work) -> dict[str, Any]:
+    labels, class_names = labels_and_names(work)
+    reached = read_json(work.input("network") / "network.json")
+    words = f"{work.settings['network']}; {reached['train_accuracy']:.1%} of its training images and "
+    words += f"{reached['test_accuracy']:.1%} of the test images are classified rightly"
+    return {"labels": labels, "class_names": class_names, "network": words}
 
 
 def _scores(work: Work) -> dict[str, np.ndarray]:
-    return read_arrays(input_of(work, "memorization") / "scores.npz")
+    return read_arrays(work.input("memorization") / "scores.npz")
+
+
+ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
+    "figure_1": _densities,
+    "figure_2": _figure_2,
+    "figure_3": _figure_3,
+    "figure_4": _figure_4,
+    "figure_a5": _figure_a5,
+    "figure_a6": _figure_a6,
+    "figure_a7": _densities,
+    "figure_a8": _figure_a8,
+    "figure_a9": _blocks,
+    "figure_a10": _blocks,
+    "figure_a11": _figure_a11,
+    "figure_b1": _figure_b1,
+    "figure_b2": _figure_b2,
+    "figure_b3": _figure_b3,
+    "figure_b4": _figure_b4,
+}
+"""Of `compute` of a figure's module, by its name."""

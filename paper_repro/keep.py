@@ -18,10 +18,11 @@ from paper_repro.storage import write_json
 
 __all__ = ["LIMIT_BYTES", "KeepError", "Kept", "default_folder", "keep"]
 
-LIMIT_BYTES = 12_000_000
-"""What is kept lies in the repository for good."""
+LIMIT_BYTES = 10_000_000
+"""Of all that is kept but the weights: it lies in the repository for good."""
+WEIGHTS = "weights.safetensors"
 WEIGHTS_BYTES = 6_000_000
-"""A network with weights of up to this size is kept whole: training it is what takes longest."""
+"""Weights of up to this size are kept beside it: training the network is what takes longest."""
 FILES = {"dataset": ("dataset.json",), "network": ("network.json", "history.csv")}
 """What the report reads of steps that are kept in part, by the last part of their names."""
 
@@ -66,7 +67,7 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
         workspace: of the run, locked.
         pipelines: of one profile, by protocol; those without a finished figure are left out.
         folder: where to keep it.
-        limit: most bytes in all.
+        limit: most bytes in all, but for the weights.
 
     Raises:
         KeepError: no finished figure, something out of date or damaged, or more bytes than the limit.
@@ -86,7 +87,8 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
             figures = [name for name, step in pipeline.figures.items() if step.name in finished]
             if figures:
                 whole = {step.name for step in _whole(pipeline)}
-                if _bytes(workspace.folder(pipeline.network)) <= WEIGHTS_BYTES:
+                weights = workspace.folder(pipeline.network) / WEIGHTS
+                if weights.is_file() and weights.stat().st_size <= WEIGHTS_BYTES:
                     whole.add(pipeline.network.name)
                 kept[pipeline.folder], missing[pipeline.folder] = figures, not_run
                 for step in pipeline.steps:
@@ -153,13 +155,10 @@ def _copy(source: Workspace, target: Workspace, step: Step, *, whole: bool) -> N
     write_json(folder / PROVENANCE, {**record, **parts})
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
-
-
 def _check_size(folder: Path, limit: int) -> int:
     """Bytes in all."""
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files if path.name != WEIGHTS}
     total = sum(sizes.values())
     if total > limit:
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
@@ -168,4 +167,4 @@ def _check_size(folder: Path, limit: int) -> int:
             f"{total / 1e6:.1f} MB are more than the {limit / 1e6:g} MB that may be kept; the largest: {words}. "
             "Keep one --protocol, or fewer figures"
         )
-    return total
+    return sum(path.stat().st_size for path in files)

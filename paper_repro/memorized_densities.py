@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import derived_seed, extrapolated, mixture
-from paper_repro.robustness import checkpoint_of, input_of
+from paper_repro.computations import derived_seed, extrapolated, labels_and_names, mixture
+from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import Work
-from paper_repro.storage import read_arrays, read_tensors, write_arrays
+from paper_repro.storage import read_arrays, write_arrays
 
 __all__ = ["estimate_generative", "estimate_kl_by_stage", "generative", "kl_by_stage"]
 
@@ -27,7 +27,7 @@ def kl_by_stage(work: Work) -> None:
     kept, classes = _groups_of_classes(work)
     tasks = [(name, stage) for name in kept for stage in settings["stages"]]
     run_tasks(
-        partial(_class_divergences, work.folder, dict(settings), input_of(work, "representations"), kept, labels),
+        partial(_class_divergences, work.folder, dict(settings), work.input("representations"), kept, labels),
         tasks,
         lambda task: checkpoint_of(work.folder, task).exists(),
         description="KL between classes",
@@ -44,7 +44,7 @@ def estimate_kl_by_stage(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
     settings, labels = work.settings, _scores_and_labels(work)[1]
-    (kept, _), folder = _groups_of_classes(work), input_of(work, "representations")
+    (kept, _), folder = _groups_of_classes(work), work.input("representations")
     total = 0.0
     with one_thread():
         for stage in settings["stages"]:
@@ -82,7 +82,7 @@ def generative(work: Work) -> None:
     groups, labels = _held_out(work), _scores_and_labels(work)[1]
     stages = work.settings["stages"]
     run_tasks(
-        partial(_classify, work.folder, dict(work.settings), input_of(work, "representations"), groups, labels),
+        partial(_classify, work.folder, dict(work.settings), work.input("representations"), groups, labels),
         stages,
         lambda stage: checkpoint_of(work.folder, stage).exists(),
         description="generative classification",
@@ -106,7 +106,7 @@ def estimate_generative(work: Work) -> float:
     total = 0.0
     with one_thread():
         for stage in settings["stages"]:
-            values = read_arrays(input_of(work, "representations") / f"layer{stage}.npz")["values"]
+            values = read_arrays(work.input("representations") / f"layer{stage}.npz")["values"]
             seconds, model = _timed_fit(settings, values[rest], labels[rest])
             total += seconds
             if model is not None:
@@ -200,5 +200,4 @@ def _mixture(settings: Any, name: str, stage: int) -> Any:
 
 
 def _scores_and_labels(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    labels = read_tensors(work.inputs["dataset"] / "data.safetensors")[0]["train_labels"].numpy()
-    return read_arrays(input_of(work, "memorization") / "scores.npz")["value"], labels
+    return read_arrays(work.input("memorization") / "scores.npz")["value"], labels_and_names(work)[0]

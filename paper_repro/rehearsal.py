@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from paper_repro.datasets import DatasetError, cifar100, normalised
-from paper_repro.networks import build
+from paper_repro.networks import build_from
 from paper_repro.networks.transformers import FOLDER, URLS, file_of
 from paper_repro.steps import Step, Workspace
 from paper_repro.storage import read_json
@@ -77,7 +77,7 @@ def interrupted_training(settings: Mapping[str, Any], image_shape: tuple[int, in
     Raises:
         RuntimeError: the two do not end at the same bits.
     """
-    how = _training(settings)._replace(epochs=CHECKPOINT_EPOCHS + 2, batch_size=N_CLASSES)
+    how = TrainingSettings.of(settings)._replace(epochs=CHECKPOINT_EPOCHS + 2, batch_size=N_CLASSES)
     images, labels = _made(image_shape, 2 * N_CLASSES)
     calls = 0
 
@@ -135,19 +135,9 @@ def missing_weights(architecture: str) -> str | None:
     )
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _network(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
-    options = {name: settings[name] for name in ("width", "stem") if name in settings}
-    return build(
-        settings["architecture"], image_shape=image_shape, n_classes=N_CLASSES, seed=0, pretrained=False, **options
-    ).to(_device())
-
-
-def _training(settings: Mapping[str, Any]) -> TrainingSettings:
-    return TrainingSettings(**{name: settings[name] for name in TrainingSettings._fields if name in settings})
+    network = build_from(settings, image_shape=image_shape, n_classes=N_CLASSES, seed=0, pretrained=False)
+    return network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _made(image_shape: tuple[int, int, int], n: int) -> tuple[Tensor, Tensor]:

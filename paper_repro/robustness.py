@@ -24,7 +24,6 @@ __all__ = [
     "estimate_certification",
     "estimate_density_bins",
     "estimate_memorization",
-    "input_of",
     "memorization",
     "memorization_trials",
 ]
@@ -67,7 +66,7 @@ def density_bins(work: Work) -> None:
     from paper_repro.density_bins import density_bins
     from paper_repro.workers import run_tasks
 
-    log_density = read_arrays(input_of(work, "posterior_stage_4") / "density.npz")["log_density"]
+    log_density = read_arrays(work.input("posterior_stage_4") / "density.npz")["log_density"]
     bins = density_bins(log_density, work.settings["n_bins"])
     networks = _subset_networks(work)
     tasks = [(b, kind) for b in range(work.settings["n_bins"]) for kind in KINDS]
@@ -272,14 +271,8 @@ def _gathered(work: Work, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def input_of(work: Work, kind: str) -> Path:
-    """Folder of the input of that kind, whatever folder it lies in."""
-    (folder,) = (path for name, path in work.inputs.items() if name.rsplit("/", 1)[-1] == kind)
-    return folder
-
-
 def _bins_folder(work: Work) -> Path:
-    return input_of(work, "density_bins")
+    return work.input("density_bins")
 
 
 def _weights(folder: Path, b: int, kind: str) -> Path:

@@ -59,6 +59,11 @@ class Work:
     """Folder of each input, by the name of the step."""
     console: Console
 
+    def input(self, kind: str) -> Path:
+        """Folder of the one input whose name ends in `kind`, whatever folder it lies in."""
+        (folder,) = (path for name, path in self.inputs.items() if name.rsplit("/", 1)[-1] == kind)
+        return folder
+
 
 @dataclass(frozen=True)
 class Step:

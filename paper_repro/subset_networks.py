@@ -37,9 +37,8 @@ class SubsetNetworks:
     @classmethod
     def of(cls, dataset: Path, settings: Mapping[str, Any]) -> "SubsetNetworks":
         """From the settings of a step: architecture, width, stem, and what `TrainingSettings` has."""
-        training = {name: settings[name] for name in TrainingSettings._fields if name in settings}
         architecture = {name: settings[name] for name in ("architecture", "width", "stem")}
-        return cls(dataset, **architecture, training=TrainingSettings(**training))
+        return cls(dataset, **architecture, training=TrainingSettings.of(settings))
 
     @property
     def about(self) -> dict[str, Any]:

@@ -135,7 +135,7 @@ FAULTS = [
     Fault("log joint: alpha forgotten", "kernels/cpu/log_joint.py",
           "math.log(alpha[t]) + math.lgamma(size)", "math.lgamma(size)", ("test_log_joint.py", "the_engine")),
     Fault("chain: corrected blocks are not corrected", "classfit/gibbs.py",
-          "correction=correction if schedule.corrected else None", "correction=None",
+          "correction=correction,", "correction=None,",
           ("test_dpgmm.py", "corrected_blocks_are")),
     Fault("prior: scale forgotten", "classfit/prior.py", "S0_scale * variance", "variance",
           ("test_dpgmm.py", "prior_can_be")),

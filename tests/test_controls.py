@@ -108,12 +108,10 @@ def test_variants_reach_the_estimator(monkeypatch):
     assert all((ends[v] != ends[PAPER]).any() for v in parameters)
 
 
-def test_sizes_of_components():
+def test_share_of_points_in_small_components():
     labels = np.array([[0, 0, 0, 1, 2, 2, 0, 0], [0, 1, 2, 3, 4, 4, 0, 0]])
-    found = controls._component_sizes(labels, [0, 6, 8], D=2)
-    assert found["n_components"].tolist() == [4, 1]  # (3 + 5) / 2, (1 + 1) / 2
-    assert found["largest_share"].tolist() == pytest.approx([(3 + 2) / 2 / 6, 1])
-    assert found["small_share"].tolist() == pytest.approx([(1 + 4) / 2 / 6, 0])
+    found = controls._small_share(labels, [0, 6, 8], D=2)
+    assert found.tolist() == pytest.approx([(1 + 4) / 2 / 6, 0])
 
 
 def test_a_run_goes_on_where_it_was_and_gathers_every_fit(tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ from scipy.stats import multivariate_t
 from tolerances import PEER_RELATIVE
 
 import kernels
-from classfit.diagnostics import _by_torch
 from kernels import GibbsState, NIWPrior
 
 SIZES = [5, 1, 12]
@@ -63,13 +62,6 @@ def test_the_engine_equals_the_reference(D, dtype):
     one = kernels.log_joint(GibbsState(state.labels[1], state.alpha[1]), x, **arguments)
     assert torch.allclose(one, expected[1], rtol=PEER_RELATIVE)
     assert kernels.log_joint(GibbsState(state.labels[:0], state.alpha[:0]), x, **arguments).shape == (0, 3)
-
-
-def test_what_runs_on_a_gpu_equals_the_reference():
-    state, x, arguments = problem(3)
-    expected = kernels.log_joint(state, x, **arguments, engine="reference")
-    actual = _by_torch(state.labels[0], state.alpha[0], x, arguments["group_offsets"], arguments["prior"])
-    assert torch.allclose(actual, expected[0], rtol=PEER_RELATIVE)
 
 
 def test_bad_states_are_refused():

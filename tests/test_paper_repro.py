@@ -25,7 +25,7 @@ from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace
 
-SECONDS_TO_WAIT = 400
+SECONDS_TO_WAIT = 120
 FIGURES = list(Pipeline(TINY_PROFILE, TINY_PROTOCOL).figures)
 
 

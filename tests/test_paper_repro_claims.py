@@ -60,7 +60,9 @@ def test_few_classes_without_a_clear_gap_are_inconclusive():
     stored = density_figure(8, 2, 10.0, gap=8.0)
     (claim,) = [claim for claim in assess({"figure_a7": stored}) if claim.name == "C1"]
     assert claim.verdict == INCONCLUSIVE
-    assert claim.remark.startswith("10 classes are too few to tell a gap from chance. At stage 3: largest gap, ")
+    assert claim.remark.startswith(
+        "10 classes are too few to tell a gap from chance. At stage 3: p-value of the largest gap, "
+    )
 
 
 def test_c1_also_says_what_the_stage_before_the_last_shows():
@@ -68,7 +70,7 @@ def test_c1_also_says_what_the_stage_before_the_last_shows():
     (claim,) = [claim for claim in assess({"figure_a7": grouped}) if claim.name == "C1"]
     assert claim.verdict == NOT_REPRODUCED
     found = re.search(
-        r"At stage 3: largest gap, ([\d.]+) nats, 20 of 100 classes above it, p = 0\.0\d\d; ", claim.remark
+        r"At stage 3: p-value of the largest gap, ([\d.]+) nats, 20 of 100 classes above it: 0\.0\d\d; ", claim.remark
     )
     assert float(found[1]) == pytest.approx(np.diff(np.sort(grouped["mean"][2])).max(), abs=0.05)
     assert float(claim.remark.rsplit("ratio of spreads ")[1].rstrip(".")) == pytest.approx(10, rel=0.2)

@@ -6,7 +6,7 @@ vit_b16, mixer_b16     timm's, from SAM-pretrained weights                      
 vit_small, mixer_small their stand-ins for small images, from random weights    transformers.py
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "WeightsError",
     "accuracy",
     "build",
+    "build_from",
     "plain_network",
     "residual_network",
     "transformer",
@@ -60,6 +61,12 @@ def build(
         return transformer(architecture, image_shape=image_shape, n_classes=n_classes, seed=seed, pretrained=pretrained)
     known = ", ".join(map(repr, (*RESNETS, "convnet", *TRANSFORMERS)))
     raise ValueError(f"architecture must be one of {known}, got {architecture!r}")
+
+
+def build_from(settings: Mapping[str, Any], **arguments: Any) -> nn.Module:
+    """`build`, with architecture, width and stem as the settings of a step name them."""
+    options = {name: settings[name] for name in ("width", "stem") if name in settings}
+    return build(settings["architecture"], **options, **arguments)
 
 
 @torch.no_grad()
