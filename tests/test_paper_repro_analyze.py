@@ -20,7 +20,7 @@ MODULE = """
 from paper_repro.networks import residual_network
 
 def small():
-    return residual_network((1, 1, 1, 1), width=4, n_classes=3, in_channels=3, seed=0)
+    return residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=0)
 
 def no_network():
     return 3
@@ -58,7 +58,7 @@ def analyze(tmp_path, images, monkeypatch):
 def test_from_a_network_to_a_report(analyze, tmp_path):
     result = analyze("--model", "my_networks:small", "--dimensions", "2,3,5,99")
     assert result.exit_code == 1
-    assert "n_components must be at most min(N, C) = 30 for layer 'layer4', got 32" in " ".join(result.output.split())
+    assert "n_components must be at most min(N, C) = 30 for layer 'layer4', got 64" in " ".join(result.output.split())
     sizes = ("--dimensions", "4,99,16,16")
     result = analyze("--model", "my_networks:small", *sizes)
     assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def test_from_a_network_to_a_report(analyze, tmp_path):
     assert [claim["name"] for claim in claims] == ["C1", "C2", "C4"]
     stored = storage.read_arrays(root / "paper" / "figure_a7" / "numbers.npz")
     # As many as the layer has channels, where more are asked for.
-    assert stored["dimensions"].tolist() == [4, 8, 16, 16]
+    assert stored["dimensions"].tolist() == [4, 16, 16, 16]
     assert "1 = layer1, 2 = layer2" in str(stored["note"])
     about = storage.read_json(root / "dataset" / "dataset.json")
     assert (about["n_train"], about["n_test"]) == (30, 0)
@@ -112,7 +112,7 @@ def test_what_cannot_be_analysed(analyze, arguments, message):
 def test_other_weights_are_another_analysis(images):
     steps = []
     for seed in (0, 1):
-        network = residual_network((1, 1, 1, 1), width=4, n_classes=3, in_channels=3, seed=seed)
+        network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=seed)
         steps.append(Analysis(network, TINY_PROTOCOL, model="m", data=images, size=16))
     assert steps[0].dataset.fingerprint == steps[1].dataset.fingerprint
     assert steps[0].representations.fingerprint != steps[1].representations.fingerprint
@@ -143,7 +143,7 @@ def test_weights_that_are_not_the_networks(tmp_path):
 
 
 def test_the_same_analysis_under_another_protocol(images):
-    network = residual_network((1, 1, 1, 1), width=4, n_classes=3, in_channels=3, seed=0)
+    network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=0)
     given = {"model": "m", "data": images, "size": 16, "seed": 3, "layers": ["layer1", "layer2"]}
     under = Analysis(network, TINY_PROTOCOL, **given).under(PROTOCOLS["em"])
     em = Analysis(network, PROTOCOLS["em"], **given)

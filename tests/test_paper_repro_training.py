@@ -22,7 +22,7 @@ def digits():
 
 
 def tiny_network(seed=0):
-    return residual_network((1, 1, 1, 1), width=4, n_classes=10, in_channels=1, seed=seed)
+    return residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=1, seed=seed)
 
 
 def test_digits(digits):

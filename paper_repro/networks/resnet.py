@@ -21,6 +21,10 @@ STEMS: dict[str, Any] = {
 }
 """The first convolution; no max-pool follows it."""
 
+MIN_WIDTH = 8
+"""With fewer channels, oneDNN's gradient of the strided 1 x 1 convolutions in channels-last layout is wrong on
+processors without AVX-512, and writes beyond its memory (https://github.com/uxlfoundation/oneDNN/issues/6035)."""
+
 
 class SmallImageResNet(ResNet):
     """torchvision's ResNet with a 3 x 3 stem, no max-pool, zero-initialised residual branches, and a width.
@@ -69,7 +73,7 @@ def residual_network(
 
     Args:
         blocks: number of residual blocks of each of the four stages; (2, 2, 2, 2) is ResNet18.
-        width: channels of the first stage (before the expansion of bottleneck blocks), positive.
+        width: channels of the first stage (before the expansion of bottleneck blocks), at least `MIN_WIDTH`.
         n_classes: outputs of the last layer.
         in_channels: channels of the images.
         seed: of the initial weights.
@@ -77,12 +81,12 @@ def residual_network(
         bottleneck: blocks of three convolutions, as in ResNet50, instead of two.
 
     Raises:
-        ValueError: other than four stages, an unknown stem, or a width below 1.
+        ValueError: other than four stages, an unknown stem, or a width below `MIN_WIDTH`.
     """
     if len(blocks) != 4:
         raise ValueError(f"blocks must have one number for each of the four stages, got {len(blocks)}: {blocks}")
-    if width < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
+    if width < MIN_WIDTH:
+        raise ValueError(f"width must be at least {MIN_WIDTH}, got {width}")
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, got {stem!r}")
     block: type[BasicBlock | Bottleneck] = Bottleneck if bottleneck else BasicBlock
