@@ -33,7 +33,7 @@ lint: $(BIN)/.ready
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(BIN)/.ready
 	$(BIN)/python tests/planted_faults.py

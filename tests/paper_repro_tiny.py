@@ -26,7 +26,7 @@ TINY_PROTOCOL = replace(PAPER, n_sweeps=16, n_discard=8, thin=2, entropy_draws=2
 
 TINY_ROBUSTNESS = replace(
     DIGITS.robustness,
-    network={**DIGITS.robustness.network, "width": 2, "epochs": 1, "batch_size": 256},
+    network={**DIGITS.robustness.network, "width": 8, "epochs": 1, "batch_size": 256},
     # Fewer, and a point would be in the subset of all of them.
     n_trials=30,
     n_bins=3,

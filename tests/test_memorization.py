@@ -199,13 +199,14 @@ N_TRIALS = 15
 
 
 def test_planted_labels_rank_above_the_rest(tmp_path):
-    """Of the digits 5% get a wrong label; the area under the curve of their scores is at least 0.95."""
+    """Of half of the digits 5% get a wrong label; the area under the curve of their scores is at least 0.95."""
     data = datasets.load("digits", test_fraction=0.2, seed=0)
-    rng, labels = np.random.default_rng(0), data.train_labels.clone()
+    images, labels = data.train_images[::2], data.train_labels[::2].clone()
+    rng = np.random.default_rng(0)
     planted = rng.choice(len(labels), round(0.05 * len(labels)), replace=False)
     labels[planted] = (labels[planted] + torch.from_numpy(rng.integers(1, 10, len(planted)))) % 10
-    write_tensors(tmp_path / "data.safetensors", {"train_images": data.train_images, "train_labels": labels})
-    mean, std = datasets.pixel_statistics(data.train_images, data.white)
+    write_tensors(tmp_path / "data.safetensors", {"train_images": images, "train_labels": labels})
+    mean, std = datasets.pixel_statistics(images, data.white)
     about = {"class_names": data.class_names, "image_shape": [1, 8, 8], "white": data.white, "mean": mean, "std": std}
     write_json(tmp_path / "dataset.json", about)
     settings = {"stem": "cifar", **robustness_scale.DIGITS.network}

@@ -15,7 +15,7 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES
 from paper_repro.steps import Workspace
 
-CONVNET = {"architecture": "convnet", "width": 4, "epochs": 3, "batch_size": 5, "peak_learning_rate": 0.1, "flip": True}
+CONVNET = {"architecture": "convnet", "width": 8, "epochs": 3, "batch_size": 5, "peak_learning_rate": 0.1, "flip": True}
 SHAPE = (3, 8, 8)
 
 
