@@ -262,20 +262,22 @@ def test_a_second_run_at_the_same_time_is_told_so(tmp_path, command):
 
 def test_a_killed_run_ends_with_the_numbers_of_an_undisturbed_one(finished, tmp_path):
     """SIGKILL in training, in a fit, and while figures are drawn."""
-    tiny = str(Path(__file__).with_name("paper_repro_tiny.py"))
+    tiny = [sys.executable, Path(__file__).with_name("paper_repro_tiny.py"), tmp_path, "figure_1", "figure_2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     signs = ("network/checkpoint.safetensors", "paper/posterior_stage_4/started.json", "paper/figure_2/started.json")
     for sign in signs:
-        process = subprocess.Popen([sys.executable, tiny, str(tmp_path)], env=environment)
+        process = subprocess.Popen(tiny, env=environment)
         deadline = time.monotonic() + SECONDS_TO_WAIT
         while process.poll() is None and not (tmp_path / sign).exists() and time.monotonic() < deadline:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, f"the run ended before it could be killed at {sign}"
-    subprocess.run([sys.executable, tiny, str(tmp_path)], env=environment, check=True, timeout=SECONDS_TO_WAIT)
+    subprocess.run(tiny, env=environment, check=True, timeout=SECONDS_TO_WAIT)
     network = storage.read_json(tmp_path / "network" / "provenance.json")
     assert network["continued_after_interruption"]
-    assert results(tmp_path) == results(finished / "tiny")
+    found, undisturbed = results(tmp_path), results(finished / "tiny")
+    assert {"paper/figure_1/figure_1.png", "paper/figure_2/numbers.npz", "paper/classes/classes.csv"} <= set(found)
+    assert found == {name: undisturbed[name] for name in found}
 
 
 def test_protocol_paper_is_the_published_one():
@@ -344,8 +346,10 @@ def test_protocol_em_has_its_figures_and_a_report(tmp_path):
     assert np.isfinite(stored["mean"]).all()
 
 
-def test_densities_are_the_figures_that_need_nothing_but_the_network(command, tmp_path):
+def test_densities_are_the_figures_that_need_nothing_but_the_network(finished, command, tmp_path):
     where = ("--profile", "tiny", "--runs-dir", tmp_path)
+    for name in ("dataset", "network", "representations", "wide_representations", "controls", "convnet"):
+        shutil.copytree(finished / "tiny" / name, tmp_path / "tiny" / name)
     result = command("run", "densities", "figure_a8", *where)
     assert result.exit_code == 0, result.output
     root = tmp_path / "tiny" / "paper"
