@@ -43,6 +43,8 @@ class Prior(NamedTuple):
     predictive: np.ndarray
     """[n + 1] the part of log t(x) that depends on a component's count c only:
     log t(x) = predictive[c] - log_det / 2 - (nu0 + c + 1) / 2 log1p(q kappa / (kappa + 1)), kappa = kappa0 + c."""
+    log_count: np.ndarray
+    """[n + 1] log c; -inf for c = 0."""
 
 
 class Scratch(NamedTuple):
@@ -96,8 +98,9 @@ def make_prior(
         mean[i] = mu0[i]
         for j in range(i + 1):
             W[i, j] = scratch.W[i, j]
-    predictive = np.empty(n + 1)
+    predictive, log_count = np.empty(n + 1), np.empty(n + 1)
     for c in range(n + 1):
+        log_count[c] = math.log(c) if c > 0 else -math.inf
         kappa, nu = kappa0 + c, nu0 + c
         predictive[c] = (
             math.lgamma(0.5 * (nu + 1))
@@ -105,7 +108,7 @@ def make_prior(
             - 0.5 * D * math.log(math.pi * (kappa + 1) / kappa)
         )
     y, q = np.zeros((Dp, n_lanes), x.dtype), np.zeros(n_lanes, x.dtype)
-    return Prior(kappa0, nu0, log_det, mean, W, y, q, predictive)
+    return Prior(kappa0, nu0, log_det, mean, W, y, q, predictive, log_count)
 
 
 @njit(nogil=True, cache=True)

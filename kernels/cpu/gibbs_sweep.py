@@ -14,6 +14,7 @@ q = |W (x - m)|^2 is all that a point needs of it. Three facts make a sweep chea
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +24,33 @@ from torch import Tensor
 from kernels.cpu import threads
 from kernels.cpu.components import Components, Prior, Scratch, compact, copy, grow, make_components, make_prior, rebuild
 from kernels.cpu.moments import factor_scratch
-from kernels.cpu.rank_one import join, move, remove_block
+from kernels.cpu.rank_one import join, move, remove_block, without
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, padded, whiten
+from kernels.cpu.vector_math import log1p
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
 FIRST_CAPACITY = 16
 """Components that memory is set aside for at first; it doubles when they do not suffice."""
+NEGLIGIBLE = -40.0
+"""Log weights, relative to the largest, from here on are less than what rounding their sum in float64 loses."""
+
+
+class Conditionals(NamedTuple):
+    """What labels are drawn from: log weight = constant - factor log1p(q shrink). Columns are slots, then a new
+    component; the columns of slots change with their components."""
+
+    log_weight: np.ndarray
+    """[b, C + 1]"""
+    distance: np.ndarray
+    """[b, C + 1] q shrink"""
+    constant: np.ndarray
+    """[C + 1] -inf for an empty slot"""
+    factor: np.ndarray
+    """[C + 1]"""
+    shrink: np.ndarray
+    """[C + 1] kappa / (kappa + 1)"""
+    power: np.ndarray
+    """[C + 1] memory of log1p"""
 
 
 def gibbs_sweep(
@@ -177,8 +199,9 @@ def _sweep(
     """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use."""
     n = len(order)
     step = lanes(x) // block_size * block_size
-    drawn = np.empty(block_size, np.int64)
-    log_weight = np.empty((block_size, len(components.size) + 1))
+    was, drawn = np.empty(block_size, np.int64), np.empty(block_size, np.int64)
+    log_alpha = math.log(alpha)
+    conditionals = _make_conditionals(block_size, n_slots, beta, prior, components)
     for first in range(0, n, step):
         last = min(n, first + step)
         load_tile(x, order, first, last, scratch.tile)
@@ -191,68 +214,112 @@ def _sweep(
         for start in range(first, last, block_size):
             block = order[start : min(start + block_size, last)]
             lane = start - first
-            _conditionals(block, lane, labels, n_slots, alpha, beta, prior, components, scratch, log_weight)
+            _weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, scratch, conditionals)
             any_new, any_change = False, False
             for i in range(len(block)):
-                drawn[i] = _draw(log_weight[i, : n_slots + 1], uniforms[start + i])
+                was[i] = labels[block[i]]
+                drawn[i] = _draw(conditionals.log_weight[i, : n_slots + 1], uniforms[start + i])
                 any_new |= drawn[i] == n_slots
-                any_change |= drawn[i] != labels[block[i]]
+                any_change |= drawn[i] != was[i]
             if corrected and any_change and len(block) > 1:
-                before = _excess(labels[block], block, lane, labels, n_slots, beta, prior, components, scratch)
+                before = _excess(was[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
                 after = _excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
                 if not accept[start] < math.exp(min(0.0, after - before)):
-                    continue
+                    any_new, any_change = False, False
             if any_new:
                 n_slots = _open_slots(drawn, block, labels, components.size, n_slots, shared_new)
                 capacity = len(components.size)
                 if n_slots + block_size > capacity:
                     components = grow(components, make_components(x, 2 * capacity))
-                    log_weight = np.empty((block_size, 2 * capacity + 1))
+                    conditionals = _make_conditionals(block_size, n_slots, beta, prior, components)
             if any_change:
                 _relabel(x, block, lane, labels, drawn, prior, components, scratch)
+            for i in range(len(block)):
+                _set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
+                if any_change:
+                    k = drawn[i]
+                    _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
     return components, n_slots
 
 
+@njit(nogil=True, cache=True)
+def _make_conditionals(
+    block_size: int, n_slots: int, beta: float, prior: Prior, components: Components
+) -> Conditionals:
+    columns = len(components.size) + 1
+    conditionals = Conditionals(
+        np.empty((block_size, columns)),
+        np.zeros((block_size, columns)),
+        np.empty(columns),
+        np.empty(columns),
+        np.empty(columns),
+        np.empty(columns),
+    )
+    for k in range(len(components.size)):
+        _set_slot(k, components.size[k] if k < n_slots else 0, components.log_det[k], beta, prior, conditionals)
+    return conditionals
+
+
+@njit(nogil=True, cache=True)
+def _set_slot(k: int, c: int, log_det: float, beta: float, prior: Prior, conditionals: Conditionals) -> None:
+    """What a component of c points gives to the conditional of any point outside it."""
+    if c == 0:
+        conditionals.constant[k], conditionals.factor[k], conditionals.shrink[k] = -math.inf, 0.0, 0.0
+        return
+    kappa = prior.kappa0 + c
+    conditionals.constant[k] = prior.log_count[c] + beta * (prior.predictive[c] - 0.5 * log_det)
+    conditionals.factor[k] = 0.5 * beta * (prior.nu0 + c + 1)
+    conditionals.shrink[k] = kappa / (kappa + 1)
+
+
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
-def _conditionals(
+def _weigh(
     block: np.ndarray,
     lane: int,
     labels: np.ndarray,
     n_slots: int,
-    alpha: float,
+    log_alpha: float,
     beta: float,
     prior: Prior,
     components: Components,
     scratch: Scratch,
-    log_weight: np.ndarray,
+    conditionals: Conditionals,
 ) -> None:
-    """log_weight[i, k]: log conditional of label k for point i of the block given the points outside it, up to a
-    constant; -inf for an empty slot, k = n_slots for a new component."""
+    """conditionals.log_weight[i, k]: log conditional of label k for point i of the block given the points outside it,
+    up to a constant; -inf for an empty slot, k = n_slots for a new component.
+
+    The slots of the block's own components are left as they are without the block."""
     b = len(block)
-    for k in range(n_slots):
-        log_det = components.log_det[k]
-        removed = 0
-        for i in range(b):
-            removed += labels[block[i]] == k
-        c = components.size[k] - removed
-        if c == 0:
-            for i in range(b):
-                log_weight[i, k] = -math.inf
-            continue
-        for i in range(b):
-            scratch.block_q[i] = components.q[k, lane + i]
-        if removed > 0:
-            kappa = prior.kappa0 + components.size[k]
-            log_det += remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q)
-        kappa = prior.kappa0 + c
-        constant = math.log(c) + beta * (prior.predictive[c] - 0.5 * log_det)
-        factor = 0.5 * beta * (prior.nu0 + c + 1)
-        for i in range(b):
-            log_weight[i, k] = constant - factor * math.log1p(scratch.block_q[i] * kappa / (kappa + 1))
-    constant = math.log(alpha) + beta * (prior.predictive[0] - 0.5 * prior.log_det)
-    factor = 0.5 * beta * (prior.nu0 + 1)
     for i in range(b):
-        log_weight[i, n_slots] = constant - factor * math.log1p(prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1))
+        for k in range(n_slots):
+            conditionals.distance[i, k] = components.q[k, lane + i] * conditionals.shrink[k]
+        conditionals.distance[i, n_slots] = prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1)
+    conditionals.constant[n_slots] = log_alpha + beta * (prior.predictive[0] - 0.5 * prior.log_det)
+    conditionals.factor[n_slots] = 0.5 * beta * (prior.nu0 + 1)
+    for first in range(b):
+        k = labels[block[first]]
+        seen, removed = False, 0
+        for i in range(b):
+            seen |= i < first and labels[block[i]] == k
+            removed += labels[block[i]] == k
+        if seen:
+            continue
+        size = components.size[k]
+        log_det = components.log_det[k]
+        kappa = prior.kappa0 + size
+        if b == 1 and size > 1:
+            scratch.block_q[0], change = without(components.q[k, lane], kappa)
+            log_det += change
+        elif size > removed:
+            log_det += remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q)
+        _set_slot(k, size - removed, log_det, beta, prior, conditionals)
+        for i in range(b):
+            conditionals.distance[i, k] = scratch.block_q[i] * conditionals.shrink[k] if size > removed else 0.0
+    for i in range(b):
+        log_weight = conditionals.log_weight[i]
+        log1p(conditionals.distance[i, : n_slots + 1], conditionals.power, log_weight)
+        for k in range(n_slots + 1):
+            log_weight[k] = conditionals.constant[k] - conditionals.factor[k] * log_weight[k]
 
 
 @njit(nogil=True, cache=True)
@@ -353,7 +420,7 @@ def _draw(log_weight: np.ndarray, uniform: float) -> int:
         largest = max(largest, log_weight[k])
     total = 0.0
     for k in range(len(log_weight)):
-        if log_weight[k] - largest > -700:
+        if log_weight[k] - largest > NEGLIGIBLE:
             total += math.exp(log_weight[k] - largest)
         log_weight[k] = total
     for k in range(len(log_weight)):

@@ -9,6 +9,16 @@ from kernels.cpu.components import Components, Scratch
 from kernels.cpu.tile import FASTMATH
 
 
+@njit(nogil=True, cache=True)
+def without(q: float, kappa: float) -> tuple[float, float]:
+    """Squared distance of a member to its component without the member, from the one with it, q; the log det's change.
+
+    kappa counts the member.
+    """
+    ratio = kappa / (kappa - 1)
+    return q * ratio * ratio / (1 - ratio * q), math.log1p(-ratio * q)
+
+
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
 def remove_block(
     y: np.ndarray,

@@ -18,7 +18,7 @@ from kernels.cpu import threads
 from kernels.cpu.components import Components, Prior, compact, copy, grow, make_components, make_prior, rebuild_one
 from kernels.cpu.gibbs_sweep import FIRST_CAPACITY
 from kernels.cpu.moments import factor_scratch
-from kernels.cpu.rank_one import move_factor
+from kernels.cpu.rank_one import move_factor, without
 from kernels.types import GibbsState, NIWPrior, SplitMergeInfo, SplitMergeProposals
 
 WITH_I, WITH_J, BOTH = 0, 1, 2
@@ -252,11 +252,9 @@ def _log_weight(x: np.ndarray, part: int, is_member: bool, prior: Prior, parts: 
         q += total * total
     n, log_det = parts.size[part], parts.log_det[part]
     if is_member:
+        q, change = without(q, prior.kappa0 + n)
+        log_det += change
         n -= 1
-        kappa = prior.kappa0 + n
-        ratio = (kappa + 1) / kappa
-        log_det += math.log1p(-ratio * q)
-        q *= ratio * ratio / (1 - ratio * q)
     kappa = prior.kappa0 + n
     exponent = 0.5 * (prior.nu0 + n + 1)
     return math.log(n) + prior.predictive[n] - 0.5 * log_det - exponent * math.log1p(q * kappa / (kappa + 1))
