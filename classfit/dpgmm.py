@@ -271,8 +271,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         failed = grouping.names[~self.convergence_.converged]
         if len(failed):
             warnings.warn(
-                f"the chains of {len(failed)} of {len(grouping.names)} groups do not agree within "
-                f"{convergence.MAX_ROUNDS} rounds, see convergence_: {', '.join(str(name) for name in failed)}",
+                f"the chains of {len(failed)} of {len(grouping.names)} groups do not agree, see convergence_: "
+                f"{', '.join(str(name) for name in failed)}",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -227,14 +227,14 @@ def estimate_posterior(work: Work) -> float:
     if density != "chain":
         from classfit.protocols import em
 
-        first = labels == labels[0]
-        fit: Callable[[], Any] = partial(em, x[first], labels[first])
-        if density != "em":
-            fit = partial(_mixture(work).fit, x[first], groups=labels[first])
+        def fit(rows: np.ndarray) -> Any:
+            return em(x[rows], labels[rows]) if density == "em" else _mixture(work).fit(x[rows], groups=labels[rows])
+
+        first = np.flatnonzero(labels == labels[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit()  # compiles
-            return FITS[density] * (labels.max() + 1) * _seconds(fit)
+            fit(first[:8])  # compiles
+            return FITS[density] * (labels.max() + 1) * _seconds(lambda: fit(first))
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, n_sweeps=n_sweeps, n_discard=0)

@@ -77,6 +77,16 @@ def test_chains_start_apart_and_are_not_copies_of_each_other(short):
     assert len({alpha.tobytes() for alpha in chains.alpha}) == convergence.N_CHAINS
 
 
+@pytest.mark.parametrize(
+    ("rhat", "ess", "rounds"), [(1.6, 10, 20), (1.4, 10, 30), (1.009, 10, 30), (1.009, 401, 10), (1.02, 401, 30)]
+)
+def test_a_group_stops_when_it_agrees_and_half_way_if_it_is_far_from_that(short, monkeypatch, rhat, ess, rounds):
+    monkeypatch.setattr(convergence, "agreement", lambda trace: (rhat, ess))
+    problem = problem_of(two_clusters(), [40], ["ant"])
+    chains = convergence.advance(convergence.begin(problem, 3), problem, 30)
+    assert chains.stopped.tolist() == [rounds]
+
+
 def test_chains_stopped_after_any_round_go_on_to_the_same_bits(short):
     X = np.concatenate([two_clusters(30, 1), two_clusters(17, 2)])
     problem = problem_of(X, [30, 17], ["ant", "elk"])
@@ -132,7 +142,7 @@ def test_a_group_is_fitted_alike_alone_and_among_others(short):
 
 def test_groups_that_do_not_converge_are_named(short):
     X, names = two_clusters(50), np.repeat(["ant", "elk"], 25)
-    with pytest.warns(ConvergenceWarning, match=r"chains of 2 of 2 groups do not agree within 30 rounds.*: ant, elk"):
+    with pytest.warns(ConvergenceWarning, match=r"chains of 2 of 2 groups do not agree, see convergence_: ant, elk"):
         model = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
     assert not model.convergence_.converged.any()
     assert (model.convergence_.rounds == 30).all()
