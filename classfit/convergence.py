@@ -47,8 +47,8 @@ CHECK_ROUNDS = 50
 MAX_ROUNDS = 400
 """The budget, burn-in apart: 2,000 sweeps a chain."""
 HALFWAY_RHAT = 1.5
-"""Chains that are further apart than this after half the budget are not waited for. Of 20 groups (`digits`, stages 3 and
-4) that were given all of it, 14 were; none of them ended below this."""
+"""Chains that are further apart than this after half the budget are not waited for. Of 20 groups (`digits`, stages 3
+and 4) that were given all of it, 14 were; none of them ended below this."""
 KEEP_EVERY = 5
 N_KEPT = 10
 """Labellings of each chain that the predictive is averaged over: from the second half of its rounds."""

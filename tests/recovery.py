@@ -1,4 +1,5 @@
-"""Simulation-based calibration (Talts et al. 2018) of the protocol `converged`: `python tests/recovery.py [REPEATS]`.
+"""Simulation-based calibration (Talts et al. 2018) of the protocol `converged`: `python tests/recovery.py [REPEATS [D
+[POINTS [ROUNDS]]]]`, without arguments 200 repeats of 100 points in 2 dimensions, 100 rounds.
 
 Truth and data are drawn from the model; the posterior is sampled under the same prior; the rank of the truth among
 posterior draws must be uniform. What is ranked is the mean log-density, under the mixture, of points near the data: so
@@ -16,7 +17,7 @@ from classfit import convergence
 from classfit.prior import niw_posterior
 from kernels import NIWPrior, component_statistics
 
-KAPPA0, NU0 = 0.1, 5.0
+KAPPA0 = 0.1
 STICKS = 100
 NEW_POINTS = 40
 
@@ -46,10 +47,11 @@ def mean_log_density(x: np.ndarray, weight: np.ndarray, mean: np.ndarray, covari
 def ranks(n_repeats: int, n: int, D: int, seed: int, rounds: int) -> np.ndarray:
     """[repeats] number of posterior draws, of N_KEPT a chain, that are below the truth."""
     rng = np.random.default_rng(seed)
+    nu0 = D + 3.0
     data, new, truth = [], [], []
     for _ in range(n_repeats):
         weight = draw_sticks(rng, rng.gamma(1))
-        mean, covariance = draw_niw(rng, np.zeros(D), KAPPA0, NU0, np.eye(D), STICKS)
+        mean, covariance = draw_niw(rng, np.zeros(D), KAPPA0, nu0, np.eye(D), STICKS)
         k = rng.choice(STICKS, size=n, p=weight)
         x = mean[k] + np.einsum("nij,nj->ni", np.linalg.cholesky(covariance[k]), rng.normal(size=(len(k), D)))
         data.append(x)
@@ -59,7 +61,7 @@ def ranks(n_repeats: int, n: int, D: int, seed: int, rounds: int) -> np.ndarray:
     prior = NIWPrior(
         torch.zeros(G, D, dtype=torch.float64),
         torch.full((G,), KAPPA0, dtype=torch.float64),
-        torch.full((G,), NU0, dtype=torch.float64),
+        torch.full((G,), nu0, dtype=torch.float64),
         torch.eye(D, dtype=torch.float64).expand(G, D, D).contiguous(),
     )
     problem = convergence.problem(
@@ -82,7 +84,7 @@ def ranks(n_repeats: int, n: int, D: int, seed: int, rounds: int) -> np.ndarray:
                 for kappa, nu, m, S in zip(*posterior, strict=True)
             ]
             shares = rng.dirichlet([*statistics.counts[0].tolist(), alpha[s, g]])
-            unseen = draw_niw(rng, np.zeros(D), KAPPA0, NU0, np.eye(D), STICKS)
+            unseen = draw_niw(rng, np.zeros(D), KAPPA0, nu0, np.eye(D), STICKS)
             weight = np.concatenate([shares[:-1], shares[-1] * draw_sticks(rng, alpha[s, g])])
             mean, covariance = (np.concatenate([*seen, rest]) for *seen, rest in zip(*drawn, unseen, strict=True))
             below[g] += mean_log_density(new[g], weight, mean, covariance) < truth[g]
@@ -106,8 +108,8 @@ def report(below: np.ndarray, n_draws: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     convergence.CHECK_ROUNDS = convergence.MAX_ROUNDS = 10**9
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    repeats, D, n, rounds = (int(value) for value in (*sys.argv[1:], *(200, 2, 100, 100)[len(sys.argv) - 1 :]))
     for name, value in report(
-        ranks(repeats, n=100, D=2, seed=0, rounds=100), convergence.N_KEPT * convergence.N_CHAINS
+        ranks(repeats, n=n, D=D, seed=0, rounds=rounds), convergence.N_KEPT * convergence.N_CHAINS
     ).items():
         print(f"{name}: {value:.4g}")
