@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import derived_seed, extrapolated, labels_and_names, mixture
+from paper_repro.computations import derived_seed, labels_and_names, mixture
 from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, write_arrays
@@ -44,16 +44,14 @@ def estimate_kl_by_stage(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
     settings, labels = work.settings, _scores_and_labels(work)[1]
-    (kept, _), folder = _groups_of_classes(work), work.input("representations")
+    (kept, classes), folder = _groups_of_classes(work), work.input("representations")
     total = 0.0
     with one_thread():
         for stage in settings["stages"]:
             for rows in kept.values():
                 values = read_arrays(folder / f"layer{stage}.npz")["values"][rows]
                 seconds, model = _timed_fit(settings, values, labels[rows])
-                total += seconds
-                if model is not None:
-                    total += _seconds_of_divergence(model, settings["n_draws"]) * _share_kept(settings, model)
+                total += seconds + _seconds_of_divergences(model, len(classes), settings["n_draws"])
     return total / min(n_workers(), len(kept) * len(settings["stages"]))
 
 
@@ -108,11 +106,10 @@ def estimate_generative(work: Work) -> float:
         for stage in settings["stages"]:
             values = read_arrays(work.input("representations") / f"layer{stage}.npz")["values"]
             seconds, model = _timed_fit(settings, values[rest], labels[rest])
-            total += seconds
-            if model is not None:
-                start = time.perf_counter()
-                model.class_log_density(values[few])
-                total += (time.perf_counter() - start) * len(held) / len(few) * _share_kept(settings, model)
+            start = time.perf_counter()
+            model.class_log_density(values[few])
+            every_class = len(np.unique(labels)) * (time.perf_counter() - start)
+            total += seconds + every_class * len(held) / len(few)
     return total / min(n_workers(), len(settings["stages"]))
 
 
@@ -123,47 +120,38 @@ def _held_out(work: Work) -> dict[str, np.ndarray]:
     return held_out_groups(_scores_and_labels(work)[0], work.settings["n_points"], seed=seed)._asdict()
 
 
-TIMED_SWEEPS = 5, 20
-
-
 def _timed_fit(settings: Any, values: np.ndarray, labels: np.ndarray) -> tuple[float, Any]:
-    """Seconds that the protocol's fit would take, from a few sweeps, and the model after them.
+    """Seconds that the protocol's fit of all classes would take, and the model of one, from the class of median size.
 
-    Of a protocol that runs until chains agree, one class is fitted instead, and there is no such model.
+    A whole chain of one class rather than a few sweeps of all: from a random start labels move in every sweep, so that
+    sweeps cost more, and each that is kept has components of its own, than later on.
     """
-    if settings.get("density", "chain") != "chain":
-        first = labels == labels[0]
-        model = mixture(settings, 0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            start = time.perf_counter()
-            model.fit(values[first], groups=labels[first])
-        return (time.perf_counter() - start) * len(np.unique(labels)), None
-    found: list[Any] = []
-
-    def seconds(n_sweeps: int) -> float:
-        model = mixture(settings, 0, n_sweeps=n_sweeps, n_discard=0, thin=1)
+    classes, counts = np.unique(labels, return_counts=True)
+    x = values[labels == classes[counts.argsort()[len(counts) // 2]]]
+    model = mixture(settings, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mixture(settings, 0).fit(x[:8])  # compiles
         start = time.perf_counter()
-        found.append(model.fit(values, groups=labels))
-        return time.perf_counter() - start
-
-    few, more = TIMED_SWEEPS
-    total = extrapolated(seconds, few, more, settings["n_sweeps"])
-    return total, found[-1]
+        model.fit(x)
+    return (time.perf_counter() - start) * len(labels) / len(x), model
 
 
-def _share_kept(settings: Any, model: Any) -> float:
-    """Labellings that the protocol keeps, over those of the model: time goes with them."""
-    return (settings["n_sweeps"] - settings["n_discard"]) / settings["thin"] / len(model.posterior_.labels)
+def _seconds_of_divergences(model: Any, n_classes: int, n_draws: int) -> float:
+    """Of all pairs of classes like the one of the model: each class's mixture is made twice, and has all draws."""
+    posterior = model.posterior_
 
-
-def _seconds_of_divergence(model: Any, n_draws: int) -> float:
     def seconds(n: int) -> float:
+        points = np.resize(posterior.x.numpy(), (n, posterior.x.shape[1]))
         start = time.perf_counter()
-        model.posterior_.kl_divergence(n_draws=n, random_state=0)
+        posterior.log_density(points)
         return time.perf_counter() - start
 
-    return extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
+    few, more = 64, 2064
+    seconds(few)
+    mixture_made = seconds(few)
+    a_draw = max(seconds(more) - mixture_made, 0) / (more - few)
+    return n_classes * (2 * mixture_made + n_classes * n_draws * a_draw)
 
 
 def _class_divergences(
