@@ -61,7 +61,9 @@ class Chains(NamedTuple):
     """Four chains of every group after some rounds; C chains, R rounds, G groups, N points."""
 
     round: int
-    """Rounds made, of groups that have not stopped; 0 before the burn-in."""
+    """Rounds made, of groups that have not stopped; burn-in apart."""
+    begun: np.ndarray
+    """[G] bool: the burn-in has been made."""
     labels: np.ndarray
     """[C, N] int32 component of each point within its group."""
     alpha: np.ndarray
@@ -150,48 +152,53 @@ def problem(x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int
     return Problem(x, group_offsets, prior, streams, seed, companions)
 
 
-def begin(problem: Problem, n_init_components: int) -> Chains:
-    """Dispersed starts: one component, K0 at random, k-means with K0 and 25; then the burn-in of every chain."""
+def start(problem: Problem) -> Chains:
+    """Chains of which none has begun."""
     G, N = len(problem.streams), len(problem.x)
-    sizes = problem.group_offsets.diff().numpy()
-    starts: list[list[np.ndarray]] = []
-    simple = np.full(G, -np.inf)
-    one = torch.ones(1, dtype=torch.float64)
-    for g, (a, b) in enumerate(_segments(problem.group_offsets)):
-        rng = generator(problem.seed, problem.streams[g], _INIT, 0)
-        n, points = b - a, problem.x[a:b].double().numpy()
-        means = {k: _k_means(points, k, int(rng.integers(2**31 - 1))) for k in {6, 25, n_init_components}}
-        scattered = np.unique(rng.integers(n_init_components, size=n), return_inverse=True)[1]
-        starts.append([np.zeros(n, np.int64), scattered, means[n_init_components], means[25]])
-        group_prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
-        for labelling in (starts[g][0], means[6], means[25]):
-            value = log_joint(torch.from_numpy(labelling), one, problem.x[a:b], torch.tensor([0, n]), group_prior)
-            simple[g] = max(simple[g], float(value[0]))
+    counts = np.zeros((2, N_CHAINS, G), np.int64)
+    return Chains(
+        round=0, begun=np.zeros(G, np.bool_), labels=np.zeros((N_CHAINS, N), np.int32), alpha=np.ones((N_CHAINS, G)),
+        kept_labels=np.empty((0, N_CHAINS, N), np.int32), kept_alpha=np.empty((0, N_CHAINS, G)),
+        log_joint=np.empty((0, N_CHAINS, G)), n_components=np.empty((0, N_CHAINS, G), np.int64), proposed=counts,
+        accepted=counts.copy(), stopped=np.zeros(G, np.int64), anchor_weight=np.zeros((N_CHAINS, N)),
+        burn_in_log_evidence=np.full((N_CHAINS, N_TRACKS, G), np.nan), simple_log_joint=np.full(G, -np.inf),
+    )  # fmt: skip
 
-    even = np.concatenate([np.full(n, 1 / n) for n in sizes])
-    small = np.zeros((N_CHAINS, N))
-    units = [(g, c, t) for g in range(G) for c in range(N_CHAINS) for t in (0, 1)]
+
+def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: int | None = None) -> Chains:
+    """The burn-in of the next `n_groups` that have not begun; of all, for None.
+
+    Dispersed starts: one component, K0 at random, k-means with K0 and 25.
+    """
+    groups = np.flatnonzero(~chains.begun)[:n_groups].tolist()
+    chains = chains._replace(
+        **{name: getattr(chains, name).copy() for name in ("begun", "labels", "alpha", "anchor_weight")},
+        burn_in_log_evidence=chains.burn_in_log_evidence.copy(),
+        simple_log_joint=chains.simple_log_joint.copy(),
+    )
+    starts = {g: _starts(chains, problem, g, n_init_components) for g in groups}
+    even = np.repeat(1 / problem.group_offsets.diff().numpy(), problem.group_offsets.diff().numpy())
+    small = np.zeros((N_CHAINS, len(even)))
+    units = [(g, c, t) for g in groups for c in range(N_CHAINS) for t in (0, 1)]
     state = GibbsState(
         torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
         torch.ones(len(units), dtype=torch.float64),
     )
     for r in range(BURN_IN_ROUNDS):
-        state, _, _ = _round(problem, units, state, r, np.broadcast_to(even, (N_CHAINS, N)))
+        state, _, _ = _round(problem, units, state, r, np.broadcast_to(even, small.shape))
         for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
             small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
     log_evidence = _log_joint(problem, units, state) - state.alpha.numpy()  # the prior of alpha is exp(-alpha)
-    annealed_units = [(g, c, 2) for g in range(G) for c in range(N_CHAINS)]
+    annealed_units = [(g, c, 2) for g in groups for c in range(N_CHAINS)]
     x, prior, offsets = _tiled(problem, annealed_units)
     rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, 0, 1 + c) for g, c, _ in annealed_units]
     annealed, annealed_log_evidence = anneal(x, offsets, prior, rngs)
     for r in range(BURN_IN_ROUNDS):
-        annealed, _, _ = _round(problem, annealed_units, annealed, r, np.broadcast_to(even, (N_CHAINS, N)))
+        annealed, _, _ = _round(problem, annealed_units, annealed, r, np.broadcast_to(even, small.shape))
     one_labelling = _log_joint(problem, annealed_units, annealed) - annealed.alpha.numpy()
     annealed_log_evidence = np.maximum(annealed_log_evidence, one_labelling)
 
-    bound = np.empty((N_CHAINS, N_TRACKS, G))
-    alpha = np.empty((N_CHAINS, G))
-    chosen = np.empty((N_CHAINS, N), np.int32)
+    bound = chains.burn_in_log_evidence
     tracks = ((units, state, log_evidence), (annealed_units, annealed, annealed_log_evidence))
     for these, _, values in tracks:
         for (g, c, t), value in zip(these, values, strict=True):
@@ -199,16 +206,29 @@ def begin(problem: Problem, n_init_components: int) -> Chains:
     for these, after, _ in tracks:
         for (g, c, t), a, labelling in zip(these, after.alpha, _parts(problem, these, after), strict=True):
             if t == bound[c, :, g].argmax():
-                chosen[c, _rows(problem, g)], alpha[c, g] = labelling, float(a)
-    total = np.repeat(np.add.reduceat(small, problem.group_offsets[:-1].numpy(), axis=1), sizes, axis=1)
-    anchor_weight = 0.5 * even + 0.5 * np.where(total > 0, small / np.maximum(total, 1), even)
-    counts = np.zeros((2, N_CHAINS, G), np.int64)
-    return Chains(
-        round=0, labels=chosen, alpha=alpha, kept_labels=np.empty((0, N_CHAINS, N), np.int32),
-        kept_alpha=np.empty((0, N_CHAINS, G)), log_joint=np.empty((0, N_CHAINS, G)),
-        n_components=np.empty((0, N_CHAINS, G), np.int64), proposed=counts, accepted=counts.copy(),
-        stopped=np.zeros(G, np.int64), anchor_weight=anchor_weight, burn_in_log_evidence=bound, simple_log_joint=simple,
-    )  # fmt: skip
+                chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
+    for g in groups:
+        rows = _rows(problem, g)
+        total = small[:, rows].sum(1, keepdims=True)
+        by_size = np.where(total > 0, small[:, rows] / np.maximum(total, 1), even[rows])
+        chains.anchor_weight[:, rows] = 0.5 * even[rows] + 0.5 * by_size
+        chains.begun[g] = True
+    return chains
+
+
+def _starts(chains: Chains, problem: Problem, g: int, n_init_components: int) -> list[np.ndarray]:
+    """The labelling that each chain of a group starts from; the best of the simple ones goes into `chains`."""
+    rng = generator(problem.seed, problem.streams[g], _INIT, 0)
+    x = problem.x[_rows(problem, g)]
+    points, n = x.double().numpy(), len(x)
+    means = {k: _k_means(points, k, int(rng.integers(2**31 - 1))) for k in {6, 25, n_init_components}}
+    scattered = np.unique(rng.integers(n_init_components, size=n), return_inverse=True)[1]
+    prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
+    one, alpha = np.zeros(n, np.int64), torch.ones(1, dtype=torch.float64)
+    for labelling in (one, means[6], means[25]):
+        value = float(log_joint(torch.from_numpy(labelling), alpha, x, torch.tensor([0, n]), prior)[0])
+        chains.simple_log_joint[g] = max(chains.simple_log_joint[g], value)
+    return [one, scattered, means[n_init_components], means[25]]
 
 
 def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:

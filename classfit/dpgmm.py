@@ -30,6 +30,9 @@ from kernels import NIWPrior
 SWEEPS_A_CALL = 10
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
 ROUNDS_A_CALL = 5
+GROUPS_A_CALL = 4
+BURN_IN_IN_ROUNDS = 100
+"""What a burn-in counts for in the progress bar: it takes about as long as so many rounds."""
 PROTOCOLS = ("paper", "converged")
 
 AnyChain = TypeVar("AnyChain", Chain, Chains)
@@ -254,16 +257,21 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         settings: dict[str, Any] = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
         settings |= self._prior(x.shape[1])
 
+        def step(chains: Chains) -> Chains:
+            if not chains.begun.all():
+                return convergence.burn_in(chains, problem, schedule.n_init_components, GROUPS_A_CALL)
+            return convergence.advance(chains, problem, ROUNDS_A_CALL)
+
         def progress(chains: Chains) -> tuple[int, int]:
             # Groups that have stopped are done, whatever their number of rounds.
-            done = np.where(chains.stopped > 0, convergence.MAX_ROUNDS, chains.round)
-            return int(done.sum()), convergence.MAX_ROUNDS * len(done)
+            done = BURN_IN_IN_ROUNDS * chains.begun + np.where(chains.stopped > 0, convergence.MAX_ROUNDS, chains.round)
+            return int(done.sum()), (BURN_IN_IN_ROUNDS + convergence.MAX_ROUNDS) * len(done)
 
         chains = self._go_on(
             _identity(x, offsets, streams, settings),
             Chains,
-            lambda: convergence.begin(problem, schedule.n_init_components),
-            lambda chains: convergence.advance(chains, problem, ROUNDS_A_CALL),
+            lambda: convergence.start(problem),
+            step,
             progress,
             "rounds of four chains",
         )

@@ -68,7 +68,7 @@ def ranks(n_repeats: int, n: int, D: int, seed: int, rounds: int) -> np.ndarray:
         torch.from_numpy(np.concatenate(data)), n * torch.arange(G + 1), prior, list(range(G)), seed
     )
     # A fixed number of rounds: calibration is of the draws, whether or not a look would have stopped them earlier.
-    chains = convergence.begin(problem, 6)._replace(stopped=np.zeros(G, np.int64))
+    chains = convergence.burn_in(convergence.start(problem), problem, 6)._replace(stopped=np.zeros(G, np.int64))
     chains = convergence.advance(chains, problem, rounds)._replace(stopped=np.full(G, rounds))
     labels, alpha = convergence.kept(chains, problem)
     below = np.zeros(G, np.int64)

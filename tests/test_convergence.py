@@ -70,7 +70,7 @@ def test_easy_groups_converge_to_what_one_long_chain_gives():
 
 def test_chains_start_apart_and_are_not_copies_of_each_other(short):
     problem = problem_of(two_clusters(), [40], ["ant"])
-    chains = convergence.begin(problem, 3)
+    chains = convergence.burn_in(convergence.start(problem), problem, 3)
     chains = convergence.advance(chains, problem, 2)
     traces = chains.log_joint[:, :, 0].T
     assert len({trace.tobytes() for trace in traces}) == convergence.N_CHAINS
@@ -83,14 +83,14 @@ def test_chains_start_apart_and_are_not_copies_of_each_other(short):
 def test_a_group_stops_when_it_agrees_and_half_way_if_it_is_far_from_that(short, monkeypatch, rhat, ess, rounds):
     monkeypatch.setattr(convergence, "agreement", lambda trace: (rhat, ess))
     problem = problem_of(two_clusters(), [40], ["ant"])
-    chains = convergence.advance(convergence.begin(problem, 3), problem, 30)
+    chains = convergence.advance(convergence.burn_in(convergence.start(problem), problem, 3), problem, 30)
     assert chains.stopped.tolist() == [rounds]
 
 
 def test_chains_stopped_after_any_round_go_on_to_the_same_bits(short):
     X = np.concatenate([two_clusters(30, 1), two_clusters(17, 2)])
     problem = problem_of(X, [30, 17], ["ant", "elk"])
-    begun = convergence.begin(problem, 3)
+    begun = convergence.burn_in(convergence.start(problem), problem, 3)
     whole = convergence.advance(begun, problem, 30)
     assert (whole.stopped > 0).all()
     for stop in (1, 9, 10, 23):
@@ -98,27 +98,32 @@ def test_chains_stopped_after_any_round_go_on_to_the_same_bits(short):
         assert_same(parted, whole)
 
 
-def test_a_fit_goes_on_from_its_checkpoint_to_the_same_result(short, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("step", "at"), [("burn_in", 2), ("advance", 3)])
+def test_a_fit_goes_on_from_its_checkpoint_to_the_same_result(short, tmp_path, monkeypatch, step, at):
     X, names = two_clusters(50), np.repeat(["ant", "elk"], 25)
     with pytest.warns(ConvergenceWarning):
         whole = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
     monkeypatch.setattr("classfit.dpgmm.SECONDS_BETWEEN_CHECKPOINTS", 0)
-    advance, calls = convergence.advance, []
+    monkeypatch.setattr("classfit.dpgmm.GROUPS_A_CALL", 1)
+    really, calls = getattr(convergence, step), []
 
     def killed(*arguments):
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == at:
             raise KeyboardInterrupt
-        return advance(*arguments)
+        return really(*arguments)
 
-    monkeypatch.setattr(convergence, "advance", killed)
+    monkeypatch.setattr(convergence, step, killed)
     model = DPGaussianMixture(**CONVERGED, checkpoint=tmp_path / "chains.npz")
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, groups=names)
-    monkeypatch.setattr(convergence, "advance", advance)
-    monkeypatch.setattr(convergence, "begin", None)  # not begun anew
+    # What was done is not done again: one group had begun, or both.
+    burnt = []
+    burn_in = really if step == "burn_in" else convergence.burn_in
+    monkeypatch.setattr(convergence, "burn_in", lambda *arguments: burnt.append(0) or burn_in(*arguments))
     with pytest.warns(ConvergenceWarning):
         model.fit(X, groups=names)
+    assert len(burnt) == (1 if step == "burn_in" else 0)
     assert_same(model.convergence_, whole.convergence_)
     assert np.array_equal(model.posterior_.labels, whole.posterior_.labels)
     with pytest.raises(ValueError, match="belongs to other data or other settings"):
