@@ -1,15 +1,29 @@
 """What the chains of a fit say of themselves: columns of the table of classes, and the sentence above it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Tally", "chain_rows", "displayed", "kept_rows", "summary", "tally"]
+__all__ = ["SHATTERED", "Tally", "chain_rows", "displayed", "kept_rows", "small_share", "summary", "tally"]
 
 Stored = Mapping[str, np.ndarray]
 CONVERGED, NOT_CONVERGED, ONE_CHAIN = "converged", "not converged", "one chain"
 EM_CONVERGED, EM_NOT_CONVERGED = "EM converged", "EM not converged"
+
+SHATTERED = 0.5
+"""Share of points in components of fewer points than dimensions, above which a class is called shattered."""
+
+
+def small_share(labels: np.ndarray, edges: Sequence[int], D: int) -> np.ndarray:
+    """[G] share of each class's points in components of fewer than D points, mean over the kept sweeps [S, N]."""
+
+    def of_class(part: np.ndarray) -> float:
+        sizes = [np.bincount(row) for row in part]
+        return float(np.mean([size[size < D].sum() for size in sizes])) / part.shape[1]
+
+    return np.array([of_class(labels[:, a:b]) for a, b in pairwise(edges)])
 
 
 def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> list[dict[str, Any]]:

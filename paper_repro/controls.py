@@ -13,12 +13,12 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from paper_repro.chains import small_share
 from paper_repro.computations import derived_seed, estimate_representations, mixture, representations
 from paper_repro.steps import Step, Work
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays
@@ -124,7 +124,7 @@ def fit_classes(
         "mean_out": np.array([density[own & ~fitted].mean() if fit.share < 1 else np.nan for own in groups]),
         "log_joint": trace.log_joint[kept].mean(0),
         "n_components": trace.n_components[kept].mean(0),
-        "small_share": _small_share(model.posterior_.labels, model.posterior_.group_offsets.tolist(), fit.D),
+        "small_share": small_share(model.posterior_.labels, model.posterior_.group_offsets.tolist(), fit.D),
     }
 
 
@@ -136,16 +136,6 @@ def _fitted(labels: np.ndarray, share: float, random_state: int) -> np.ndarray:
         rows = rng.permutation(np.flatnonzero(labels == g))
         chosen[rows[: round(share * len(rows))]] = True
     return chosen
-
-
-def _small_share(labels: np.ndarray, edges: list[int], D: int) -> np.ndarray:
-    """[G] share of each class's points in components of fewer than D points, mean over the kept sweeps [S, N]."""
-
-    def of_class(part: np.ndarray) -> float:
-        sizes = [np.bincount(row) for row in part]
-        return float(np.mean([size[size < D].sum() for size in sizes])) / part.shape[1]
-
-    return np.array([of_class(labels[:, a:b]) for a, b in pairwise(edges)])
 
 
 def controls(work: Work) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from paper_repro.chains import small_share
 from paper_repro.computations import labels_and_names, load_network, log_density_of, representation_of, values_of
 from paper_repro.published import class_memorization, matched, published_memorization
 from paper_repro.steps import Work
@@ -159,14 +160,26 @@ def _figure_b2(work: Work) -> dict[str, Any]:
 
 
 def _figure_b3(work: Work) -> dict[str, Any]:
-    stages = work.settings["stages"]
+    stages = dict(zip(work.settings["stages"], work.settings["dimensions"], strict=True))
     return {
         "traces": {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages},
+        "small_share": {stage: _small_share(work, stage, D) for stage, D in stages.items()},
         "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
         "remark": work.settings["remark"],
     }
+
+
+def _small_share(work: Work, stage: int, D: int) -> np.ndarray:
+    """[C, G] share of each class's points in components of fewer than D points, by chain."""
+    folder = work.input(f"posterior_stage_{stage}")
+    posterior = read_arrays(folder / "posterior.npz")
+    joint = read_arrays(folder / "trace.npz")["log_joint"]
+    n_chains = joint.shape[1] if joint.ndim == 3 else 1
+    # Kept labellings are in order of time, and of chains at each time.
+    edges = posterior["group_offsets"].tolist()
+    return np.stack([small_share(posterior["labels"][c::n_chains], edges, D) for c in range(n_chains)])
 
 
 def _figure_b4(work: Work) -> dict[str, Any]:

@@ -34,6 +34,7 @@ FINDINGS = (
     "figure_a11",
     "figure_b1",
     "figure_b2",
+    "figure_b3",
     "figure_b4",
 )
 """Figures whose numbers FINDINGS.md puts into words."""

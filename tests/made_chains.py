@@ -43,10 +43,21 @@ def made_convergence(n_classes=10, n_rounds=40, n_chains=4):
     }
 
 
+def made_small_share(stage, n_classes, n_chains=4):
+    """None shattered at stages 1 and 2; at 3 all chains of class 0 and one of class 1; at 4 all but chain 0 of all."""
+    share = np.full((n_chains, n_classes), 0.5)
+    if stage == 3:
+        share[:, 0], share[:1, 1:2] = 0.9, 0.51
+    elif stage == 4:
+        share[1:] = 1.0
+    return share
+
+
 def made_figure_b3(n_classes=10):
     return {
         "traces": {stage: made_convergence(n_classes) for stage in (1, 2, 3, 4)},
         "class_names": [str(g) for g in range(n_classes)],
         "dimensions": [16, 16, 64, 64],
+        "small_share": {stage: made_small_share(stage, n_classes) for stage in (1, 2, 3, 4)},
         "n_discard": None,
     }

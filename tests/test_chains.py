@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from made_chains import ONE_STOPPED, made_convergence, made_figure_b3, made_trace
+from made_chains import ONE_STOPPED, made_convergence, made_figure_b3, made_small_share, made_trace
 from tolerances import PEER_RELATIVE
 
 from classfit.convergence import MAX_RHAT, MIN_ESS, Convergence
@@ -193,7 +193,8 @@ def test_infinite_r_hat_is_at_the_upper_edge_and_said():
 
 def test_one_chain_has_no_r_hat():
     traces = {stage: made_trace() for stage in (1, 2, 3, 4)}
-    stored = stored_b3(traces=traces, n_discard=8)
+    share = {stage: made_small_share(stage, 10, n_chains=1) for stage in (1, 2, 3, 4)}
+    stored = stored_b3(traces=traces, n_discard=8, small_share=share)
     assert not {"rhat_log_joint", "converged", "max_rhat"} & set(stored)
     # In order of the number of components.
     assert stored["drawn"][0].tolist() == [2, 4, 7, 9]
@@ -204,7 +205,9 @@ def test_one_chain_has_no_r_hat():
     assert "mean 4.0 components" in said
     assert "R-hat" not in said
     assert "no R-hat" in figure_b3.caption(stored)
-    assert "2.0 to 11.0 at stage 4 (median 6.5)" in figure_b3.finding(stored)
+    words = figure_b3.finding(stored)
+    assert "2.0 to 11.0 at stage 4 (median 6.5)" in words
+    assert "dimensions): 0 at stage 1, 0 at stage 2, 2 at stage 3, 0 at stage 4." in words
     assert not any("rhat" in name or name == "converged" for name in figure_b3.table(stored)[0])
 
 
@@ -245,6 +248,14 @@ def test_what_figure_b3_finds():
     assert "Of 10 classes converged: 5 at stage 1, 5 at stage 2, 5 at stage 3, 5 at stage 4." in words
     # Chains of made traces are one nat apart, but for their noise.
     assert re.search(r"in the median class: [23]\.\d at stage 1", words)
+    assert (
+        "stage 2 all chains in 0, some in 0; stage 3 all chains in 1, some in 1; stage 4 all chains in 0, some in 10."
+        in words
+    )
+    kept_before = {name: value for name, value in stored_b3().items() if name != "shattered"}
+    assert "shattered" not in figure_b3.finding(kept_before)
+    assert "chains_shattered" not in figure_b3.table(kept_before)[0]
+    assert [row["chains_shattered"] for row in figure_b3.table(stored_b3())[-12:]] == [0, 0, *[3] * 10]
 
 
 def test_the_remark_of_held_out_fits():

@@ -9,6 +9,7 @@ from tolerances import PEER_RELATIVE
 
 from classfit import DPGaussianMixture
 from paper_repro import controls
+from paper_repro.chains import small_share
 from paper_repro.computations import derived_seed
 from paper_repro.controls import FITTED_SHARE, PAPER, VARIANTS, Fit, fit_classes, planned_fits
 from paper_repro.figures import figure_b4
@@ -110,7 +111,7 @@ def test_variants_reach_the_estimator(monkeypatch):
 
 def test_share_of_points_in_small_components():
     labels = np.array([[0, 0, 0, 1, 2, 2, 0, 0], [0, 1, 2, 3, 4, 4, 0, 0]])
-    found = controls._small_share(labels, [0, 6, 8], D=2)
+    found = small_share(labels, [0, 6, 8], D=2)
     assert found.tolist() == pytest.approx([(1 + 4) / 2 / 6, 0])
 
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from paper_repro.chains import kept_rows
+from paper_repro.chains import SHATTERED, kept_rows
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures.style import Stored, styled
 
@@ -29,6 +29,7 @@ def compute(
     traces: Mapping[int, Stored],
     class_names: Sequence[str],
     dimensions: Sequence[int],
+    small_share: Mapping[int, np.ndarray],
     n_discard: int | None,
     remark: str = "",
 ) -> dict[str, np.ndarray]:
@@ -38,6 +39,7 @@ def compute(
         traces: by stage, what is stored of a `classfit.dpgmm.Trace` or a `classfit.convergence.Convergence`.
         class_names: G names.
         dimensions: D of each stage.
+        small_share: by stage, [C, G] share of each class's points in components of fewer than D points, by chain.
         n_discard: sweeps that a single chain discards at first; None: there are several chains.
         remark: what the caption says beside.
 
@@ -46,7 +48,8 @@ def compute(
         indices of the classes that are drawn, kept [S, P, 2] first and last sweep (of several chains: round) that they
         keep; for each stage k: sweep_k [R], log_joint_k [R, C, P] float32 in nats and n_components_k [R, C, P], nan and
         -1 after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
-        mean_log_joint [S, C, G] in nats; and of several chains rhat_log_joint, rhat_n_components, ess_log_joint,
+        mean_log_joint [S, C, G] in nats, shattered [S, G] number of chains that are (`chains.SHATTERED`); and of
+        several chains rhat_log_joint, rhat_n_components, ess_log_joint,
         ess_n_components, converged [S, G], max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
     """
     several, G = n_discard is None, len(class_names)
@@ -81,6 +84,7 @@ def compute(
             "sweeps_a_round": convergence.SWEEPS_A_ROUND,
             "proposals_a_round": convergence.PEELS_A_ROUND,
         }
+    stored["shattered"] = [(small_share[stage] > SHATTERED).sum(0) for stage in traces]
     about = {"stages": list(traces), "dimensions": dimensions, "class_names": class_names, "several": several}
     about |= {"remark": remark}
     return {name: np.array(value) for name, value in (about | stored).items()}
@@ -94,6 +98,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "class": str(name),
             "drawn": bool(g in stored["drawn"][s]),
             "mean_components": float(stored["mean_components"][s, g]),
+            **({"chains_shattered": int(stored["shattered"][s, g])} if "shattered" in stored else {}),
             **{name: stored[name][s, g].item() for name in SUMMARIES if name in stored},
             **{
                 f"log_joint_nats_chain_{c}": float(mean)
@@ -174,7 +179,7 @@ def finding(stored: Stored) -> str:
         parts = []
         for stage, K in zip(stages, stored["mean_components"], strict=True):
             parts.append(f"{K.min():.1f} to {K.max():.1f} at stage {stage} (median {np.median(K):.1f})")
-        return f"Mean number of components of a class, over the kept sweeps: {', '.join(parts)}."
+        return f"Mean number of components of a class, over the kept sweeps: {', '.join(parts)}.{_states(stored, 1)}"
     converged = ", ".join(
         f"{n} at stage {stage}" for stage, n in zip(stages, stored["converged"].sum(1).tolist(), strict=True)
     )
@@ -182,8 +187,25 @@ def finding(stored: Stored) -> str:
     apart = ", ".join(f"{np.median(values):.1f} at stage {stage}" for stage, values in zip(stages, spread, strict=True))
     return (
         f"Of {G} classes converged: {converged}. Between the highest and the lowest chain's mean log joint lie, in the "
-        f"median class: {apart} nats."
+        f"median class: {apart} nats.{_states(stored, stored['mean_log_joint'].shape[1])}"
     )
+
+
+def _states(stored: Stored, C: int) -> str:
+    """How many classes are shattered, and whether all C chains of a class are in the same state."""
+    if "shattered" not in stored:  # kept before this was
+        return ""
+    said = []
+    for stage, chains in zip(stored["stages"], stored["shattered"], strict=True):
+        n_all, n_some = int((chains == C).sum()), int(((chains > 0) & (chains < C)).sum())
+        if C == 1:
+            said.append(f"{n_all} at stage {stage}")
+        else:
+            said.append(f"stage {stage} all chains in {n_all}, some in {n_some}")
+    what = "more than half of its points in components of fewer points than dimensions"
+    if C == 1:
+        return f" Classes that are shattered ({what}): {', '.join(said)}."
+    return f" Classes whose chains are shattered (a class is with {what}): {'; '.join(said)}."
 
 
 def _larger_rhat(stored: Stored) -> np.ndarray:

@@ -9,15 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from paper_repro.chains import SHATTERED
 from paper_repro.controls import EXACT, PAPER, VARIANTS
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import rank_correlation, resampled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
-
-SHATTERED = 0.5
-"""Share of points in components of fewer points than dimensions, above which a class is called shattered."""
 
 
 def compute(
