@@ -50,7 +50,7 @@ def findings(results: Path) -> str:
             found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
             said = [(f, module(f).finding(read_arrays(folder / protocol / f / "numbers.npz"))) for f in found]
             parts.append(
-                f"#### Protocol `{protocol}`\n\n" + "\n".join(f"- **{FIGURES[f]}.** {words}" for f, words in said)
+                f"#### Protocol `{protocol}`\n\n" + "\n".join(f"- **{_sentence(FIGURES[f])}** {words}" for f, words in said)
             )
     return "\n\n".join(parts) if parts else NOTHING
 
@@ -74,6 +74,10 @@ def update(page: Path, written: str) -> bool:
     if after != text:
         write_bytes(page, after.encode())
     return after != text
+
+
+def _sentence(title: str) -> str:
+    return title if title.endswith("?") else f"{title}."
 
 
 def _profile(folder: Path) -> str:
