@@ -48,10 +48,9 @@ def findings(results: Path) -> str:
         parts.append(f"### {profile.title}\n\n{profile.note} {_accuracy(folder)}".strip())
         for protocol in _protocols(folder):
             found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
-            said = [(f, module(f).finding(read_arrays(folder / protocol / f / "numbers.npz"))) for f in found]
-            parts.append(
-                f"#### Protocol `{protocol}`\n\n" + "\n".join(f"- **{_sentence(FIGURES[f])}** {words}" for f, words in said)
-            )
+            said = {f: module(f).finding(read_arrays(folder / protocol / f / "numbers.npz")) for f in found}
+            lines = [f"- **{_sentence(FIGURES[f])}** {words}" for f, words in said.items()]
+            parts.append(f"#### Protocol `{protocol}`\n\n" + "\n".join(lines))
     return "\n\n".join(parts) if parts else NOTHING
 
 
