@@ -84,9 +84,11 @@ def _profile(folder: Path) -> str:
     link = f"{folder.parent.parent.name}/{folder.parent.name}/{folder.name}"
     protocols = _protocols(folder)
     parts = [f"**{profile.title}.** {profile.note} {_accuracy(folder)}".replace("  ", " ").strip()]
-    if pictured := [name for name in protocols if (folder / name / "figure_1" / "figure_1.png").is_file()]:
-        picture = f"{link}/{pictured[0]}/figure_1/figure_1.png"
-        parts.append(f"![Figure 1, protocol {pictured[0]}: {FIGURES['figure_1']}]({picture})")
+    for picture, which in (("side_by_side", "under each protocol"), ("figure_1", "protocol {}")):
+        if pictured := [name for name in protocols if (folder / name / picture / "figure_1.png").is_file()]:
+            words = f"Figure 1, {which.format(pictured[0])}: {FIGURES['figure_1']}"
+            parts.append(f"![{words}]({link}/{pictured[0]}/{picture}/figure_1.png)")
+            break
     if scored := [name for name in protocols if (folder / name / "scorecard" / "scorecard.json").is_file()]:
         parts.append(_scorecard(folder, scored))
     reports = ", ".join(f"[{name}]({link}/{name}/report.html)" for name in protocols)

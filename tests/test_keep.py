@@ -381,6 +381,12 @@ def test_the_section_of_the_readme(kept, monkeypatch):
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert (kept.parent.parent / target).is_file(), target
     assert text.count("![") == 1
+    assert "![Figure 1, under each protocol:" in text
+    shutil.rmtree(kept / "small" / "em")
+    shutil.rmtree(kept / "small" / "paper" / "side_by_side")
+    text = readme.section(kept)
+    assert "![Figure 1, protocol paper:" in text
+    assert "/small/paper/figure_1/figure_1.png)" in text
 
 
 def test_a_page_is_updated_between_its_marks(tmp_path):
