@@ -126,7 +126,7 @@ def _whole(pipeline: Pipeline) -> list[Step]:
 
 def _finished(workspace: Workspace, pipeline: Pipeline) -> tuple[set[str], list[str]]:
     """Names of the steps that are up to date, and of figures and tables that have not been computed."""
-    behind = {step.name for step in workspace.to_do(pipeline.steps)}
+    behind = {step.name for step in workspace.to_do(pipeline.steps, kept=True)}
     not_run = []
     for step in _whole(pipeline):
         if step.name not in behind:
@@ -150,7 +150,8 @@ def _copy(source: Workspace, target: Workspace, step: Step, *, whole: bool) -> N
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen:
         shutil.copyfile(from_folder / name, folder / name)
-    left_out = {name: digest for name, digest in files.items() if name not in chosen}
+    # What an earlier keep left out stays left out: a run may begin from kept results and add to them.
+    left_out = record.get("left_out", {}) | {name: digest for name, digest in files.items() if name not in chosen}
     parts = {"files": {name: files[name] for name in chosen}} | ({"left_out": left_out} if left_out else {})
     write_json(folder / PROVENANCE, {**record, **parts})
 

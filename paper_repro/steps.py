@@ -145,15 +145,15 @@ class Workspace:
             self._ensure(step, finished, computed)
         return computed
 
-    def to_do(self, targets: Iterable[Step]) -> list[Step]:
-        """The steps that `run` would compute, each after its inputs."""
+    def to_do(self, targets: Iterable[Step], *, kept: bool = False) -> list[Step]:
+        """The steps that `run` would compute, each after its inputs; `kept`: steps kept in part count as done."""
         finished: dict[str, bool] = {}
         left: list[Step] = []
 
         def visit(step: Step) -> bool:
             if step.name not in finished:
                 ready = all([visit(step_in) for step_in in step.inputs])
-                finished[step.name] = ready and self._is_done(step)
+                finished[step.name] = ready and self._is_done(step, kept=kept)
                 if not finished[step.name]:
                     left.append(step)
             return finished[step.name]
@@ -232,10 +232,11 @@ class Workspace:
             self.console.print(f"{step.name}: not all of its files were kept; computing it again")
         return False
 
-    def _is_done(self, step: Step) -> bool:
+    def _is_done(self, step: Step, *, kept: bool = False) -> bool:
         """Knowing that the inputs are finished."""
-        record = self.provenance(step) or {}
-        return self.state(step, with_inputs=False) == State.DONE and record["inputs"] == self._input_digests(step)
+        record, state = self.provenance(step) or {}, self.state(step, with_inputs=False)
+        finished = state == State.DONE or (kept and state == State.KEPT)
+        return finished and record["inputs"] == self._input_digests(step)
 
     def _compute(self, step: Step) -> None:
         work = self._open(step)

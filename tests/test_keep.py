@@ -246,6 +246,14 @@ def test_no_path_of_the_machine_is_kept(kept_once, run, tmp_path):
     assert len(paths_of_a_machine(tmp_path)) == 2
 
 
+def test_what_was_kept_can_be_kept_again(kept, kept_once, monkeypatch):
+    _known(monkeypatch)
+    again = ["keep", "--profile", "small", "--runs-dir", str(kept), "--into", str(kept.parent / "again")]
+    result = CliRunner().invoke(app, again)
+    assert result.exit_code == 0, result.output
+    assert without_report(kept.parent / "again") == without_report(kept_once)
+
+
 def test_too_much_is_refused_and_names_the_largest(run, tmp_path):
     folder = tmp_path / "all" / "small"
     n_bytes = keep(run, one_protocol(), folder).n_bytes
