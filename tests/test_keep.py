@@ -214,6 +214,7 @@ def test_the_report(kept_once):
     assert not re.search("out of date|damaged|missing", page, re.IGNORECASE)
     assert 'href="../em/report.html"' in page
     assert "These are kept results" in page
+    assert "Out of date" not in page
     pictures = re.findall(r'<img src="([^"]+)" alt="Figure ', page)
     compared = [f"side_by_side/{name}.svg" for name in ("figure_1", "figure_a7")]
     assert pictures == compared + [f"{name}/{name}.svg" for name in FIGURES["paper"]]
