@@ -345,10 +345,7 @@ def _open(
     _known_names(protocol=protocol, seed=seed, profile=profile)
     pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
     workspace = Workspace(runs_dir / profile, console)
-    # Where only some figures have been computed, the scorecard is of the claims that they allow.
-    found = [name for name, step in pipeline.figures.items() if workspace.provenance(step) is not None]
-    if pipeline.scorecard_of(found).inputs:
-        pipeline.scorecard = pipeline.scorecard_of(found)
+    pipeline.scorecard = pipeline.scorecard_there(workspace)
     return workspace, pipeline
 
 

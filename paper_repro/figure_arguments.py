@@ -161,9 +161,10 @@ def _figure_b2(work: Work) -> dict[str, Any]:
 
 def _figure_b3(work: Work) -> dict[str, Any]:
     stages = dict(zip(work.settings["stages"], work.settings["dimensions"], strict=True))
+    traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
-        "traces": {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages},
-        "small_share": {stage: _small_share(work, stage, D) for stage, D in stages.items()},
+        "traces": traces,
+        "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
         "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
@@ -171,12 +172,11 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     }
 
 
-def _small_share(work: Work, stage: int, D: int) -> np.ndarray:
-    """[C, G] share of each class's points in components of fewer than D points, by chain."""
-    folder = work.input(f"posterior_stage_{stage}")
-    posterior = read_arrays(folder / "posterior.npz")
-    joint = read_arrays(folder / "trace.npz")["log_joint"]
-    n_chains = joint.shape[1] if joint.ndim == 3 else 1
+def _small_share(work: Work, stage: int, D: int, log_joint: np.ndarray) -> np.ndarray:
+    """[C, G] share of each class's points in components of fewer than D points, by chain; log_joint [R, C, G] or, of
+    one chain, [R, G]."""
+    posterior = read_arrays(work.input(f"posterior_stage_{stage}") / "posterior.npz")
+    n_chains = log_joint.shape[1] if log_joint.ndim == 3 else 1
     # Kept labellings are in order of time, and of chains at each time.
     edges = posterior["group_offsets"].tolist()
     return np.stack([small_share(posterior["labels"][c::n_chains], edges, D) for c in range(n_chains)])

@@ -19,7 +19,7 @@ from paper_repro.profiles import OtherNetwork, Profile, Protocol
 from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
 from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
-from paper_repro.steps import Step
+from paper_repro.steps import Step, Workspace
 
 __all__ = ["STAGES", "Pipeline"]
 
@@ -165,6 +165,12 @@ class Pipeline:
             scorecard,
             tuple(step for name, step in self.figures.items() if name in tested),
         )
+
+    def scorecard_there(self, workspace: Workspace) -> Step:
+        """Of the figures that have been computed: where that is only some, of the claims that they allow."""
+        found = [name for name, step in self.figures.items() if workspace.provenance(step) is not None]
+        card = self.scorecard_of(found)
+        return card if card.inputs else self.scorecard
 
     def _posterior(self, stage: int) -> Step:
         settings = {"stage": stage, **self.sampler()}

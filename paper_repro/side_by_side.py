@@ -160,9 +160,7 @@ def _result(workspace: Workspace, pipeline: Pipeline, shared: dict[str, str]) ->
     tallies: tuple[Tally, ...] = ()
     card = pipeline.scorecard
     if workspace.state(card, with_inputs=False) == State.STALE:
-        # A run of some figures judges what those allow.
-        states = {name: workspace.state(step, with_inputs=False) for name, step in pipeline.figures.items()}
-        card = pipeline.scorecard_of(name for name, state in states.items() if state in (State.DONE, State.STALE))
+        card = pipeline.scorecard_there(workspace)
     if has(card, "scorecard"):
         claims = read_json(workspace.folder(card) / "scorecard.json")
         verdicts = {claim["name"]: claim["verdict"] for claim in claims}

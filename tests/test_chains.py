@@ -248,10 +248,7 @@ def test_what_figure_b3_finds():
     assert "Of 10 classes converged: 5 at stage 1, 5 at stage 2, 5 at stage 3, 5 at stage 4." in words
     # Chains of made traces are one nat apart, but for their noise.
     assert re.search(r"in the median class: [23]\.\d at stage 1", words)
-    assert (
-        "stage 2 all chains in 0, some in 0; stage 3 all chains in 1, some in 1; stage 4 all chains in 0, some in 10."
-        in words
-    )
+    assert "): 0 and 0 at stage 1, 0 and 0 at stage 2, 1 and 1 at stage 3, 0 and 10 at stage 4." in words
     kept_before = {name: value for name, value in stored_b3().items() if name != "shattered"}
     assert "shattered" not in figure_b3.finding(kept_before)
     assert "chains_shattered" not in figure_b3.table(kept_before)[0]

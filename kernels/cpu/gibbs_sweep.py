@@ -201,7 +201,7 @@ def _sweep(
     step = lanes(x) // block_size * block_size
     was, drawn = np.empty(block_size, np.int64), np.empty(block_size, np.int64)
     log_alpha = math.log(alpha)
-    conditionals = _make_conditionals(block_size, n_slots, beta, prior, components)
+    conditionals = _make_conditionals(block_size, beta, prior, components)
     for first in range(0, n, step):
         last = min(n, first + step)
         load_tile(x, order, first, last, scratch.tile)
@@ -231,7 +231,7 @@ def _sweep(
                 capacity = len(components.size)
                 if n_slots + block_size > capacity:
                     components = grow(components, make_components(x, 2 * capacity))
-                    conditionals = _make_conditionals(block_size, n_slots, beta, prior, components)
+                    conditionals = _make_conditionals(block_size, beta, prior, components)
             if any_change:
                 _relabel(x, block, lane, labels, drawn, prior, components, scratch)
             for i in range(len(block)):
@@ -243,20 +243,18 @@ def _sweep(
 
 
 @njit(nogil=True, cache=True)
-def _make_conditionals(
-    block_size: int, n_slots: int, beta: float, prior: Prior, components: Components
-) -> Conditionals:
+def _make_conditionals(block_size: int, beta: float, prior: Prior, components: Components) -> Conditionals:
     columns = len(components.size) + 1
     conditionals = Conditionals(
         np.empty((block_size, columns)),
-        np.zeros((block_size, columns)),
+        np.empty((block_size, columns)),
         np.empty(columns),
         np.empty(columns),
         np.empty(columns),
         np.empty(columns),
     )
     for k in range(len(components.size)):
-        _set_slot(k, components.size[k] if k < n_slots else 0, components.log_det[k], beta, prior, conditionals)
+        _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
     return conditionals
 
 
@@ -288,7 +286,8 @@ def _weigh(
     """conditionals.log_weight[i, k]: log conditional of label k for point i of the block given the points outside it,
     up to a constant; -inf for an empty slot, k = n_slots for a new component.
 
-    The slots of the block's own components are left as they are without the block."""
+    The slots of the block's own components are left as they are without the block.
+    """
     b = len(block)
     for i in range(b):
         for k in range(n_slots):

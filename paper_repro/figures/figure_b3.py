@@ -49,8 +49,8 @@ def compute(
         keep; for each stage k: sweep_k [R], log_joint_k [R, C, P] float32 in nats and n_components_k [R, C, P], nan and
         -1 after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
         mean_log_joint [S, C, G] in nats, shattered [S, G] number of chains that are (`chains.SHATTERED`); and of
-        several chains rhat_log_joint, rhat_n_components, ess_log_joint,
-        ess_n_components, converged [S, G], max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
+        several chains rhat_log_joint, rhat_n_components, ess_log_joint, ess_n_components, converged [S, G],
+        max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
     """
     several, G = n_discard is None, len(class_names)
     positions = np.unique([round(q * (G - 1)) for q in QUANTILES])
@@ -198,14 +198,10 @@ def _states(stored: Stored, C: int) -> str:
     said = []
     for stage, chains in zip(stored["stages"], stored["shattered"], strict=True):
         n_all, n_some = int((chains == C).sum()), int(((chains > 0) & (chains < C)).sum())
-        if C == 1:
-            said.append(f"{n_all} at stage {stage}")
-        else:
-            said.append(f"stage {stage} all chains in {n_all}, some in {n_some}")
-    what = "more than half of its points in components of fewer points than dimensions"
-    if C == 1:
-        return f" Classes that are shattered ({what}): {', '.join(said)}."
-    return f" Classes whose chains are shattered (a class is with {what}): {'; '.join(said)}."
+        said.append(f"{n_all}{f' and {n_some}' if C > 1 else ''} at stage {stage}")
+    which = " in all chains and in some only" if C > 1 else ""
+    what = "more than half of the points in components of fewer points than dimensions"
+    return f" Classes that are shattered{which} ({what}): {', '.join(said)}."
 
 
 def _larger_rhat(stored: Stored) -> np.ndarray:
