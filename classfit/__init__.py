@@ -8,6 +8,7 @@ from classfit.classifier import ClassConditionalDensity
 from classfit.convergence import Convergence
 from classfit.dpgmm import DPGaussianMixture, Trace
 from classfit.em import GaussianMixture
+from classfit.leave_one_out import LeaveOneOut
 from classfit.modes import DensityGroups, density_groups
 from classfit.predictive import Estimate, Posterior
 from classfit.prior import ConstantFeatureWarning
@@ -21,6 +22,7 @@ __all__ = [
     "DensityGroups",
     "Estimate",
     "GaussianMixture",
+    "LeaveOneOut",
     "Posterior",
     "Representation",
     "Trace",

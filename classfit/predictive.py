@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from classfit.groups import index_of
+from classfit.leave_one_out import LeaveOneOut, leave_one_out
 from classfit.prior import StudentT, niw_posterior, predictive
 from classfit.storage import write_npz
 from kernels import NIWPrior, component_statistics, mixture_log_density, student_t_log_density
@@ -150,6 +151,23 @@ class Posterior:
             rows = np.flatnonzero(own == g)
             out[rows] = self._mixture_log_density(points[torch.from_numpy(rows)], self.mixture(g))
         return out
+
+    @threads.reserved()
+    def leave_one_out(self, *, verbose: int = 0) -> LeaveOneOut:
+        """Log posterior predictive density of each fitted point, had it been left out (`classfit.leave_one_out`).
+
+        Args:
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            LeaveOneOut of [N] values in nats, in the order of x (sorted by group), computed in float64.
+
+        Raises:
+            ValueError: the posterior is `official`, which is no average over the posterior of the labels.
+        """
+        if self.official:
+            raise ValueError("official must be False: the published predictive is no mean over the posterior of labels")
+        return leave_one_out(self.x, self.group_offsets, self.labels, self.alpha, self.prior, verbose=verbose)
 
     @threads.reserved()
     def component_probabilities(self, X: Any, groups: Any = None) -> np.ndarray:

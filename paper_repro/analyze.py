@@ -1,4 +1,4 @@
-"""The density analysis of any network on any image folder: figures 1, 2, A.6 and A.7, and claims C1, C2 and C4.
+"""The density analysis of any network on any image folder: figures 1, 2, A.6, A.7 and B.5, and claims C1, C2 and C4.
 
 Nothing is trained. The steps are the pipeline's own; layers stand where the paper has stages.
 """
@@ -152,6 +152,7 @@ class Analysis(Pipeline):
         stages = range(1, len(layers) + 1)
         self.posteriors = {stage: self._posterior(stage) for stage in stages}
         self.entropies = {stage: self._entropy(stage) for stage in stages if protocol.density != "em"}
+        self.left_out = self._left_out(list(stages)[-2:])
         self.classes = self._classes()
         self.figures = {name: step for name, step in self._figures(names).items() if step is not None}
         self.scorecard = self.scorecard_of(self.figures)
@@ -177,6 +178,7 @@ class Analysis(Pipeline):
             "figure_2": step("figure_2", [last], with_entropy) if with_entropy else None,
             "figure_a6": step("figure_a6", every, ()),
             "figure_a7": step("figure_a7", every, tuple(self.posteriors.values())),
+            "figure_b5": step("figure_b5", two, tuple(self.left_out.values())) if self.left_out else None,
         }
 
 

@@ -297,7 +297,7 @@ def analyze(
     official: Official = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Fit the classes of your own network on your own images: figures 1, 2, A.6 and A.7, and a report."""
+    """Fit the classes of your own network on your own images: figures 1, 2, A.6, A.7 and B.5, and a report."""
     from paper_repro.analyze import Analysis, folder_name, load_model
     from paper_repro.report import write_report
 

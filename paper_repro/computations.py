@@ -263,6 +263,28 @@ def estimate_relative_entropy(work: Work) -> float:
     return extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
 
 
+def leave_one_out(work: Work) -> None:
+    """Log-density of every training point, as fitted and left out, with its class; points are sorted by class."""
+    posterior, verbose = _load_posterior(work, work.settings["stage"]), int(work.console.is_terminal)
+    labels = np.repeat(posterior.groups, np.diff(posterior.group_offsets.numpy()))
+    found = posterior.leave_one_out(verbose=verbose)
+    densities = {"seen": posterior.log_density(posterior.x, labels, verbose=verbose), "left_out": found.log_density}
+    write_arrays(
+        work.folder / "densities.npz", densities | {"effective_draws": found.effective_draws, "labels": labels}
+    )
+
+
+def estimate_leave_one_out(work: Work) -> float:
+    posterior = _load_posterior(work, work.settings["stage"])
+    labels, alpha = posterior.labels, posterior.alpha
+
+    def seconds(n: int) -> float:
+        posterior.labels, posterior.alpha = labels[:n], alpha[:n]
+        return _seconds(posterior.leave_one_out)
+
+    return extrapolated(seconds, 1, 2, len(labels))
+
+
 def classes(work: Work) -> None:
     """All numbers of each class at each stage, and the traces of the chains, for the report's table."""
     from classfit import density_groups

@@ -188,6 +188,20 @@ def _figure_b4(work: Work) -> dict[str, Any]:
     return {"fits": read_arrays(work.input("controls") / "fits.npz"), "class_names": names, **scores}
 
 
+def _figure_b5(work: Work) -> dict[str, Any]:
+    stages = work.settings["stages"]
+    found = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
+    return {
+        **{
+            name: {stage: arrays[name] for stage, arrays in found.items()}
+            for name in ("seen", "left_out", "effective_draws")
+        },
+        "labels": found[stages[0]]["labels"],
+        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
+    }
+
+
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
     """Log-densities and dimensions of these layers, numbered from 1."""
     folders = [work.input(f"posterior_{layer}") for layer in layers]
@@ -227,5 +241,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b2": _figure_b2,
     "figure_b3": _figure_b3,
     "figure_b4": _figure_b4,
+    "figure_b5": _figure_b5,
 }
 """Of `compute` of a figure's module, by its name."""

@@ -1,6 +1,7 @@
 """All steps from images to figures, for one profile, protocol and seed.
 
     dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
+                                             posterior of stages 3, 4 -> densities of points left out -> figure B.5
     figures -> scorecard
 
 Steps whose results depend on the protocol lie in a folder of its name.
@@ -26,7 +27,7 @@ __all__ = ["STAGES", "Pipeline"]
 STAGES = (1, 2, 3, 4)
 TRACE_POINTS = 60
 """Sweeps that the table of classes draws of a trace."""
-DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3")
+DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3", "figure_b5")
 """Those that need nothing but the network: minutes, where all figures may take days."""
 WHOLE_FIT = (
     "The chains are those of the fit to all points of a class; how many of the fits that leave points out converged is "
@@ -97,12 +98,14 @@ class Pipeline:
         others = {"convnet": profile.convnet, "vit": profile.vit, "mixer": profile.mixer}
         self.others = {name: self._other(name, network) for name, network in others.items() if network}
         self.entropies = {stage: self._entropy(stage) for stage in STAGES if protocol.density != "em"}
+        self.left_out = self._left_out(STAGES[-2:])
         self.classes = self._classes()
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= without_published(self)
         absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
+        absent |= set() if self.left_out else {"figure_b5"}
         self.controls = control_steps(self)
         absent |= set() if self.controls else {"figure_b4"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
@@ -127,7 +130,7 @@ class Pipeline:
     def steps(self) -> list[Step]:
         """All of them, each after its inputs."""
         shared = [self.dataset, self.network, self.representations]
-        densities = [*self.posteriors.values(), *self.entropies.values(), self.classes]
+        densities = [*self.posteriors.values(), *self.entropies.values(), self.classes, *self.left_out.values()]
         others = [
             step
             for other in self.others.values()
@@ -184,6 +187,21 @@ class Pipeline:
             name, settings, compute.relative_entropy, (self.posteriors[stage],), compute.estimate_relative_entropy
         )
 
+    def _left_out(self, stages: Iterable[int]) -> dict[int, Step]:
+        """None where the density is no mean over a posterior of labels: by EM, and as the published code has it."""
+        if self.protocol.density == "em" or self.official:
+            return {}
+        return {
+            stage: Step(
+                f"{self.folder}/leave_one_out_stage_{stage}",
+                {"stage": stage},
+                compute.leave_one_out,
+                (self.posteriors[stage],),
+                compute.estimate_leave_one_out,
+            )
+            for stage in stages
+        }
+
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
         settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS, "n_discard": self.n_discard}
@@ -239,6 +257,7 @@ class Pipeline:
             "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
             "figure_b3": (self.dataset, *self.posteriors.values()),
             "figure_b4": (self.dataset, *self.controls.values()),
+            "figure_b5": (self.dataset, self.representations, *self.left_out.values()),
         }[name]
         own: dict[str, dict[str, Any]] = {
             "figure_1": {"stages": [3, 4]},
@@ -253,5 +272,6 @@ class Pipeline:
                 "remark": WHOLE_FIT if self.protocol.density == "heldout" else "",
             },
             "figure_b4": scores_of(self.profile),
+            "figure_b5": {"stages": list(self.left_out)},
         }
         return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)

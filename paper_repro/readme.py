@@ -36,6 +36,7 @@ FINDINGS = (
     "figure_b2",
     "figure_b3",
     "figure_b4",
+    "figure_b5",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 

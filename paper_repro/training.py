@@ -124,10 +124,11 @@ def train(
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 (elsewhere it would be emulated, slower than float32)."""
+    """Whether the hardware multiplies matrices of bfloat16; elsewhere it is slower than float32, with AVX-512's too
+    (measured: 1.35 times as slow for a ResNet18 of half width on two cores)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def learning_rate(update: int, n_updates: int, settings: TrainingSettings) -> float:

@@ -42,6 +42,7 @@ MOMENTS = ("test_component_statistics.py", "equal_the_reference and dtype1")
 PARTITIONS = ("test_gibbs.py", "203_partitions and 0.7")
 SPLIT_MERGE = ("test_split_merge.py", "split_merge_samples_the_posterior and all_points")
 PEELS = ("test_split_merge.py", "split_merge_samples_the_posterior and two_candidates")
+LEFT_OUT = ("test_leave_one_out.py", "ratio_of_marginal or all_points")
 BLOCKS = ("test_split_merge.py", "corrected_blocks_sample and 4")
 
 FAULTS = [
@@ -129,6 +130,12 @@ FAULTS = [
     Fault("predictive without the prior's component", "classfit/predictive.py",
           "weights.append(float(np.mean(self.alpha[:, group] / (n + self.alpha[:, group]))))", "weights.append(0.0)",
           ("test_dpgmm.py", "mean_over_kept_sweeps")),
+    Fault("leaving one out: the point still counted", "classfit/leave_one_out.py",
+          "(size[labels] - 1).log() +", "size[labels].log() +", LEFT_OUT),
+    Fault("leaving one out: the point still in its component", "classfit/leave_one_out.py",
+          "torch.log1p(-r[labels] * q)", "torch.log1p(-q)", LEFT_OUT),
+    Fault("leaving one out: mean of densities, not of their inverses", "classfit/leave_one_out.py",
+          "log_weight = -torch.stack(draws)", "log_weight = torch.stack(draws)", LEFT_OUT),
     Fault("sampling: forgotten square root", "classfit/predictive.py",
           "np.sqrt(float(df[m]) / rng", "(float(df[m]) / rng", ("test_posterior_samples.py", "few_points")),
     Fault("sampling: factor transposed", "classfit/predictive.py",

@@ -66,7 +66,7 @@ def test_from_a_network_to_a_report(analyze, tmp_path):
     report = root / "paper" / "report.html"
     assert result.output.splitlines()[-1] == str(report.resolve())
     page = report.read_text(encoding="utf-8")
-    for name in ("figure_1", "figure_2", "figure_a6", "figure_a7"):
+    for name in ("figure_1", "figure_2", "figure_a6", "figure_a7", "figure_b5"):
         assert f'<figure id="{name}"' in page
     assert "scaled-down" not in page
     claims = storage.read_json(root / "paper" / "scorecard" / "scorecard.json")

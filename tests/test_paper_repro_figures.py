@@ -10,6 +10,7 @@ import pytest
 import torch
 from made_chains import made_figure_b3
 from made_controls import made_figure_b4
+from made_left_out import made_figure_b5
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
 from matplotlib.figure import Figure
@@ -79,6 +80,8 @@ def stored_figure(name):
         numbers = made_figure_a8()
     elif name == "figure_b3":
         numbers = made_figure_b3()
+    elif name == "figure_b5":
+        numbers = made_figure_b5()
     elif name in ("figure_a9", "figure_a10"):
         numbers = made(stages=range(1, 7)) | {"network": "a small network"}
     elif name == "figure_a5":

@@ -1,4 +1,4 @@
-"""Residual networks: torchvision's, with the stems that the paper gives them for small images."""
+"""Residual networks: torchvision's, with the stems that the paper gives them for small images, and a cheap one."""
 
 from typing import Any
 
@@ -18,8 +18,10 @@ RESNETS: dict[str, dict[str, Any]] = {
 STEMS: dict[str, Any] = {
     "cifar": {"kernel_size": 3, "stride": 1, "padding": 1},
     "mini-imagenet": {"kernel_size": 3, "stride": 3, "padding": 6},
+    "patches": {"kernel_size": 4, "stride": 4},
 }
-"""The first convolution; no max-pool follows it."""
+"""The first convolution; no max-pool follows it. "patches" makes networks of small images sixteen times cheaper than
+"cifar"; the paper has none such."""
 
 MIN_WIDTH = 8
 """With fewer channels, oneDNN's gradient of the strided 1 x 1 convolutions in channels-last layout is wrong on
@@ -77,7 +79,7 @@ def residual_network(
         n_classes: outputs of the last layer.
         in_channels: channels of the images.
         seed: of the initial weights.
-        stem: "cifar" or "mini-imagenet".
+        stem: "cifar", "mini-imagenet" or "patches".
         bottleneck: blocks of three convolutions, as in ResNet50, instead of two.
 
     Raises:

@@ -1,0 +1,208 @@
+"""Figure B.5, beyond the paper: log-density of each class's points as they were fitted, and had they been left out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from paper_repro.figures import FIGURES, scores, style
+from paper_repro.figures.class_density import class_statistics
+from paper_repro.figures.style import Stored, styled
+from paper_repro.statistics import LEVEL, gap_p_value, resampled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+KINDS = {"seen": "as fitted", "left_out": "left out"}
+FEW_DRAWS = 5
+"""Below so many effective labellings a point's density rests on one or two of them."""
+
+
+def compute(
+    seen: Mapping[int, np.ndarray],
+    left_out: Mapping[int, np.ndarray],
+    effective_draws: Mapping[int, np.ndarray],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    dimensions: Mapping[int, int],
+) -> dict[str, np.ndarray]:
+    """Statistics of each class at each stage, seen and left out, and how the classes that look dense fare.
+
+    Args:
+        seen, left_out: by stage, [N] in nats: each training point under the predictive density of its own class, given
+            all points of the class, and given all but itself.
+        effective_draws: by stage, [N] of `left_out`.
+        labels: [N] class of each point, 0..G - 1.
+        class_names: G names.
+        dimensions: by stage, D of the space of the densities.
+
+    Returns:
+        stages, dimensions [S]; class_names [G]; seen_mean, seen_std, left_out_mean, left_out_std [S, G]; high [S, G]
+        bool: above the largest gap of the means of points seen; {seen, left_out}_gap and _p [S]: the largest gap
+        between sorted means, and how often chance leaves one as large; {seen, left_out}_difference [S, 3]: the mean
+        over the classes of `high` less that over the others, with its 95% bootstrap interval over classes; correlation
+        [S, 3]: Spearman's, of the two means; few_draws [S]: share of points with fewer effective draws than FEW_DRAWS.
+    """
+    from classfit import density_groups
+
+    stages, G = sorted(seen), len(class_names)
+    found: dict[str, list[Any]] = {}
+    for stage in stages:
+        statistics = {
+            kind: class_statistics(values[stage], labels, G)
+            for kind, values in {"seen": seen, "left_out": left_out}.items()
+        }
+        high = density_groups(statistics["seen"][0]).high
+        row: dict[str, Any] = {"high": high}
+        for kind, (mean, std) in statistics.items():
+            row |= {f"{kind}_mean": mean, f"{kind}_std": std}
+            row |= {f"{kind}_gap": density_groups(mean).gap, f"{kind}_p": gap_p_value(mean)}
+            row[f"{kind}_difference"] = resampled(G, _Difference(mean, high))
+        row["correlation"] = scores.correlation(statistics["seen"][0], statistics["left_out"][0])
+        row["few_draws"] = (effective_draws[stage] < FEW_DRAWS).mean()
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
+    return {
+        "stages": np.array(stages),
+        "dimensions": np.array([dimensions[stage] for stage in stages]),
+        "class_names": np.array(class_names),
+        **{name: np.array(values) for name, values in found.items()},
+    }
+
+
+class _Difference:
+    """Mean of the classes that are high less that of the others, of some of the classes; nan without both kinds."""
+
+    def __init__(self, mean: np.ndarray, high: np.ndarray) -> None:
+        self.mean, self.high = mean, high
+
+    def __call__(self, rows: np.ndarray) -> float:
+        mean, high = self.mean[rows], self.high[rows]
+        return float(mean[high].mean() - mean[~high].mean()) if high.any() and not high.all() else float("nan")
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a stage and class."""
+    return [
+        {
+            "stage": int(stage),
+            "class": str(name),
+            **{
+                f"{kind}_{statistic}_log_density_nats": float(stored[f"{kind}_{statistic}"][s, g])
+                for kind in KINDS
+                for statistic in ("mean", "std")
+            },
+            "high_density_as_fitted": bool(stored["high"][s, g]),
+        }
+        for s, stage in enumerate(stored["stages"])
+        for g, name in enumerate(stored["class_names"])
+    ]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    figure = style.canvas(f"Figure B.5 · {FIGURES['figure_b5']}", stored, width=9.2, height=3.9)
+    panels = figure.subplots(1, len(stored["stages"]), squeeze=False)[0]
+    for s, axes in enumerate(panels):
+        _panel(axes, stored, s)
+    panels[0].set_ylabel("log-density of own training points (nats)")
+    _legend(figure)
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    stages = " and ".join(str(stage) for stage in stored["stages"])
+    return (
+        "Beyond the paper. Mean (mark) and standard deviation (bar) of the log-density of each class's own training "
+        f"points at stages {stages}, classes sorted by the mean as fitted. As fitted, as in figure 1: under a density "
+        "that saw the point; orange diamonds are above the largest gap between these means in the panel, blue circles "
+        "below it. Left out (green squares): the same points, each under the density given all others of its class, by "
+        "importance sampling from the labellings of the same fit. It rests on as many points, but for one; what it "
+        "cannot see is a state that no labelling of the fit is in, and within a state it is rather too high than too "
+        f"low, since the labels of the other points were drawn with the point there. {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "Whether the classes that look dense are dense for points that their fit has not seen. If they are, green "
+        "squares jump where orange diamonds begin; if the squares go on level, or fall, high density is of the points "
+        "that were fitted, not of the class."
+    )
+
+
+def finding(stored: Stored) -> str:
+    return " ".join(_stage(stored, s) for s in range(len(stored["stages"])))
+
+
+def _stage(stored: Stored, s: int) -> str:
+    high = stored["high"][s]
+    seen, left_out = (stored[f"{kind}_mean"][s] for kind in KINDS)
+    words = (
+        f"At stage {stored['stages'][s]} the largest gap between sorted class means is {stored['seen_gap'][s]:.1f} "
+        f"nats as fitted ({_p(stored['seen_p'][s])}) and {stored['left_out_gap'][s]:.1f} left out "
+        f"({_p(stored['left_out_p'][s])}; p is how often chance leaves one as large)."
+    )
+    if high.any() and not high.all():
+        n = int(high.sum())
+        words += (
+            f" The {n} {'class' if n == 1 else 'classes'} above the first gap {'has' if n == 1 else 'have'} a mean "
+            f"log-density of {_nats(seen[high].mean())} as fitted and {_nats(left_out[high].mean())} left out, the "
+            f"others {_nats(seen[~high].mean())} and {_nats(left_out[~high].mean())}: a difference of "
+            f"{_interval(stored['seen_difference'][s])} nats as fitted and "
+            f"{_interval(stored['left_out_difference'][s])} left out ({LEVEL:.0%} intervals over classes)."
+        )
+    words += f" Rank correlation of the two means: {scores.words(stored['correlation'][s])}."
+    if stored["few_draws"][s] > 0:
+        words += (
+            f" For {stored['few_draws'][s]:.1%} of the points the density left out rests on fewer than {FEW_DRAWS} "
+            "labellings."
+        )
+    return words
+
+
+def _panel(axes: Axes, stored: Stored, s: int) -> None:
+    order = np.argsort(stored["seen_mean"][s], kind="stable")
+    ranks, high = np.arange(len(order)), stored["high"][s][order]
+    bar = min(5.0, 130 / len(order))
+    every = np.full(len(order), True)
+    for chosen, kind, colour, mark in (
+        (~high, "seen", style.LOW, "o"),
+        (high, "seen", style.HIGH, "D"),
+        (every, "left_out", style.LINE, "s"),
+    ):
+        x, mean, std = ranks[chosen], stored[f"{kind}_mean"][s][order][chosen], stored[f"{kind}_std"][s][order][chosen]
+        axes.vlines(x, mean - std, mean + std, color=colour, alpha=0.25, linewidth=bar, capstyle="butt")
+        axes.plot(x, mean, mark, color=colour, markersize=min(5.0, bar + 1.2), linestyle="none")
+    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
+    style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
+    axes.set_xlabel("class, sorted by mean as fitted")
+
+
+def _legend(figure: Figure) -> None:
+    looks = (
+        (style.LOW, "o", "as fitted, below the largest gap"),
+        (style.HIGH, "D", "as fitted, above it"),
+        (style.LINE, "s", "left out"),
+    )
+    marks = [
+        Line2D([], [], linestyle="none", markersize=5, color=colour, marker=mark, label=label)
+        for colour, mark, label in looks
+    ]
+    marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+
+
+def _nats(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−")
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _interval(found: np.ndarray) -> str:
+    value, low, high = (style.signed(number, 1) for number in found)
+    return f"{value} ({low} to {high})"

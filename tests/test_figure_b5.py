@@ -1,0 +1,70 @@
+"""Figure B.5: points as fitted and left out."""
+
+import numpy as np
+import pytest
+from made_left_out import made_figure_b5
+
+from paper_repro.figures import figure_b5
+from paper_repro.statistics import gap_p_value
+
+WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
+
+
+def test_numbers_of_the_classes():
+    numbers = made_figure_b5(few=32)
+    seen, left_out, labels = (numbers[name] for name in ("seen", "left_out", "labels"))
+    stored = figure_b5.compute(**numbers)
+    for s, stage in enumerate((3, 4)):
+        for kind, values in (("seen", seen), ("left_out", left_out)):
+            mean = np.array([values[stage][labels == g].mean() for g in range(8)])
+            assert np.allclose(stored[f"{kind}_mean"][s], mean)
+            assert np.allclose(stored[f"{kind}_std"][s], [values[stage][labels == g].std() for g in range(8)])
+            assert stored[f"{kind}_gap"][s] == pytest.approx(np.diff(np.sort(mean)).max())
+            assert stored[f"{kind}_p"][s] == gap_p_value(mean)
+            value, low, high = stored[f"{kind}_difference"][s]
+            assert value == pytest.approx(mean[5:].mean() - mean[:5].mean())
+            assert low < value < high
+        assert stored["high"][s].tolist() == [False] * 5 + [True] * 3
+        assert stored["few_draws"][s] == pytest.approx(0.1)
+    assert (stored["seen_difference"][:, 0] > 40).all()
+    assert (stored["left_out_difference"][:, 0] < -15).all()
+    assert (stored["correlation"][:, 0] < 0).all()
+    rows = figure_b5.table(stored)
+    assert len(rows) == 16
+    assert rows[15]["class"] == "c7"
+    assert rows[15]["left_out_mean_log_density_nats"] == stored["left_out_mean"][1, 7]
+    assert (rows[15]["high_density_as_fitted"], rows[0]["high_density_as_fitted"]) == (True, False)
+
+
+def test_words():
+    stored = figure_b5.compute(**made_figure_b5(few=32)) | WORDS
+    words = figure_b5.finding(stored)
+    assert "The 3 classes above the first gap have a mean log-density of" in words
+    assert words.count("For 10.0% of the points the density left out rests on fewer than 5 labellings.") == 2
+    assert "labellings" not in figure_b5.finding(figure_b5.compute(**made_figure_b5()))
+    assert "The 1 class above the first gap has" in figure_b5.finding(figure_b5.compute(**made_figure_b5(high=1)))
+    assert "A note." in figure_b5.caption(stored)
+    assert "green squares" in figure_b5.look_for(stored)
+
+
+def test_classes_that_are_all_the_same():
+    numbers = made_figure_b5()
+    same = dict.fromkeys((3, 4), np.zeros(len(numbers["labels"])))
+    stored = figure_b5.compute(**numbers | {"seen": same, "left_out": same}) | WORDS
+    assert not stored["high"].any()
+    assert "undefined" in figure_b5.finding(stored)
+    assert "above the first gap" not in figure_b5.finding(stored)
+    figure_b5.draw(stored)
+
+
+def test_marks_lie_where_the_numbers_are():
+    stored = figure_b5.compute(**made_figure_b5()) | WORDS
+    for s, axes in enumerate(figure_b5.draw(stored).axes):
+        order = np.argsort(stored["seen_mean"][s])
+        low, high, left_out = (line.get_xydata() for line in axes.lines)
+        assert np.allclose(np.concatenate([low, high])[:, 1], stored["seen_mean"][s][order])
+        assert np.allclose(left_out[:, 1], stored["left_out_mean"][s][order])
+        assert high[:, 0].tolist() == [5, 6, 7]
+        bars = axes.collections[2].get_segments()
+        expected = stored["left_out_mean"][s][order] - stored["left_out_std"][s][order]
+        assert np.allclose([bar[0][1] for bar in bars], expected)
