@@ -183,9 +183,14 @@ def _small_share(work: Work, stage: int, D: int, log_joint: np.ndarray) -> np.nd
 
 
 def _figure_b4(work: Work) -> dict[str, Any]:
-    names, published = read_json(work.inputs["dataset"] / "dataset.json")["class_names"], work.settings["published"]
+    return {"fits": read_arrays(work.input("controls") / "fits.npz"), **_names_and_memorization(work)}
+
+
+def _names_and_memorization(work: Work) -> dict[str, Any]:
+    """Names of the classes and, where the profile has published scores, their memorization."""
+    names, published = read_json(work.inputs["dataset"] / "dataset.json")["class_names"], work.settings.get("published")
     scores = {"memorization": matched(published_memorization(published), names)} if published else {}
-    return {"fits": read_arrays(work.input("controls") / "fits.npz"), "class_names": names, **scores}
+    return {"class_names": names, **scores}
 
 
 def _figure_b5(work: Work) -> dict[str, Any]:
@@ -197,7 +202,7 @@ def _figure_b5(work: Work) -> dict[str, Any]:
             for name in ("seen", "left_out", "effective_draws")
         },
         "labels": found[stages[0]]["labels"],
-        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        **_names_and_memorization(work),
         "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
     }
 

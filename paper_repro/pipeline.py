@@ -272,6 +272,6 @@ class Pipeline:
                 "remark": WHOLE_FIT if self.protocol.density == "heldout" else "",
             },
             "figure_b4": scores_of(self.profile),
-            "figure_b5": {"stages": list(self.left_out)},
+            "figure_b5": {"stages": list(self.left_out)} | scores_of(self.profile),
         }
         return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)

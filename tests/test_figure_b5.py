@@ -47,6 +47,15 @@ def test_words():
     assert "green squares" in figure_b5.look_for(stored)
 
 
+def test_memorization_where_it_is_known():
+    numbers = made_figure_b5()
+    stored = figure_b5.compute(**numbers, memorization=np.arange(8) / 8) | WORDS
+    assert stored["seen_memorization"][:, 0].tolist() == [1.0, 1.0]
+    assert (stored["left_out_memorization"][:, 0] < 0).all()
+    assert "published memorization over classes (95% interval): +1.00" in figure_b5.finding(stored)
+    assert "published" not in figure_b5.finding(figure_b5.compute(**numbers) | WORDS)
+
+
 def test_classes_that_are_all_the_same():
     numbers = made_figure_b5()
     same = dict.fromkeys((3, 4), np.zeros(len(numbers["labels"])))

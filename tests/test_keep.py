@@ -26,8 +26,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "paper_repro" / "results"
 KEPT_PROFILES = readme.kept_profiles(RESULTS)
 NONE_KEPT = "no result is kept in paper_repro/results yet"
-FIGURES = {"paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3"]}
-FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3")]
+FIGURES = {"paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3", "figure_b5"]}
+FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3", "figure_b5")]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def kept_once(run, tmp_path_factory):
         arguments = ["keep", "--profile", "small", "--runs-dir", str(run.root.parent), "--into", str(into)]
         result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "paper: 6 figures" in result.output
+    assert "paper: 7 figures" in result.output
     assert "em: 4 figures" in result.output
     assert result.output.splitlines()[-1] == str((into / "small").resolve())
     return into
@@ -315,7 +315,7 @@ def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
     shutil.rmtree(copied.folder(paper.scorecard))
     result = command("keep", "--protocol", "paper", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
     assert result.exit_code == 0, result.output
-    assert "paper: 5 figures; not run: figure_a6, scorecard" in result.output
+    assert "paper: 6 figures; not run: figure_a6, scorecard" in result.output
     found = {path.name for path in (tmp_path / "kept" / "small").iterdir()}
     assert found == {"dataset", "network", "representations", "paper"}
     for step in em.steps[3:]:
@@ -389,8 +389,9 @@ def test_the_section_of_the_readme(kept, monkeypatch):
             assert cell.lstrip("✓✗? ") == verdicts[protocol].get(name, "–")
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert (kept.parent.parent / target).is_file(), target
-    assert text.count("![") == 1
+    assert text.count("![") == 2
     assert "![Figure 1, under each protocol:" in text
+    assert "![Figure B.5, protocol paper:" in text
     shutil.rmtree(kept / "small" / "em")
     shutil.rmtree(kept / "small" / "paper" / "side_by_side")
     text = readme.section(kept)

@@ -27,6 +27,7 @@ def compute(
     labels: np.ndarray,
     class_names: Sequence[str],
     dimensions: Mapping[int, int],
+    memorization: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Statistics of each class at each stage, seen and left out, and how the classes that look dense fare.
 
@@ -37,13 +38,15 @@ def compute(
         labels: [N] class of each point, 0..G - 1.
         class_names: G names.
         dimensions: by stage, D of the space of the densities.
+        memorization: [G] published mean score of each class, where there is one.
 
     Returns:
         stages, dimensions [S]; class_names [G]; seen_mean, seen_std, left_out_mean, left_out_std [S, G]; high [S, G]
         bool: above the largest gap of the means of points seen; {seen, left_out}_gap and _p [S]: the largest gap
         between sorted means, and how often chance leaves one as large; {seen, left_out}_difference [S, 3]: the mean
         over the classes of `high` less that over the others, with its 95% bootstrap interval over classes; correlation
-        [S, 3]: Spearman's, of the two means; few_draws [S]: share of points with fewer effective draws than FEW_DRAWS.
+        [S, 3]: Spearman's, of the two means; few_draws [S]: share of points with fewer effective draws than FEW_DRAWS;
+        with memorization {seen, left_out}_memorization [S, 3]: its rank correlation with the mean.
     """
     from classfit import density_groups
 
@@ -60,6 +63,8 @@ def compute(
             row |= {f"{kind}_mean": mean, f"{kind}_std": std}
             row |= {f"{kind}_gap": density_groups(mean).gap, f"{kind}_p": gap_p_value(mean)}
             row[f"{kind}_difference"] = resampled(G, _Difference(mean, high))
+            if memorization is not None:
+                row[f"{kind}_memorization"] = scores.correlation(mean, memorization)
         row["correlation"] = scores.correlation(statistics["seen"][0], statistics["left_out"][0])
         row["few_draws"] = (effective_draws[stage] < FEW_DRAWS).mean()
         for name, value in row.items():
@@ -155,6 +160,12 @@ def _stage(stored: Stored, s: int) -> str:
             f"{_interval(stored['left_out_difference'][s])} left out ({LEVEL:.0%} intervals over classes)."
         )
     words += f" Rank correlation of the two means: {scores.words(stored['correlation'][s])}."
+    if "seen_memorization" in stored:
+        words += (
+            " Rank correlation with published memorization over classes (95% interval): "
+            f"{scores.words(stored['seen_memorization'][s])} as fitted, "
+            f"{scores.words(stored['left_out_memorization'][s])} left out."
+        )
     if stored["few_draws"][s] > 0:
         words += (
             f" For {stored['few_draws'][s]:.1%} of the points the density left out rests on fewer than {FEW_DRAWS} "
