@@ -137,6 +137,11 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
     elif kind.startswith("relative_entropy_"):
         (posterior,) = step.inputs
         yield _density(posterior.settings, _dimension(posterior), settings["n_draws"], data.n_classes)
+    elif kind.startswith("leave_one_out_"):
+        (posterior,) = step.inputs
+        # As fitted, and left out: the same components of every kept sweep, at the points of each class.
+        points = 2 * (data.n_train // data.n_classes)
+        yield _density(posterior.settings, _dimension(posterior), points, data.n_classes)
     elif kind == "kl_by_stage":
         for D in _dimensions(step):
             for _ in range(3):  # the most, the least and randomly chosen memorized points

@@ -17,6 +17,7 @@ def test_public_names_of_classfit():
         "DensityGroups",
         "Estimate",
         "GaussianMixture",
+        "LeaveOneOut",
         "Posterior",
         "Representation",
         "Trace",
