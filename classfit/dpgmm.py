@@ -22,6 +22,7 @@ from classfit import convergence
 from classfit.convergence import Chains, Convergence
 from classfit.gibbs import Chain, Schedule, advance, start, stream
 from classfit.groups import Grouping, one_group, sort_by_group
+from classfit.leave_one_out import LeaveOneOut
 from classfit.predictive import Posterior
 from classfit.prior import KAPPA0, group_variances, niw_prior, standardise, standardised
 from classfit.storage import write_npz
@@ -157,7 +158,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             chain = self._run_chain(*units, grouping, schedule)
             labels, alpha = chain.kept_labels, chain.kept_alpha
             self.trace_ = Trace(chain.trace_sweep, chain.trace_n_components, chain.trace_alpha, chain.trace_log_joint)
-        self.groups_ = grouping.names
+        self.groups_, self._order = grouping.names, grouping.order
         self.posterior_ = Posterior(
             x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, self.official
         )
@@ -175,6 +176,18 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     def class_log_density(self, X: Any) -> np.ndarray:
         """[n, G] log posterior predictive density of each point under every group, in nats."""
         return self.posterior_.log_density(self._validated(X))
+
+    def leave_one_out(self) -> LeaveOneOut:
+        """Log posterior predictive density of each fitted point given all others of its group, without a second fit.
+
+        As `Posterior.leave_one_out`, but in the order of the X that was fitted.
+
+        Raises:
+            ValueError: the fit is `official`.
+        """
+        check_is_fitted(self)
+        back = np.argsort(self._order)
+        return LeaveOneOut(*(values[back] for values in self.posterior_.leave_one_out(verbose=self.verbose)))
 
     def score(self, X: Any, y: Any = None, groups: Any = None) -> float:
         """Mean of `score_samples`."""

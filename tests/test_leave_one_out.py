@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import gammaln, logsumexp
+from sklearn.exceptions import NotFittedError
 from test_gibbs import exact_posterior, make_prior, partitions, scipy_log_marginal
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
@@ -124,10 +125,16 @@ def test_order_groups_and_what_it_refuses():
     assert list(both.groups_) == ["one", "two"]
     found, expected = (model.posterior_.leave_one_out().log_density for model in (both, alone))
     assert np.array_equal(found[20:], expected)
+    in_order = both.leave_one_out()
+    for name, half in (("one", slice(0, 20)), ("two", slice(20, 40))):
+        assert np.array_equal(in_order.log_density[names == name], found[half])
+    assert (in_order.effective_draws >= 1).all()
+    with pytest.raises(NotFittedError):
+        DPGaussianMixture().leave_one_out()
     with pytest.warns(ConstantFeatureWarning):
         single = DPGaussianMixture(**settings).fit([[1.0, 2.0]]).posterior_
     # Nothing is left but the prior.
     assert single.leave_one_out().log_density == pytest.approx(scipy_log_marginal(np.array([[1.0, 2.0]]), single.prior))
     official = DPGaussianMixture(**settings, official=True).fit(x)
     with pytest.raises(ValueError, match="official must be False"):
-        official.posterior_.leave_one_out()
+        official.leave_one_out()

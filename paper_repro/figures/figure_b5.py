@@ -121,7 +121,7 @@ def caption(stored: Stored) -> str:
     stages = " and ".join(str(stage) for stage in stored["stages"])
     return (
         "Beyond the paper. Mean (mark) and standard deviation (bar) of the log-density of each class's own training "
-        f"points at stages {stages}, classes sorted by the mean as fitted. As fitted, as in figure 1: under a density "
+        f"points at stages {stages}, classes sorted by the mean as fitted. As fitted, as in the paper: under a density "
         "that saw the point; orange diamonds are above the largest gap between these means in the panel, blue circles "
         "below it. Left out (green squares): the same points, each under the density given all others of its class, by "
         "importance sampling from the labellings of the same fit. It rests on as many points, but for one; what it "
