@@ -71,13 +71,15 @@ def test_bad_networks():
         residual_network((2, 2, 2, 2), width=4, n_classes=10, in_channels=1, seed=0)
 
 
-@pytest.mark.parametrize(("stem", "size", "expected"), [("cifar", 32, 32), ("mini-imagenet", 84, 32)])
-def test_stems(stem, size, expected):
-    """Both give the first stage a picture of 32 x 32."""
+@pytest.mark.parametrize(
+    ("stem", "size", "expected", "kernel"), [("cifar", 32, 32, 3), ("mini-imagenet", 84, 32, 3), ("patches", 32, 8, 4)]
+)
+def test_stems(stem, size, expected, kernel):
+    """The paper's give the first stage a picture of 32 x 32."""
     network = residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=3, seed=0, stem=stem)
     images = torch.zeros(1, 3, size, size)
     assert network.maxpool(network.conv1(images)).shape == (1, 8, expected, expected)
-    assert network.conv1.kernel_size == (3, 3)
+    assert network.conv1.kernel_size == (kernel, kernel)
 
 
 def test_the_plain_network():

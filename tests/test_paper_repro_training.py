@@ -113,6 +113,12 @@ def test_a_stopped_training_goes_on_to_the_same_bits(digits, tmp_path, monkeypat
     assert train(tiny_network(), *data, settings, black=0, seed=6) != history
 
 
+@pytest.mark.parametrize(("amx", "expected"), [(True, True), (False, False)])
+def test_bfloat16_is_for_processors_that_multiply_matrices_of_it(monkeypatch, amx, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": amx})
+    assert training.bfloat16_is_fast(torch.device("cpu")) is expected
+
+
 def test_an_estimate_is_of_all_updates(digits):
     data = digits.train_images[:96], digits.train_labels[:96]
     short = training.estimate_seconds(tiny_network(), *data, SETTINGS)
