@@ -39,7 +39,6 @@ ROWS = {
     "attacks": "attacks",
     "posterior": "posteriors of {} layers",
     "relative_entropy": "relative entropies of {} stages",
-    "leave_one_out": "points left out of {} stages",
     "kl_by_stage": "KL by stage",
     "generative": "generative classification",
     "controls": "controls of figure 1",

@@ -180,9 +180,13 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     def leave_one_out(self) -> LeaveOneOut:
         """Log posterior predictive density of each fitted point given all others of its group, without a second fit.
 
-        As `Posterior.leave_one_out`, but in the order of the X that was fitted.
+        `classfit.leave_one_out` says how, and how far to trust it.
+
+        Returns:
+            LeaveOneOut: log_density [N] in nats and effective_draws [N], float64, in the order of the X of `fit`.
 
         Raises:
+            NotFittedError: before `fit`.
             ValueError: the fit is `official`.
         """
         check_is_fitted(self)

@@ -5,10 +5,13 @@
 
 with t_k the predictive of component k without x_i. The first line is importance sampling from the posterior given all
 points to the one given all but x_i (Gelfand, Dey & Chang 1992), on labels only: means and covariances are integrated
-out, which is what makes the weights nearly equal. It costs no second fit, and the n - 1 points it rests on are as many
-as the fit has but for one, where folds have fewer. What it cannot see is a state that no kept labelling is in; and
-where chains are stuck, the labels of the other points still tell of the point, and the density comes out too high. The
-prior stays as it was set, from all points.
+out, so that the weights are more alike than with parameters in them. It costs no second fit, and rests on n - 1 points,
+where folds have fewer. The prior stays as it was set, from all points.
+
+How far to trust it: with finitely many labellings the estimate is too high on average, the more so the more the weights
+differ; where chains are stuck it is higher still, because the labels of the other points were drawn with the point
+there; and it cannot see a state that no kept labelling is in. It is of the posterior that was sampled, so as exact as
+the sampler: blocks of labels that are not corrected draw from another distribution.
 """
 
 from itertools import pairwise
@@ -29,14 +32,22 @@ class LeaveOneOut(NamedTuple):
     log_density: np.ndarray
     """[N] log p(x_i | x_-i) under the point's own group, in nats; in the order of the posterior's x."""
     effective_draws: np.ndarray
-    """[N] (sum w)^2 / sum w^2 of the weights w = 1 / p(x_i | x_-i, z_-i, alpha), in 1..S: near S they hardly differ,
-    near 1 a single labelling decides."""
+    """[N] (sum w)^2 / sum w^2 of the weights w = 1 / p(x_i | x_-i, z_-i, alpha), in 1..S: near 1 a single labelling
+    decides; near S the weights hardly differ, as those of S copies of one labelling do not either."""
 
 
 def leave_one_out(
     x: Tensor, group_offsets: Tensor, labels: np.ndarray, alpha: np.ndarray, prior: NIWPrior, *, verbose: int = 0
 ) -> LeaveOneOut:
-    """See above; arguments as of `Posterior`. verbose: 1 shows a progress bar."""
+    """Densities of all points, each given the others of its group.
+
+    Args:
+        x, group_offsets, labels, alpha, prior: as of `Posterior`.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        LeaveOneOut, float64, in the order of x.
+    """
     log_density, effective = np.empty(len(x)), np.empty(len(x))
     edges = list(pairwise(group_offsets.tolist()))
     for g, (a, b) in enumerate(track(edges, "leaving one out", disable=not verbose)):
@@ -61,7 +72,9 @@ def _given_labels(x: Tensor, labels: Tensor, alpha: float, prior: NIWPrior, grou
     fitted = niw_posterior(prior, group, statistics)
     components, size = predictive(fitted), statistics.counts[0].double()
     joint = size.log() + student_t_log_density(x, *components)
-    joint[torch.arange(len(x)), labels] = (size[labels] - 1).log() + _of_members(x, labels, fitted, components)
+    own = (size[labels] - 1).log() + _of_members(x, labels, fitted, components)
+    # Without its only point a component is not there.
+    joint[torch.arange(len(x)), labels] = torch.where(size[labels] > 1, own, -torch.inf)
     return torch.logsumexp(torch.cat([joint, np.log(alpha) + new], 1), 1) - np.log(len(x) - 1 + alpha)
 
 

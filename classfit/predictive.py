@@ -154,7 +154,9 @@ class Posterior:
 
     @threads.reserved()
     def leave_one_out(self, *, verbose: int = 0) -> LeaveOneOut:
-        """Log posterior predictive density of each fitted point, had it been left out (`classfit.leave_one_out`).
+        """Log posterior predictive density of each fitted point, had it been left out.
+
+        `classfit.leave_one_out` says how, and how far to trust it.
 
         Args:
             verbose: 1 shows a progress bar.

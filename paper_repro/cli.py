@@ -374,7 +374,8 @@ def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
     known = list(pipeline.figures)
     for name in figures or []:
         if name not in known:
-            why = f"is not in profile {pipeline.profile.name}" if name in FIGURES else "is unknown"
+            where = f"is not in profile {pipeline.profile.name} under {pipeline.folder}"
+            why = where if name in FIGURES else "is unknown"
             raise typer.BadParameter(f"{name!r} {why}; known: {', '.join(known)}", param_hint="FIGURE")
     return list(dict.fromkeys(figures)) if figures else known
 

@@ -21,6 +21,7 @@ __all__ = [
     "dataset",
     "derived_seed",
     "draw",
+    "estimate_leave_one_out",
     "estimate_network",
     "estimate_posterior",
     "estimate_relative_entropy",
@@ -28,6 +29,7 @@ __all__ = [
     "extrapolated",
     "figure",
     "labels_and_names",
+    "leave_one_out",
     "load_network",
     "log_density_of",
     "mixture",
@@ -266,12 +268,18 @@ def estimate_relative_entropy(work: Work) -> float:
 def leave_one_out(work: Work) -> None:
     """Log-density of every training point, as fitted and left out, with its class; points are sorted by class."""
     posterior, verbose = _load_posterior(work, work.settings["stage"]), int(work.console.is_terminal)
+    write_arrays(work.folder / "densities.npz", _seen_and_left_out(posterior, verbose))
+
+
+def _seen_and_left_out(posterior: Any, verbose: int = 0) -> dict[str, np.ndarray]:
     labels = np.repeat(posterior.groups, np.diff(posterior.group_offsets.numpy()))
     found = posterior.leave_one_out(verbose=verbose)
-    densities = {"seen": posterior.log_density(posterior.x, labels, verbose=verbose), "left_out": found.log_density}
-    write_arrays(
-        work.folder / "densities.npz", densities | {"effective_draws": found.effective_draws, "labels": labels}
-    )
+    return {
+        "seen": posterior.log_density(posterior.x, labels, verbose=verbose),
+        "left_out": found.log_density,
+        "effective_draws": found.effective_draws,
+        "labels": labels,
+    }
 
 
 def estimate_leave_one_out(work: Work) -> float:
@@ -280,7 +288,7 @@ def estimate_leave_one_out(work: Work) -> float:
 
     def seconds(n: int) -> float:
         posterior.labels, posterior.alpha = labels[:n], alpha[:n]
-        return _seconds(posterior.leave_one_out)
+        return _seconds(lambda: _seen_and_left_out(posterior))
 
     return extrapolated(seconds, 1, 2, len(labels))
 

@@ -204,6 +204,7 @@ def _figure_b5(work: Work) -> dict[str, Any]:
         "labels": found[stages[0]]["labels"],
         **_names_and_memorization(work),
         "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
+        "remark": work.settings.get("remark", ""),
     }
 
 

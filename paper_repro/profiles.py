@@ -56,7 +56,7 @@ class Profile:
     robustness: RobustnessScale | None = None
     """For figures 3, 4 and A.11."""
     published: str = ""
-    """File in `paper_repro/published` with memorization of the same classes, for figures B.1 and B.2; "": none."""
+    """File in `paper_repro/published` with memorization of the same classes, for figures of part B; "": none."""
     n_control_seeds: int = 0
     """For figure B.4; 0: no controls."""
 
@@ -240,7 +240,7 @@ HELDOUT = replace(
 EM = replace(
     PAPER,
     name="em",
-    description="Gaussian mixtures by EM, the number of components by BIC: no sampler, no figures 2, 4, A.11",
+    description="Gaussian mixtures by EM, the number of components by BIC: no sampler, no figures 2, 4, A.11, B.3, B.5",
     density="em",
 )
 

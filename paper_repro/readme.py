@@ -15,7 +15,7 @@ MARKS = {"reproduced": "✓ ", "not reproduced": "✗ ", "inconclusive": "? "}
 
 
 def section(results: Path) -> str:
-    """Picture and scorecard of every kept profile, as Markdown.
+    """Pictures and scorecard of every kept profile, as Markdown.
 
     Args:
         results: folder of kept results, as `paper-repro keep` leaves it; links are from the folder of the README, two

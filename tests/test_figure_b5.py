@@ -21,12 +21,11 @@ def test_numbers_of_the_classes():
             assert np.allclose(stored[f"{kind}_std"][s], [values[stage][labels == g].std() for g in range(8)])
             assert stored[f"{kind}_gap"][s] == pytest.approx(np.diff(np.sort(mean)).max())
             assert stored[f"{kind}_p"][s] == gap_p_value(mean)
-            value, low, high = stored[f"{kind}_difference"][s]
-            assert value == pytest.approx(mean[5:].mean() - mean[:5].mean())
-            assert low < value < high
+        value, low, high = stored["left_out_difference"][s]
+        assert value == pytest.approx(mean[5:].mean() - mean[:5].mean())
+        assert low < value < high
         assert stored["high"][s].tolist() == [False] * 5 + [True] * 3
         assert stored["few_draws"][s] == pytest.approx(0.1)
-    assert (stored["seen_difference"][:, 0] > 40).all()
     assert (stored["left_out_difference"][:, 0] < -15).all()
     assert (stored["correlation"][:, 0] < 0).all()
     rows = figure_b5.table(stored)
@@ -39,11 +38,13 @@ def test_numbers_of_the_classes():
 def test_words():
     stored = figure_b5.compute(**made_figure_b5(few=32)) | WORDS
     words = figure_b5.finding(stored)
-    assert "The 3 classes above the first gap have a mean log-density of" in words
-    assert words.count("For 10.0% of the points the density left out rests on fewer than 5 labellings.") == 2
+    assert "The 3 classes above the gap as fitted have a mean log-density of" in words
+    assert words.count("For 10.0% of the points the density left out rests on fewer than 5 effective labellings.") == 2
     assert "labellings" not in figure_b5.finding(figure_b5.compute(**made_figure_b5()))
-    assert "The 1 class above the first gap has" in figure_b5.finding(figure_b5.compute(**made_figure_b5(high=1)))
-    assert "A note." in figure_b5.caption(stored)
+    assert "The 1 class above the gap as fitted has" in figure_b5.finding(figure_b5.compute(**made_figure_b5(high=1)))
+    assert figure_b5.caption(stored).endswith("with the point there. A note.")
+    remark = figure_b5.compute(**made_figure_b5(), remark="Of all points.") | WORDS
+    assert "Of all points. A note." in figure_b5.caption(remark)
     assert "green squares" in figure_b5.look_for(stored)
 
 
@@ -62,7 +63,7 @@ def test_classes_that_are_all_the_same():
     stored = figure_b5.compute(**numbers | {"seen": same, "left_out": same}) | WORDS
     assert not stored["high"].any()
     assert "undefined" in figure_b5.finding(stored)
-    assert "above the first gap" not in figure_b5.finding(stored)
+    assert "above the gap as fitted" not in figure_b5.finding(stored)
     figure_b5.draw(stored)
 
 

@@ -17,7 +17,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 KINDS = {"seen": "as fitted", "left_out": "left out"}
 FEW_DRAWS = 5
-"""Below so many effective labellings a point's density rests on one or two of them."""
+"""Below so many effective draws a point's density rests on one or two labellings."""
 
 
 def compute(
@@ -28,6 +28,7 @@ def compute(
     class_names: Sequence[str],
     dimensions: Mapping[int, int],
     memorization: np.ndarray | None = None,
+    remark: str = "",
 ) -> dict[str, np.ndarray]:
     """Statistics of each class at each stage, seen and left out, and how the classes that look dense fare.
 
@@ -39,14 +40,15 @@ def compute(
         class_names: G names.
         dimensions: by stage, D of the space of the densities.
         memorization: [G] published mean score of each class, where there is one.
+        remark: a sentence for the caption.
 
     Returns:
         stages, dimensions [S]; class_names [G]; seen_mean, seen_std, left_out_mean, left_out_std [S, G]; high [S, G]
         bool: above the largest gap of the means of points seen; {seen, left_out}_gap and _p [S]: the largest gap
-        between sorted means, and how often chance leaves one as large; {seen, left_out}_difference [S, 3]: the mean
-        over the classes of `high` less that over the others, with its 95% bootstrap interval over classes; correlation
-        [S, 3]: Spearman's, of the two means; few_draws [S]: share of points with fewer effective draws than FEW_DRAWS;
-        with memorization {seen, left_out}_memorization [S, 3]: its rank correlation with the mean.
+        between sorted means, and how often chance leaves one as large; left_out_difference [S, 3]: the mean over the
+        classes of `high` less that over the others, with its 95% bootstrap interval over classes, given that split;
+        correlation [S, 3]: Spearman's, of the two means; few_draws [S]: share of points with fewer effective draws than
+        FEW_DRAWS; with memorization {seen, left_out}_memorization [S, 3]: its rank correlation with the mean; remark.
     """
     from classfit import density_groups
 
@@ -62,9 +64,9 @@ def compute(
         for kind, (mean, std) in statistics.items():
             row |= {f"{kind}_mean": mean, f"{kind}_std": std}
             row |= {f"{kind}_gap": density_groups(mean).gap, f"{kind}_p": gap_p_value(mean)}
-            row[f"{kind}_difference"] = resampled(G, _Difference(mean, high))
             if memorization is not None:
                 row[f"{kind}_memorization"] = scores.correlation(mean, memorization)
+        row["left_out_difference"] = resampled(G, _Difference(statistics["left_out"][0], high))
         row["correlation"] = scores.correlation(statistics["seen"][0], statistics["left_out"][0])
         row["few_draws"] = (effective_draws[stage] < FEW_DRAWS).mean()
         for name, value in row.items():
@@ -73,6 +75,7 @@ def compute(
         "stages": np.array(stages),
         "dimensions": np.array([dimensions[stage] for stage in stages]),
         "class_names": np.array(class_names),
+        "remark": np.array(remark),
         **{name: np.array(values) for name, values in found.items()},
     }
 
@@ -126,15 +129,16 @@ def caption(stored: Stored) -> str:
         "below it. Left out (green squares): the same points, each under the density given all others of its class, by "
         "importance sampling from the labellings of the same fit. It rests on as many points, but for one; what it "
         "cannot see is a state that no labelling of the fit is in, and within a state it is rather too high than too "
-        f"low, since the labels of the other points were drawn with the point there. {stored['note']}"
-    )
+        "low, since the labels of the other points were drawn with the point there. "
+        f"{stored['remark']} {stored['note']}"
+    ).replace("  ", " ")
 
 
 def look_for(stored: Stored) -> str:
     return (
         "Whether the classes that look dense are dense for points that their fit has not seen. If they are, green "
         "squares jump where orange diamonds begin; if the squares go on level, or fall, high density is of the points "
-        "that were fitted, not of the class."
+        "that were fitted."
     )
 
 
@@ -153,11 +157,10 @@ def _stage(stored: Stored, s: int) -> str:
     if high.any() and not high.all():
         n = int(high.sum())
         words += (
-            f" The {n} {'class' if n == 1 else 'classes'} above the first gap {'has' if n == 1 else 'have'} a mean "
+            f" The {n} {'class' if n == 1 else 'classes'} above the gap as fitted {'has' if n == 1 else 'have'} a mean "
             f"log-density of {_nats(seen[high].mean())} as fitted and {_nats(left_out[high].mean())} left out, the "
-            f"others {_nats(seen[~high].mean())} and {_nats(left_out[~high].mean())}: a difference of "
-            f"{_interval(stored['seen_difference'][s])} nats as fitted and "
-            f"{_interval(stored['left_out_difference'][s])} left out ({LEVEL:.0%} intervals over classes)."
+            f"others {_nats(seen[~high].mean())} and {_nats(left_out[~high].mean())}: left out a difference of "
+            f"{_interval(stored['left_out_difference'][s])} nats ({LEVEL:.0%} interval over classes, for this split)."
         )
     words += f" Rank correlation of the two means: {scores.words(stored['correlation'][s])}."
     if "seen_memorization" in stored:
@@ -169,7 +172,7 @@ def _stage(stored: Stored, s: int) -> str:
     if stored["few_draws"][s] > 0:
         words += (
             f" For {stored['few_draws'][s]:.1%} of the points the density left out rests on fewer than {FEW_DRAWS} "
-            "labellings."
+            "effective labellings."
         )
     return words
 

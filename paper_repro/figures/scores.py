@@ -1,4 +1,4 @@
-"""What figures B.1 and B.2 share: statistics over classes with their intervals, and how they are said."""
+"""What figures B.1, B.2 and B.5 share: statistics over classes with their intervals, and how they are said."""
 
 import numpy as np
 

@@ -29,7 +29,7 @@ processors without AVX-512, and writes beyond its memory (https://github.com/uxl
 
 
 class SmallImageResNet(ResNet):
-    """torchvision's ResNet with a 3 x 3 stem, no max-pool, zero-initialised residual branches, and a width.
+    """torchvision's ResNet with another stem, no max-pool, zero-initialised residual branches, and a width.
 
     The four stages have `width`, 2, 4 and 8 times `width` channels (with bottleneck blocks, four times as many come
     out of each); with 64 they are those of the paper. The forward
