@@ -85,10 +85,10 @@ def _profile(folder: Path) -> str:
     link = f"{folder.parent.parent.name}/{folder.parent.name}/{folder.name}"
     protocols = _protocols(folder)
     parts = [f"**{profile.title}.** {profile.note} {_accuracy(folder)}".replace("  ", " ").strip()]
-    for picture, which in (("side_by_side", "under each protocol"), ("figure_1", "protocol {}")):
-        if pictured := [name for name in protocols if (folder / name / picture / "figure_1.png").is_file()]:
-            words = f"Figure 1, {which.format(pictured[0])}: {FIGURES['figure_1']}"
-            parts.append(f"![{words}]({link}/{pictured[0]}/{picture}/figure_1.png)")
+    one = {f"{name}/figure_1/figure_1.png": f"protocol {name}" for name in protocols}
+    for picture, which in ({"side_by_side/figure_1.png": "under each protocol"} | one).items():
+        if (folder / picture).is_file():
+            parts.append(f"![Figure 1, {which}: {FIGURES['figure_1']}]({link}/{picture})")
             break
     if scored := [name for name in protocols if (folder / name / "scorecard" / "scorecard.json").is_file()]:
         parts.append(_scorecard(folder, scored))

@@ -36,7 +36,6 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
     comparison = compare(workspace, pipeline)
     if comparison is not None:
         for other in comparison.others_to_write(pipeline):
-            comparison.copy_to(workspace.root / other.folder)
             _write(workspace, other, comparison)
     return _write(workspace, pipeline, comparison)
 

@@ -1,7 +1,7 @@
 """What changes under stricter protocols: the same figures under every protocol that has results, side by side.
 
-The pictures and overlap.csv lie in the folder `side_by_side` beside each report. They come from the stored numbers of
-each protocol's figures alone, and can be redrawn without data or network.
+The pictures and overlap.csv lie in the folder `side_by_side` of the run, beside those of the protocols. They come from
+the stored numbers of each protocol's figures alone, and can be redrawn without data or network.
 """
 
 import csv
@@ -17,7 +17,7 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROTOCOLS
 from paper_repro.protocol_words import Facts, facts_of, overlap_row, paragraph
 from paper_repro.steps import State, Step, Workspace
-from paper_repro.storage import read_arrays, read_json, write_bytes, write_csv
+from paper_repro.storage import read_arrays, read_json, write_csv
 
 __all__ = ["Comparison", "Result", "compare"]
 
@@ -73,14 +73,7 @@ class Comparison(NamedTuple):
     def others_to_write(self, pipeline: Pipeline) -> list[Pipeline]:
         """Those with a report that this one makes incomplete, and with nothing out of date in it."""
         reports = [r.pipeline for r in self.results if r.pipeline is not pipeline and not r.stale]
-        return [other for other in reports if (self.folder.parents[1] / other.folder / "report.html").exists()]
-
-    def copy_to(self, folder: Path) -> None:
-        """Write pictures and table beside another report."""
-        target = folder / FOLDER
-        target.mkdir(exist_ok=True)
-        for path in sorted(self.folder.iterdir()):
-            write_bytes(target / path.name, path.read_bytes())
+        return [other for other in reports if (self.folder.parent / other.folder / "report.html").exists()]
 
 
 _DENSITIES = (
@@ -92,7 +85,7 @@ _DENSITIES = (
 
 
 def compare(workspace: Workspace, pipeline: Pipeline) -> Comparison | None:
-    """Draw the figures of all protocols side by side, into the folder of this pipeline's report.
+    """Draw the figures of all protocols side by side, for this pipeline's report and the others.
 
     None if fewer than two protocols have results.
     """
@@ -103,7 +96,7 @@ def compare(workspace: Workspace, pipeline: Pipeline) -> Comparison | None:
         facts_of(r.name, stored, r.verdicts, r.tallies, r.stale) for r in results if (stored := r.densities) is not None
     ]
     not_run = [name for name in PROTOCOLS if name not in {result.name for result in results}]
-    folder = workspace.root / pipeline.folder / FOLDER
+    folder = workspace.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     ringed = Ringed(facts[0].high, f"high-density under {facts[0].name}")
     pictures, absent = {}, {}

@@ -388,7 +388,7 @@ def test_two_protocols_are_compared_in_both_reports(runs, command):
     both, either = (stored[0] & stored[1]).sum(), (stored[0] | stored[1]).sum()
     assert f"{both} of {stored[0].sum()} for <code>em</code> (Jaccard index {both / either:.2f})" in sections[0]
     # Pictures are redrawn from stored numbers alone.
-    picture = runs / "tiny" / "em" / "side_by_side" / "figure_a7.png"
+    picture = runs / "tiny" / "side_by_side" / "figure_a7.png"
     before = picture.read_bytes()
     picture.unlink()
     for kept in ("dataset", "network", "representations"):

@@ -82,7 +82,7 @@ def test_one_protocol_alone_has_no_such_section(tmp_path, drawn):
     (tmp_path / "em").mkdir()
     assert compare(workspace, pipeline_of("em")) is None
     assert "stricter protocols" not in write_report(workspace, pipeline_of("paper")).read_text()
-    assert not (tmp_path / "paper" / "side_by_side").exists()
+    assert not (tmp_path / "side_by_side").exists()
 
 
 def test_both_reports_have_the_section(workspace, drawn):
@@ -117,7 +117,7 @@ def test_a_report_brings_the_others_up_to_date(workspace, drawn):
     assert "0 of 30 under <code>em</code>" in page_of(workspace, "paper")
     assert 'href="../em/report.html"' in page_of(workspace, "paper")
     for kind in ("svg", "png"):
-        assert (workspace.root / "paper" / "side_by_side" / f"figure_a7.{kind}").exists()
+        assert (workspace.root / "side_by_side" / f"figure_a7.{kind}").exists()
     # There was no report of it.
     assert not (workspace.root / "converged" / "report.html").exists()
 
@@ -170,7 +170,7 @@ def test_the_published_code_is_a_column_of_its_own(workspace, drawn):
     comparison = compare(workspace, pipeline_of("paper", official=True))
     assert [result.name for result in comparison.results] == ["paper", "paper-official", "converged"]
     assert "2 of 30 under `paper-official`" in comparison.paragraph
-    assert comparison.folder == workspace.root / "paper-official" / "side_by_side"
+    assert comparison.folder == workspace.root / "side_by_side"
 
 
 def test_other_classes_or_stages_are_no_column(workspace, drawn):
