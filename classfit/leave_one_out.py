@@ -22,7 +22,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from classfit.prior import NIWPosterior, StudentT, niw_posterior, predictive
+from classfit.prior import NIWPosterior, StudentT, niw_posterior, predictive, prior_predictive
 from kernels import NIWPrior, component_statistics, student_t_log_density
 
 
@@ -30,7 +30,7 @@ class LeaveOneOut(NamedTuple):
     """Densities of points that were left out, one at a time."""
 
     log_density: np.ndarray
-    """[N] log p(x_i | x_-i) under the point's own group, in nats; in the order of the posterior's x."""
+    """[N] log p(x_i | x_-i) under the point's own group, in nats; in the order of x."""
     effective_draws: np.ndarray
     """[N] (sum w)^2 / sum w^2 of the weights w = 1 / p(x_i | x_-i, z_-i, alpha), in 1..S: near 1 a single labelling
     decides; near S the weights hardly differ, as those of S copies of one labelling do not either."""
@@ -52,9 +52,7 @@ def leave_one_out(
     edges = list(pairwise(group_offsets.tolist()))
     for g, (a, b) in enumerate(track(edges, "leaving one out", disable=not verbose)):
         points = x[a:b].double()
-        nothing = component_statistics(points[:1], torch.zeros(1, dtype=torch.int64), 2)
-        empty = type(nothing)(*(field[:, 1:] for field in nothing))
-        new = student_t_log_density(points, *predictive(niw_posterior(prior, g, empty)))
+        new = student_t_log_density(points, *prior_predictive(prior, g))
         draws = [
             _given_labels(points, torch.from_numpy(z).long(), float(value), prior, g, new)
             for z, value in zip(labels[:, a:b], alpha[:, g], strict=True)

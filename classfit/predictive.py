@@ -16,7 +16,7 @@ from torch import Tensor
 
 from classfit.groups import index_of
 from classfit.leave_one_out import LeaveOneOut, leave_one_out
-from classfit.prior import StudentT, niw_posterior, predictive
+from classfit.prior import StudentT, niw_posterior, predictive, prior_predictive
 from classfit.storage import write_npz
 from kernels import NIWPrior, component_statistics, mixture_log_density, student_t_log_density
 from kernels.cpu import threads
@@ -113,9 +113,7 @@ class Posterior:
                 parts.append(predictive(niw_posterior(self.prior, group, moments)))
             part_offsets.append(len(weights))
         if not self.official:
-            nothing = component_statistics(x[:1], torch.zeros(1, dtype=torch.int64), 2)
-            empty = type(nothing)(*(field[:, 1:] for field in nothing))
-            parts.append(predictive(niw_posterior(self.prior, group, empty)))
+            parts.append(prior_predictive(self.prior, group))
             weights.append(float(np.mean(self.alpha[:, group] / (n + self.alpha[:, group]))))
             part_offsets = [0, len(weights)]
         components = StudentT(*(torch.cat(field) for field in zip(*parts, strict=True)))

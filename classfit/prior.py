@@ -132,6 +132,13 @@ def niw_posterior(prior: NIWPrior, group: int, statistics: ComponentStatistics) 
     )
 
 
+def prior_predictive(prior: NIWPrior, group: int) -> StudentT:
+    """Density of the first point of a component: t_0, of one group, as one component."""
+    D = prior.mu0.shape[1]
+    nothing = (torch.zeros(1, 1, *shape, dtype=torch.float64) for shape in ((), (D,), (D, D)))
+    return predictive(niw_posterior(prior, group, ComponentStatistics(*nothing)))
+
+
 def predictive(posterior: NIWPosterior) -> StudentT:
     """Density of the next point of each component: Student-t, df = nu_n - D + 1, location m_n, scale matrix
     S_n (kappa_n + 1) / (kappa_n df)."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from paper_repro.chains import Tally
 from paper_repro.claims import CLAIMS, LEAST_CLASSES
+from paper_repro.figures import style
 from paper_repro.figures.style import Stored
 from paper_repro.statistics import LEVEL, gap_p_value
 
@@ -149,7 +150,7 @@ def _level(facts: Sequence[Facts]) -> str:
     first = facts[0]
     rows = [overlap_row(first, f) for f in facts]
     levels = [
-        f"{_nats(row['mean_log_density_of_those_nats'])} under `{row['protocol']}`"
+        f"{style.nats(row['mean_log_density_of_those_nats'])} under `{row['protocol']}`"
         for row in rows
         if row["mean_log_density_of_those_nats"] is not None
     ]
@@ -161,7 +162,7 @@ def _level(facts: Sequence[Facts]) -> str:
 
 
 def _gaps(facts: Sequence[Facts]) -> str:
-    gaps = [f"{f.gap:.1f} nats under `{f.name}` ({_p(f.p)})" for f in facts]
+    gaps = [f"{f.gap:.1f} nats under `{f.name}` ({style.p_value(f.p)})" for f in facts]
     real, not_real = ([f.name for f in facts if (f.p < 1 - LEVEL) == small] for small in (True, False))
     words = f"The largest gap between sorted class means is {_list(gaps)}; p is how often chance alone leaves one as "
     words += f"large. At the {1 - LEVEL:.0%} level it is larger than by chance under "
@@ -255,14 +256,6 @@ def _list(parts: Sequence[str]) -> str:
 
 def _names(names: Sequence[str]) -> str:
     return _list([f"`{name}`" for name in names])
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def _nats(value: float) -> str:
-    return f"{value:.1f}".replace("-", "−")
 
 
 def _times(ratio: float) -> str:

@@ -70,8 +70,8 @@ DIGITS = RobustnessScale(
 LAPTOP = RobustnessScale(
     networks="Scores and robustness are of small networks (ResNet10 of width 32 on patches of 4 x 4 pixels, 14 "
     "epochs), not of the network whose densities are shown.",
-    # Measured on one core: 98.9% of the images that such a network was trained on are right, and 33% of the others. In
-    # the same time width 16 or 24 at the full or half resolution fits 67% to 87%: too little to ask what is memorized.
+    # Measured on one core: 98.9% of the images that such a network was trained on are right, and 33% of the others.
+    # Widths 16 and 24 at half the resolution fit 67% and 87% in 10 epochs: too little to ask what is memorized.
     network={"architecture": "resnet10", "width": 32, "stem": "patches", "epochs": 14},
     n_trials=40,
     n_bins=20,

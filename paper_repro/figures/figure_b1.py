@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from paper_repro.figures import FIGURES, class_density, scores, style
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import resampled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -38,21 +37,14 @@ def compute(
         over low-density ones.
     """
     found = class_density.compute(log_density, labels, class_names, dimensions)
-    high, memorization = found["high"], np.asarray(memorization, dtype=np.float64)
-
-    def difference(rows: np.ndarray) -> float:
-        above = high[rows]
-        if above.all() or not above.any():
-            return float("nan")
-        return float(memorization[rows][above].mean() - memorization[rows][~above].mean())
-
+    memorization = np.asarray(memorization, dtype=np.float64)
     return found | {
         "memorization": memorization,
         **{
             f"{kind}_correlation": np.stack([scores.correlation(values, memorization) for values in found[kind]])
             for kind in KINDS
         },
-        "group_difference": np.array(resampled(len(high), difference)),
+        "group_difference": scores.group_difference(memorization, found["high"]),
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.class_density import class_statistics
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import LEVEL, gap_p_value, resampled
+from paper_repro.statistics import LEVEL, gap_p_value
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -66,7 +66,7 @@ def compute(
             row |= {f"{kind}_gap": density_groups(mean).gap, f"{kind}_p": gap_p_value(mean)}
             if memorization is not None:
                 row[f"{kind}_memorization"] = scores.correlation(mean, memorization)
-        row["left_out_difference"] = resampled(G, _Difference(statistics["left_out"][0], high))
+        row["left_out_difference"] = scores.group_difference(statistics["left_out"][0], high)
         row["correlation"] = scores.correlation(statistics["seen"][0], statistics["left_out"][0])
         row["few_draws"] = (effective_draws[stage] < FEW_DRAWS).mean()
         for name, value in row.items():
@@ -78,17 +78,6 @@ def compute(
         "remark": np.array(remark),
         **{name: np.array(values) for name, values in found.items()},
     }
-
-
-class _Difference:
-    """Mean of the classes that are high less that of the others, of some of the classes; nan without both kinds."""
-
-    def __init__(self, mean: np.ndarray, high: np.ndarray) -> None:
-        self.mean, self.high = mean, high
-
-    def __call__(self, rows: np.ndarray) -> float:
-        mean, high = self.mean[rows], self.high[rows]
-        return float(mean[high].mean() - mean[~high].mean()) if high.any() and not high.all() else float("nan")
 
 
 def table(stored: Stored) -> list[dict[str, Any]]:
@@ -151,16 +140,17 @@ def _stage(stored: Stored, s: int) -> str:
     seen, left_out = (stored[f"{kind}_mean"][s] for kind in KINDS)
     words = (
         f"At stage {stored['stages'][s]} the largest gap between sorted class means is {stored['seen_gap'][s]:.1f} "
-        f"nats as fitted ({_p(stored['seen_p'][s])}) and {stored['left_out_gap'][s]:.1f} left out "
-        f"({_p(stored['left_out_p'][s])}; p is how often chance leaves one as large)."
+        f"nats as fitted ({style.p_value(stored['seen_p'][s])}) and {stored['left_out_gap'][s]:.1f} left out "
+        f"({style.p_value(stored['left_out_p'][s])}; p is how often chance leaves one as large)."
     )
     if high.any() and not high.all():
         n = int(high.sum())
         words += (
             f" The {n} {'class' if n == 1 else 'classes'} above the gap as fitted {'has' if n == 1 else 'have'} a mean "
-            f"log-density of {_nats(seen[high].mean())} as fitted and {_nats(left_out[high].mean())} left out, the "
-            f"others {_nats(seen[~high].mean())} and {_nats(left_out[~high].mean())}: left out a difference of "
-            f"{_interval(stored['left_out_difference'][s])} nats ({LEVEL:.0%} interval over classes, for this split)."
+            f"log-density of {style.nats(seen[high].mean())} as fitted and {style.nats(left_out[high].mean())} left "
+            f"out, the others {style.nats(seen[~high].mean())} and {style.nats(left_out[~high].mean())}: left out a "
+            f"difference of {scores.words(stored['left_out_difference'][s], 1)} nats ({LEVEL:.0%} interval over "
+            "classes, for this split)."
         )
     words += f" Rank correlation of the two means: {scores.words(stored['correlation'][s])}."
     if "seen_memorization" in stored:
@@ -207,16 +197,3 @@ def _legend(figure: Figure) -> None:
     ]
     marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
     figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
-
-
-def _nats(value: float) -> str:
-    return f"{value:.1f}".replace("-", "−")
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def _interval(found: np.ndarray) -> str:
-    value, low, high = (style.signed(number, 1) for number in found)
-    return f"{value} ({low} to {high})"

@@ -13,7 +13,18 @@ from matplotlib.figure import Figure
 
 from paper_repro.storage import write_bytes
 
-__all__ = ["Stored", "canvas", "class_axis", "compact_svg", "name_points", "save", "signed", "styled"]
+__all__ = [
+    "Stored",
+    "canvas",
+    "class_axis",
+    "compact_svg",
+    "name_points",
+    "nats",
+    "p_value",
+    "save",
+    "signed",
+    "styled",
+]
 
 Stored = Mapping[str, np.ndarray]
 P = ParamSpec("P")
@@ -111,6 +122,15 @@ def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) 
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, and a true minus."""
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def nats(value: float) -> str:
+    """A log-density in words, with a true minus."""
+    return f"{value:.1f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

@@ -20,8 +20,8 @@ STEMS: dict[str, Any] = {
     "mini-imagenet": {"kernel_size": 3, "stride": 3, "padding": 6},
     "patches": {"kernel_size": 4, "stride": 4},
 }
-"""The first convolution; no max-pool follows it. "patches" makes networks of small images sixteen times cheaper than
-"cifar"; the paper has none such."""
+"""The first convolution; no max-pool follows it. "patches" leaves a sixteenth of the pixels that "cifar" does, for
+cheap networks; the paper has none such."""
 
 MIN_WIDTH = 8
 """With fewer channels, oneDNN's gradient of the strided 1 x 1 convolutions in channels-last layout is wrong on
