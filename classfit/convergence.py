@@ -39,6 +39,7 @@ SWEEPS_A_ROUND = 5
 PEELS_A_ROUND = 40
 MAX_PEEL = 20
 """Points that a peel may part from the rest, beside its anchor."""
+ROWS_AT_ONCE = 1024
 ROUNDS_BETWEEN_SPLITS = 8
 """One of Jain & Neal's proposals in so many rounds: it costs as much as several sweeps, and is seldom accepted."""
 BURN_IN_ROUNDS = 20
@@ -94,7 +95,7 @@ class Convergence(NamedTuple):
     """What a reader needs to judge the chains of every group; C chains, R rounds, G groups."""
 
     converged: np.ndarray
-    """[G] bool: R-hat and effective sample size are within limits, and no chain is below the simple labellings."""
+    """[G] bool: R-hat and effective sample size are within limits, of log joint and number of components."""
     rhat_log_joint: np.ndarray
     """[G] rank-normalised R-hat (Vehtari et al. 2021) over the second half of the rounds."""
     rhat_n_components: np.ndarray
@@ -116,7 +117,10 @@ class Convergence(NamedTuple):
     burn_in_log_evidence: np.ndarray
     """[C, 3, G] nats, lower bounds of log p(data, alpha) from the burn-in: own start, one component, annealing."""
     above_simple: np.ndarray
-    """[C, G] nats, at alpha = 1, of a chain's last state above the best of one component and k-means with 6 and 25."""
+    """[C, G] nats, at alpha = 1, of a chain's last state above the best of one component and k-means with 6 and 25.
+
+    Far below 0 a chain may be stuck. Somewhat below it a correct one may be: a labelling drawn from the posterior is
+    less probable than the most probable one, the more so the more labellings are nearly as good."""
 
 
 class Problem(NamedTuple):
@@ -134,22 +138,31 @@ class Problem(NamedTuple):
 
 def problem(x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int], seed: int) -> Problem:
     """x [N, D] points sorted by group, with the prior in their units; streams as in `classfit.gibbs.stream`."""
-    companions = []
-    for g, (a, b) in enumerate(_segments(group_offsets)):
-        centred = x[a:b].double() - prior.mu0[g]
-        # The scale matrix of one component that holds all points says what is far out.
-        chol = torch.linalg.cholesky(prior.S0[g] + centred.T @ centred)
-        outlying = torch.linalg.solve_triangular(chol, centred.T, upper=False).square().sum(0)
-        direction = torch.nn.functional.normalize(centred)
-        every_distance = (
-            -direction @ direction.T,
-            torch.cdist(centred, centred),
-            -outlying.expand(b - a, b - a).clone(),
-        )
-        m = max(0, min(MAX_PEEL, b - a - 1))
-        orders = [d.fill_diagonal_(torch.inf).argsort(dim=1, stable=True)[:, :m] for d in every_distance]
-        companions.append(torch.stack(orders).numpy())
+    companions = [
+        _companions(x[a:b].double() - prior.mu0[g], prior.S0[g]) for g, (a, b) in enumerate(_segments(group_offsets))
+    ]
     return Problem(x, group_offsets, prior, streams, seed, companions)
+
+
+def _companions(centred: Tensor, scale: Tensor) -> np.ndarray:
+    """Of one group, as `Problem` says; centred [n, D] the points less the prior mean, scale [D, D] of the prior."""
+    n = len(centred)
+    m = min(MAX_PEEL, n - 1)
+    direction = torch.nn.functional.normalize(centred)
+    near = []
+    # A few rows at a time: all distances of a large group would not fit into memory.
+    for a in range(0, n, ROWS_AT_ONCE):
+        rows = torch.arange(a, min(a + ROWS_AT_ONCE, n))
+        distances = torch.stack([-direction[rows] @ direction.T, torch.cdist(centred[rows], centred)])
+        distances[:, rows - a, rows] = torch.inf
+        near.append(distances.topk(m, largest=False).indices)
+    # The scale matrix of one component that holds all points says what is far out.
+    chol = torch.linalg.cholesky(scale + centred.T @ centred)
+    outlying = torch.linalg.solve_triangular(chol, centred.T, upper=False).square().sum(0)
+    furthest = outlying.topk(m + 1).indices.expand(n, m + 1)
+    others = furthest != torch.arange(n)[:, None]
+    others[others.all(1), -1] = False
+    return torch.cat([*torch.cat(near, 1), furthest[others].view(n, m)]).view(3, n, m).numpy()
 
 
 def start(problem: Problem) -> Chains:
@@ -302,9 +315,8 @@ def judge(chains: Chains, problem: Problem) -> Convergence:
     above = at_one.reshape(G, C).T - chains.simple_log_joint
     with np.errstate(invalid="ignore"):
         share = chains.accepted / chains.proposed
-    agree = np.array([_agree(*zip(rhat[:, g], ess[:, g], strict=True)) for g in range(G)])
     return Convergence(
-        converged=agree & (above > -1e-6 * np.abs(chains.simple_log_joint)).all(0),
+        converged=np.array([_agree(*zip(rhat[:, g], ess[:, g], strict=True)) for g in range(G)]),
         rhat_log_joint=rhat[0], rhat_n_components=rhat[1], ess_log_joint=ess[0], ess_n_components=ess[1],
         log_joint=chains.log_joint, n_components=chains.n_components, rounds=chains.stopped,
         split_acceptance=share[0], merge_acceptance=share[1], burn_in_log_evidence=chains.burn_in_log_evidence,
@@ -369,7 +381,7 @@ def _peels(
     P, m = PEELS_A_ROUND, max(others.shape[2] for others in companions)
     anchors = np.zeros((P, len(rngs), 2), np.int64)
     candidates = np.full((P, len(rngs), m), -1)
-    uniforms, accept = np.empty((P, len(rngs), 2, m)), np.empty((P, len(rngs)))
+    uniforms, accept = np.zeros((P, len(rngs), 2, m)), np.empty((P, len(rngs)))
     for u, (rng, others, weight) in enumerate(zip(rngs, companions, weights, strict=True)):
         kinds, n, width = others.shape
         anchors[:, u, 0] = rng.choice(n, size=P, p=weight / weight.sum())
@@ -378,7 +390,7 @@ def _peels(
         named = others[rng.integers(kinds, size=P), anchors[:, u, 0]]
         usable = (np.arange(width) < size[:, None]) & (named != anchors[:, u, 1:])
         candidates[:, u, :width] = np.where(usable, named, -1)
-        uniforms[:, u], accept[:, u] = rng.random((P, 2, m)), rng.random(P)
+        uniforms[:, u, :, :width], accept[:, u] = rng.random((P, 2, width)), rng.random(P)
     launch = np.ones(candidates.shape, np.bool_)
     return SplitMergeProposals(*(torch.from_numpy(field) for field in (anchors, candidates, launch, uniforms, accept)))
 
