@@ -53,7 +53,8 @@ class Posterior:
     (n_sk + alpha_s) / sum and no prior component.
 
     Args:
-        x: [N, D] points sorted by group, float32 or float64. Densities are evaluated in this dtype.
+        x: [N, D] points sorted by group, float32 or float64. Densities are evaluated in this dtype, of points less the
+            mean of the predictive (taken off in float64, so that no digits are lost far from the origin).
         group_offsets: [G + 1] int64.
         groups: [G] names.
         labels: [S, N] int32, component of each point within its group at each kept sweep.
@@ -188,9 +189,7 @@ class Posterior:
         for g in np.unique(own):
             rows = np.flatnonzero(own == g)
             mixture = last.mixture(g)
-            joint = mixture.log_weight + student_t_log_density(
-                points[torch.from_numpy(rows)].double(), *mixture.components
-            )
+            joint = mixture.log_weight + student_t_log_density(points[torch.from_numpy(rows)], *mixture.components)
             probability = torch.softmax(joint, dim=1).numpy()
             out[rows, : probability.shape[1] - 1] = probability[:, :-1]
             out[rows, -1] = probability[:, -1]
@@ -304,14 +303,16 @@ class Posterior:
             raise ValueError(f"{path} is not a saved posterior: {error}") from error
 
     def _points(self, X: Any) -> Tensor:
-        points = torch.as_tensor(np.ascontiguousarray(X), dtype=self.x.dtype)
+        points = torch.as_tensor(np.ascontiguousarray(X), dtype=torch.float64)
         if points.ndim != 2 or points.shape[1] != self.x.shape[1]:
             raise ValueError(f"X must have shape [n, {self.x.shape[1]}], got {list(points.shape)}")
         return points
 
     def _mixture_log_density(self, points: Tensor, mixture: Mixture) -> np.ndarray:
-        components = StudentT(*(field.to(points.dtype) for field in mixture.components))
-        parts = mixture_log_density(points, mixture.log_weight, *components, component_offsets=mixture.offsets)
+        location, *shape = mixture.components
+        centre = torch.softmax(mixture.log_weight, 0) @ location
+        near, *components = (field.to(self.x.dtype) for field in (points - centre, location - centre, *shape))
+        parts = mixture_log_density(near, mixture.log_weight, *components, component_offsets=mixture.offsets)
         return parts.double().mean(1).numpy()
 
     def _draw(self, mixture: Mixture, n: int, rng: np.random.Generator) -> Tensor:
