@@ -10,7 +10,7 @@ from classfit.dpgmm import DPGaussianMixture, Trace
 from classfit.em import GaussianMixture
 from classfit.leave_one_out import LeaveOneOut
 from classfit.modes import DensityGroups, density_groups
-from classfit.predictive import Estimate, Posterior
+from classfit.predictive import Estimate, Posterior, RelativeEntropy
 from classfit.prior import ConstantFeatureWarning
 from classfit.representations import Representation, extract_representations
 
@@ -24,6 +24,7 @@ __all__ = [
     "GaussianMixture",
     "LeaveOneOut",
     "Posterior",
+    "RelativeEntropy",
     "Representation",
     "Trace",
     "density_groups",

@@ -75,14 +75,16 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         random_state: seed. The same seed gives the same result on any number of threads, and gives a group the same
             result whichever other groups are fitted with it.
         checkpoint: path of a file that is written (atomically) as the fit goes on. A fit that was killed and is started
-            again on the same data with the same settings goes on from it, to the same result.
+            again on the same data with the same settings goes on from it, to the same result; random_state must be an
+            integer then.
         verbose: 1 shows a progress bar.
         protocol: None makes one chain a group, as the settings say. "paper" is the same with the paper's settings:
-            blocks of 4, 400 sweeps, 320 discarded, every 4th of the rest kept. "converged" makes four chains a group
-            from dispersed starts, with split-merge moves, until rank-normalised R-hat of the log joint and of the
-            number of components is below 1.01 and their effective sample sizes above 400, or at a budget; the
-            predictive is the mean over chains (`classfit.convergence`). The protocols set block_size, n_sweeps,
-            n_discard and thin, whatever these were.
+            blocks of 4, 400 sweeps, 320 discarded, every 4th of the rest kept. "converged" makes four chains a group,
+            with split-merge moves, until rank-normalised R-hat of the log joint and of the number of components is
+            below 1.01 and their effective sample sizes above 400; or to the end of a budget of 2,000 sweeps; or of half
+            of it, if R-hat is above 1.5 then. The predictive is the mean over chains. Each chain first looks for the
+            best state by itself, from a start of its own and by annealing, so that agreement is about that state
+            (`classfit.convergence`). The protocols set block_size, n_sweeps, n_discard and thin, whatever these were.
         kappa0, nu0, S0_scale: the prior, if not the paper's: kappa0 in points; nu0 degrees of freedom, above D - 1
             (None: D + 2); S0 = S0_scale diag(variance) / K0^(2/D).
 
@@ -151,6 +153,9 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         mean, variance = group_variances(x, grouping.group_offsets, grouping.names)
         prior = niw_prior(mean, variance, self.n_init_components, **self._prior(X.shape[1]))
 
+        # Those of an earlier fit, by another protocol, would be of other chains.
+        for name in ("trace_", "convergence_"):
+            self.__dict__.pop(name, None)
         units = standardise(x, prior, grouping.group_offsets), standardised(prior)
         if self.protocol == "converged":
             labels, alpha = self._run_chains(*units, grouping, schedule)
@@ -205,7 +210,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     def predict(self, X: Any, groups: Any = None) -> np.ndarray:
         """[n] int64 most probable component of each point, at the last kept sweep, within its own group."""
         X = self._validated(X)
-        return self.posterior_.component_probabilities(X, groups)[:, :-1].argmax(1)
+        return self.posterior_.most_probable_component(X, groups)
 
     def _validated(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -226,6 +231,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if self.checkpoint is not None and not isinstance(self.random_state, (int, np.integer)):
+            raise ValueError(
+                "random_state must be an integer with a checkpoint, to go on with the same random numbers; "
+                f"got {self.random_state!r}"
+            )
         if self.protocol is None and self.n_sweeps - self.n_discard < self.thin:
             raise ValueError(
                 f"n_sweeps - n_discard must be at least thin, or nothing is kept; "

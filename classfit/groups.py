@@ -1,5 +1,6 @@
 """Points of many groups (classes) as one array sorted by group."""
 
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,16 +25,21 @@ def sort_by_group(groups: Any) -> Grouping:
         groups: [N] one name (number or string) a row.
 
     Raises:
-        ValueError: not one-dimensional, empty, or names of mixed kinds.
+        ValueError: not one-dimensional, empty, names of mixed kinds, or a name that is nan.
     """
     groups = np.asarray(groups)
     if groups.ndim != 1 or len(groups) == 0:
         raise ValueError(f"groups must hold one name a row, got an array of shape {list(groups.shape)}")
     if groups.dtype == object:
-        kinds = sorted({type(name).__name__ for name in groups})
-        if kinds != ["str"]:
+        if all(isinstance(name, str) for name in groups):
+            groups = groups.astype(str)
+        elif all(isinstance(name, Number) for name in groups):
+            groups = np.array(groups.tolist())
+        else:
+            kinds = sorted({type(name).__name__ for name in groups})
             raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")
-        groups = groups.astype(str)
+    if groups.dtype.kind in "fc" and np.isnan(groups).any():
+        raise ValueError(f"groups must not hold nan, got one in row {int(np.isnan(groups).argmax())}")
     names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
     return Grouping(np.argsort(index, kind="stable"), offsets, names)

@@ -31,6 +31,18 @@ class Estimate(NamedTuple):
     standard_error: np.ndarray
 
 
+class RelativeEntropy(NamedTuple):
+    """Relative entropies of groups from a Gaussian, in nats."""
+
+    value: np.ndarray
+    """[G]"""
+    standard_error: np.ndarray
+    """[G] of Monte Carlo."""
+    from_prior: np.ndarray
+    """[G] the part of the value that the prior's component contributes, w_0 E_{t_0}[log p(x) - log q(x)]; 0 if
+    there is none."""
+
+
 class Mixture(NamedTuple):
     """The predictive of one group as Student-t components, float64."""
 
@@ -174,10 +186,21 @@ class Posterior:
     def component_probabilities(self, X: Any, groups: Any = None) -> np.ndarray:
         """Probability of each component for each point, at the last kept sweep, within the point's own group.
 
+        With the weights of eq. 3, `official` or not.
+
         Returns:
             [n, K + 1] float64, rows sum to 1; K is the largest number of components of a group, and the last column is
             a new component. Columns that a group does not have are 0.
         """
+        return torch.softmax(self._component_log_joint(X, groups), dim=1).numpy()
+
+    @threads.reserved()
+    def most_probable_component(self, X: Any, groups: Any = None) -> np.ndarray:
+        """[n] int64 the most probable of the components there are, at the last kept sweep, within the own group."""
+        return self._component_log_joint(X, groups)[:, :-1].argmax(1).numpy()
+
+    def _component_log_joint(self, X: Any, groups: Any) -> Tensor:
+        """[n, K + 1] log of weight times density of each component, the last a new one; -inf for one not there."""
         points = self._points(X)
         if groups is None and len(self.groups) > 1:
             raise ValueError(f"groups must be given: the posterior has {len(self.groups)} groups")
@@ -185,14 +208,13 @@ class Posterior:
         last = Posterior(
             self.x, self.group_offsets, self.groups, self.labels[-1:], self.alpha[-1:], self.prior, self.variance
         )
-        out = np.zeros((len(points), int(self.labels[-1].max()) + 2))
+        out = torch.full((len(points), int(self.labels[-1].max()) + 2), -torch.inf, dtype=torch.float64)
         for g in np.unique(own):
-            rows = np.flatnonzero(own == g)
+            rows = torch.from_numpy(np.flatnonzero(own == g))
             mixture = last.mixture(g)
-            joint = mixture.log_weight + student_t_log_density(points[torch.from_numpy(rows)], *mixture.components)
-            probability = torch.softmax(joint, dim=1).numpy()
-            out[rows, : probability.shape[1] - 1] = probability[:, :-1]
-            out[rows, -1] = probability[:, -1]
+            joint = mixture.log_weight + student_t_log_density(points[rows], *mixture.components)
+            out[rows, : joint.shape[1] - 1] = joint[:, :-1]
+            out[rows, -1] = joint[:, -1]
         return out
 
     def sample(self, n_samples: int, group: Any = None, random_state: Any = None) -> np.ndarray:
@@ -214,10 +236,17 @@ class Posterior:
         return self._draw(self.mixture(g), n_samples, np.random.default_rng(random_state)).numpy()
 
     @threads.reserved()
-    def relative_entropy(self, n_draws: int = 100_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
+    def relative_entropy(
+        self, n_draws: int = 100_000, random_state: Any = None, *, verbose: int = 0
+    ) -> RelativeEntropy:
         """KL(p || q), p the predictive, q the diagonal Gaussian of the group's mean and variances (paper eq. 4).
 
-            E_p[log p(x) - log q(x)], as a mean over draws from p
+            E_p[log p(x)] - E_p[log q(x)]
+
+        The second term follows from the mean and variances of each component. The first is a mean over draws: of a
+        tenth of `n_draws` from the prior's component, of `n_draws` from the others. Drawing for the second term as
+        well would give no standard error to rely on: log q is quadratic, and components of at most one point, the
+        prior's above all, have infinite fourth moments.
 
         Args:
             n_draws: draws a group.
@@ -225,17 +254,35 @@ class Posterior:
             verbose: 1 shows a progress bar.
 
         Returns:
-            Estimate of [G] values in nats, with Monte Carlo standard errors.
+            RelativeEntropy of [G] values in nats; infinite, without error, for a group with a component of at most 2
+            degrees of freedom, which has no variance (the prior's, if nu0 is at most D + 1).
         """
-        value, error = np.empty(len(self.groups)), np.empty(len(self.groups))
+        found = np.empty((3, len(self.groups)))
         streams = np.random.default_rng(random_state).spawn(len(self.groups))
         for g in track(range(len(self.groups)), "relative entropy", disable=not verbose):
-            mixture = self.mixture(g)
-            draws = self._draw(mixture, n_draws, streams[g])
-            standard = (draws.double() - self.prior.mu0[g]) / self.variance[g].sqrt()
-            log_q = -0.5 * (standard.square() + np.log(2 * np.pi) + self.variance[g].log()).sum(1)
-            value[g], error[g] = _mean(self._mixture_log_density(draws, mixture) - log_q.numpy())
-        return Estimate(value, error)
+            found[:, g] = self._relative_entropy(g, n_draws, streams[g])
+        return RelativeEntropy(*found)
+
+    def _relative_entropy(self, g: int, n_draws: int, rng: np.random.Generator) -> tuple[float, float, float]:
+        mixture = self.mixture(g)
+        weight = torch.softmax(mixture.log_weight, 0)
+        from_q = _cross_entropy(mixture.components, self.prior.mu0[g], self.variance[g])
+        if torch.isinf(from_q).any():
+            return np.inf, 0.0, (0.0 if self.official else np.inf)
+        is_prior = torch.zeros(len(weight), dtype=torch.bool)
+        is_prior[-1] = not self.official
+        value, variance, from_prior = 0.0, 0.0, 0.0
+        for part, n in ((is_prior, max(2, n_draws // 10)), (~is_prior, n_draws)):
+            share = float(weight[part].sum())
+            if share == 0:
+                continue
+            only = mixture._replace(log_weight=mixture.log_weight.masked_fill(~part, -torch.inf))
+            log_p, error = _mean(self._mixture_log_density(self._draw(only, n, rng), mixture))
+            nats = share * log_p + float(weight[part] @ from_q[part])
+            value, variance = value + nats, variance + (share * error) ** 2
+            if part is is_prior:
+                from_prior = nats
+        return value, float(np.sqrt(variance)), from_prior
 
     @threads.reserved()
     def kl_divergence(self, n_draws: int = 10_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
@@ -309,10 +356,11 @@ class Posterior:
         return points
 
     def _mixture_log_density(self, points: Tensor, mixture: Mixture) -> np.ndarray:
-        location, *shape = mixture.components
+        location, precision_chol, df = mixture.components
         centre = torch.softmax(mixture.log_weight, 0) @ location
-        near, *components = (field.to(self.x.dtype) for field in (points - centre, location - centre, *shape))
-        parts = mixture_log_density(near, mixture.log_weight, *components, component_offsets=mixture.offsets)
+        about = StudentT(location - centre, precision_chol, df)
+        near, components = (points - centre).to(self.x.dtype), (field.to(self.x.dtype) for field in about)
+        parts = mixture_log_density(near, mixture.log_weight, *StudentT(*components), component_offsets=mixture.offsets)
         return parts.double().mean(1).numpy()
 
     def _draw(self, mixture: Mixture, n: int, rng: np.random.Generator) -> Tensor:
@@ -330,6 +378,15 @@ class Posterior:
             draws[first : first + counts[m]] = location[m].numpy() + white * scale[:, None]
             first += counts[m]
         return torch.from_numpy(rng.permutation(draws)).to(self.x.dtype)
+
+
+def _cross_entropy(components: StudentT, mean: Tensor, variance: Tensor) -> Tensor:
+    """[M] E_t[-log q(x)] under each component t, q Gaussian with that mean and those variances [D]; inf without one."""
+    location, precision_chol, df = components
+    root = torch.linalg.solve_triangular(precision_chol, torch.eye(len(mean), dtype=torch.float64), upper=False)
+    spread = torch.where(df > 2, df / (df - 2), torch.inf)
+    second_moment = (location - mean).square() + spread[:, None] * root.square().sum(2)
+    return 0.5 * (second_moment / variance + (2 * torch.pi * variance).log()).sum(1)
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:

@@ -8,13 +8,13 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_repro import computations as compute
-from paper_repro.pipeline import Pipeline
+from paper_repro.pipeline import Pipeline, run_folder
 from paper_repro.profiles import Profile, Protocol
 from paper_repro.steps import Step, Work
 from paper_repro.storage import write_arrays
@@ -160,6 +160,10 @@ class Analysis(Pipeline):
     def under(self, protocol: Protocol, *, official: bool = False) -> "Analysis":
         return Analysis(protocol=protocol, official=official, **self._given)
 
+    def command(self, verb: str, runs_dir: Path, figures: Iterable[str] = ()) -> str:
+        """The network was given in options that are not known here."""
+        return "paper-repro analyze ..."
+
     def _figures(self, names: dict[str, str]) -> dict[str, Step | None]:
         last = len(names)
         words = ", ".join(f"{k} = {name}" for k, name in enumerate(names.values(), start=1))
@@ -182,9 +186,9 @@ class Analysis(Pipeline):
         }
 
 
-def folder_name(model: str) -> str:
+def folder_name(model: str, seed: int) -> str:
     """Of a run's folder."""
-    return "analysis-" + re.sub(r"[^A-Za-z0-9._]+", "-", model)
+    return run_folder("analysis-" + re.sub(r"[^A-Za-z0-9._]+", "-", model), seed)
 
 
 def _representations(network: "nn.Module", work: Work) -> None:

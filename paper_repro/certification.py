@@ -17,7 +17,7 @@ import torch
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
-__all__ = ["ABSTAIN", "Certificates", "certify", "lower_bound", "pixel_radius", "smoothed_counts"]
+__all__ = ["ABSTAIN", "Certificates", "certify", "lower_bound", "smoothed_counts"]
 
 ABSTAIN = -1
 
@@ -83,15 +83,6 @@ def lower_bound(k: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     k, n = np.asarray(k), np.asarray(n)
     return np.where(k > 0, beta.ppf(alpha, np.maximum(k, 1), n - k + 1), 0.0)
-
-
-def pixel_radius(radius: np.ndarray, std: float | np.ndarray) -> np.ndarray:
-    """A radius in normalised units as one in pixel values, which lie in 0..1.
-
-    Channels are divided by `std` (a number, or one a channel) before the network sees them. A pixel perturbation d
-    becomes d / std, which is no longer than |d| / min(std): so the radius in pixel values is radius min(std).
-    """
-    return radius * np.min(std)
 
 
 @torch.inference_mode()

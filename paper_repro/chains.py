@@ -167,8 +167,7 @@ def _reasons(trace: Stored, g: int) -> str:
         found.append("R-hat")
     if min(trace["ess_log_joint"][g], trace["ess_n_components"][g]) <= MIN_ESS:
         found.append("ESS")
-    # The one other reason that there is.
-    return ", ".join(found) or "a chain below a simple labelling"
+    return ", ".join(found)
 
 
 def _n_chains(trace: Stored) -> int:

@@ -4,7 +4,8 @@ A claim has parts. Each part holds, does not hold, or is unclear, by where the 9
 
     reproduced       every part holds
     not reproduced   at least one part does not hold
-    inconclusive     anything else: an interval that covers both, too few classes, no high-density classes
+    inconclusive     anything else: an interval that covers both, too few classes (of all, or in a group), no
+                     high-density classes
 
 Classes (claims 1-4, 7), bins (5, 6) and points (8) are the units that are resampled. What is tested is whether the
 numbers of this run show what the paper says; whether this run is like the paper's is said by its profile and protocol.
@@ -17,13 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paper_repro.statistics import (
+    LEAST_IN_GROUP,
     LEVEL,
     Interval,
     difference,
     gap_p_value,
+    group_difference,
     negative,
     normal_interval,
     rank_correlation,
+    rank_correlation_interval,
     resampled,
     share_error,
 )
@@ -41,6 +45,8 @@ LEAST_SHARE = 0.03
 (2 and 4 degrees of freedom) or a log-normal distribution were taken for two groups in under 5% of 80 trials each."""
 ORDER_OF_MAGNITUDE = 10**0.5
 """Ratios above it are nearer to ten than to one on a log scale."""
+LITTLE = 0.5
+"""Of a rank correlation: one of this size explains a quarter of the variance of ranks."""
 
 Stored = Mapping[str, np.ndarray]
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "unclear"
@@ -80,6 +86,12 @@ def _above(statement: str, statistic: str, value: float, low: float, high: float
     return Part(statement, statistic, value, low, high, outcome)
 
 
+def _below(statement: str, statistic: str, value: float, low: float, high: float, bound: float) -> Part:
+    """A part that holds if the statistic is below a bound."""
+    outcome = HOLDS if high < bound else FAILS if low > bound else UNCLEAR
+    return Part(statement, statistic, value, low, high, outcome)
+
+
 # ---------------------------------------------------------------- two groups of classes
 
 
@@ -100,7 +112,6 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
     p = gap_p_value(mean)
     smaller, least = min(high.sum(), (~high).sum()), max(2, int(np.ceil(LEAST_SHARE * G)))
     real = p < 1 - LEVEL and smaller >= least
-    gap_outcome = HOLDS if real else FAILS if G >= LEAST_CLASSES else UNCLEAR
     nan = float("nan")
     gap = Part(
         f"{where}: class means leave a gap that chance does not, with at least {least} classes on each side",
@@ -108,30 +119,20 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
         p,
         nan,
         nan,
-        gap_outcome,
+        HOLDS if real else FAILS,
     )
-    if high.any() and not high.all():
-        log_std = np.log(std)
-
-        def log_ratio(rows: np.ndarray) -> float:
-            above = high[rows]
-            if above.all() or not above.any():
-                return nan
-            return float(log_std[rows][~above].mean() - log_std[rows][above].mean())
-
-        value, low, upper = (float(np.exp(v)) for v in resampled(G, log_ratio))
-    else:
-        value = low = upper = nan
+    value, low, upper = (float(np.exp(v)) for v in negative(group_difference(np.log(std), high)))
     ratio = _above(
         f"{where}: densities spread about ten times less within high-density classes",
-        "ratio of within-class standard deviations, low- to high-density (geometric means)",
+        "ratio of within-class standard deviations, low- to high-density (geometric means; an interval needs "
+        f"{LEAST_IN_GROUP} classes on each side)",
         value,
         low,
         upper,
         ORDER_OF_MAGNITUDE,
     )
-    if smaller < 2:
-        ratio = ratio._replace(outcome=UNCLEAR)
+    if G < LEAST_CLASSES:
+        gap, ratio = gap._replace(outcome=UNCLEAR), ratio._replace(outcome=UNCLEAR)
     found = gap.outcome == HOLDS and ratio.outcome == HOLDS
     excluded = gap.outcome == FAILS or ratio.outcome == FAILS
     return _Groups(gap, ratio, found, excluded)
@@ -191,26 +192,33 @@ def _few(stored: Stored) -> str:
 
 def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_2"]
-    density, entropy, distance = (stored[name] for name in ("mean_log_density", "relative_entropy", "mean_distance"))
-
-    def of_entropy(rows: np.ndarray) -> float:
-        return rank_correlation(entropy[rows], density[rows])
-
-    def excess(rows: np.ndarray) -> float:
-        return of_entropy(rows) - abs(rank_correlation(distance[rows], density[rows]))
-
+    density, distance, low = stored["mean_log_density"], stored["mean_distance"], ~stored["high"]
+    among_low = rank_correlation_interval(distance[low], density[low])
+    remark = (
+        "Rank correlation of the mean distance with mean log-density: "
+        f"{_words(rank_correlation_interval(distance, density))} over all classes, {_words(among_low)} over the "
+        f"{int(low.sum())} low-density ones."
+    )
     return [
         _above(
             "relative entropy grows with mean log-density",
             "rank correlation over classes",
-            *resampled(len(density), of_entropy),
+            *rank_correlation_interval(stored["relative_entropy"], density),
         ),
-        _above(
-            "the mean distance within a class explains log-density less well",
-            "rank correlation of relative entropy less the size of that of mean distance",
-            *resampled(len(density), excess),
+        _below(
+            "the mean distance within a class does not explain it: less than a quarter of the variance of ranks",
+            f"size of the rank correlation over classes (a quarter is {LITTLE} squared)",
+            *resampled(len(density), lambda rows: abs(rank_correlation(distance[rows], density[rows]))),
+            LITTLE,
         ),
-    ], ""
+    ], remark
+
+
+def _words(interval: Interval) -> str:
+    if not np.isfinite(interval).all():
+        return "undefined"
+    value, low, high = (f"{number:.2f}" for number in interval)
+    return f"{value} ({low} to {high})".replace("-", "−")
 
 
 def _transition(stored: Stored) -> tuple[int, str]:

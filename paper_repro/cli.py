@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,10 +13,10 @@ from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
-from paper_repro.pipeline import DENSITY_FIGURES, Pipeline
+from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.steps import BusyError, State, Step, Workspace
+from paper_repro.steps import BusyError, DiscardError, State, Step, Workspace
 
 __all__ = ["app", "main"]
 
@@ -43,7 +43,7 @@ FiguresOrDensities = Annotated[
 ]
 ProfileName = Annotated[str, typer.Option("--profile", help="Dataset and network: see `paper-repro list`.")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="How densities are fitted: see `paper-repro list`.")]
-Seed = Annotated[int, typer.Option(help="One seed for all that is random.")]
+Seed = Annotated[int, typer.Option(help="One seed for all that is random; results of others than 0 lie apart.")]
 Official = Annotated[
     bool, typer.Option("--official", help="Where the published code differs from the paper, do as the code.")
 ]
@@ -108,9 +108,10 @@ def run(
         from paper_repro.dry_run import dry_run as try_everything
 
         asked = named if figures else []
-        try_everything(
-            pipeline.profile, pipeline.protocol, official=official, figures=asked, console=console, data=data
-        )
+        with _said():
+            try_everything(
+                pipeline.profile, pipeline.protocol, official=official, figures=asked, console=console, data=data
+            )
         return
     targets = [pipeline.figures[name] for name in named]
     if not figures or DENSITIES in figures:
@@ -119,7 +120,7 @@ def run(
         targets.append(pipeline.scorecard_of(named))
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
         console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
-    with _locked(workspace), _what_to_get_said():
+    with _working(workspace):
         computed = workspace.run([pipeline.dataset])
         if (plan := make_plan(workspace, pipeline, targets)).n_steps:
             console.print(describe(plan))
@@ -162,7 +163,7 @@ def trials(
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
     if "memorization" not in pipeline.robustness:
         raise typer.BadParameter(f"{profile!r} has no memorization trials", param_hint="--profile")
-    with _locked(workspace):
+    with _working(workspace):
         work = workspace.join(pipeline.robustness["memorization"])
     if work is None:
         console.print("All trials were finished.")
@@ -187,14 +188,23 @@ def draw(
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     names = _known(figures, pipeline)
-    with _locked(workspace):
+    states = {name: workspace.state(step, with_inputs=False) for name, step in pipeline.figures.items()}
+    computed = [name for name, state in states.items() if state not in (State.MISSING, State.UNFINISHED)]
+    if not computed:
+        command = pipeline.command("run", runs_dir, figures or ())
+        _fail(f"No figure is stored in {workspace.root / pipeline.folder}: use `{command}`")
+    with _working(workspace):
         drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
-        missing = [name for name in names if name not in drawn]
         path = write_report(workspace, pipeline)
     console.print(f"Drew {', '.join(drawn) or 'nothing'}.")
+    left = [name for name in names if name not in drawn]
+    missing = left if figures else [name for name in left if name in computed]
+    if never := [name for name in left if name not in missing]:
+        console.print(f"Never computed: {', '.join(never)}.")
     if missing:
+        command = pipeline.command("run", runs_dir, missing)
         errors.print(
-            f"[red]No whole numbers are stored for {', '.join(missing)}: use `paper-repro run {' '.join(missing)}`[/]"
+            f"[red]No whole numbers are stored for {', '.join(missing)}: use `{escape(command)}`[/]", soft_wrap=True
         )
     console.print("Report:")
     _print_path(path)
@@ -263,11 +273,10 @@ def keep(
     workspace = opened[0][0]
     try:
         folder = default_folder() if into is None else into
-        with _locked(workspace):
-            kept = keep_results(workspace, [pipeline for _, pipeline in opened], folder / profile)
+        with _working(workspace):
+            kept = keep_results(workspace, [pipeline for _, pipeline in opened], folder / workspace.root.name)
     except KeepError as error:
-        errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
-        raise typer.Exit(1) from None
+        _fail(str(error))
     for line in kept.lines():
         console.print(line, soft_wrap=True)
     _print_path(kept.folder)
@@ -309,22 +318,21 @@ def analyze(
             model=model,
             data=data,
             layers=layers.split(","),
-            dimensions=_numbers(dimensions, int),
+            dimensions=_numbers(dimensions, int, "--dimensions"),
             size=size,
-            mean=_numbers(mean, float),
-            std=_numbers(std, float),
+            mean=_numbers(mean, float, "--mean"),
+            std=_numbers(std, float, "--std"),
             seed=seed,
             official=official,
         )
-        workspace = Workspace(runs_dir / folder_name(model), console)
+        workspace = Workspace(runs_dir / folder_name(model, seed), console)
         if workspace.state(pipeline.dataset) == State.DONE:
             console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
-        with _locked(workspace):
+        with _working(workspace):
             workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
             path = write_report(workspace, pipeline)
     except ValueError as error:  # what was given: a model, weights, layers, images
-        errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
-        raise typer.Exit(1) from None
+        _fail(str(error))
     console.print("Report:")
     _print_path(path)
 
@@ -344,7 +352,7 @@ def _open(
 ) -> tuple[Workspace, Pipeline]:
     _known_names(protocol=protocol, seed=seed, profile=profile)
     pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
-    workspace = Workspace(runs_dir / profile, console)
+    workspace = Workspace(runs_dir / run_folder(profile, seed), console)
     pipeline.scorecard = pipeline.scorecard_there(workspace)
     return workspace, pipeline
 
@@ -357,8 +365,12 @@ def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
         raise typer.BadParameter(f"must not be negative, got {seed}", param_hint="--seed")
 
 
-def _numbers(text: str, kind: type) -> list[Any]:
-    return [kind(part) for part in text.split(",")] if text else []
+def _numbers(text: str, kind: type, option: str) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise typer.BadParameter(f"must be {numbers} with commas between, got {text!r}", param_hint=option) from None
 
 
 def _named(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
@@ -403,25 +415,34 @@ def _why(workspace: Workspace, step: Step, state: State) -> str:
 
 
 @contextmanager
-def _locked(workspace: Workspace) -> Iterator[None]:
-    try:
-        with workspace.lock():
-            yield
-    except BusyError as error:
-        errors.print(f"[red]Busy:[/] {error}")
-        raise typer.Exit(1) from None
+def _working(workspace: Workspace) -> Iterator[None]:
+    """Hold the workspace."""
+    with _said(), ExitStack() as held:
+        try:
+            held.enter_context(workspace.lock())
+        except OSError as error:
+            words = f"{workspace.root} cannot be written to ({error.strerror})"
+            raise typer.BadParameter(words, param_hint="--runs-dir") from None
+        yield
 
 
 @contextmanager
-def _what_to_get_said() -> Iterator[None]:
-    """A dataset or weights that are missing end the run with their message alone."""
+def _said() -> Iterator[None]:
+    """What the user can put right ends the command with its message alone."""
     try:
         yield
+    except (BusyError, DiscardError) as error:
+        _fail(str(error))
     except ValueError as error:
-        if type(error).__name__ not in ("DatasetError", "WeightsError"):  # by name: importing them brings in torch
+        # By name: importing them brings in torch.
+        if type(error).__name__ not in ("DatasetError", "WeightsError"):
             raise
-        errors.print(f"[red]{error}[/]", soft_wrap=True)
-        raise typer.Exit(1) from None
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print(f"[red]{escape(message)}[/]", soft_wrap=True)
+    raise typer.Exit(1) from None
 
 
 def _table(*columns: str) -> Table:

@@ -133,8 +133,8 @@ def _finished(workspace: Workspace, pipeline: Pipeline) -> tuple[set[str], list[
             continue
         if workspace.state(step, with_inputs=False) not in (State.MISSING, State.UNFINISHED):
             raise KeepError(
-                f"{step.name} in {workspace.root} is not up to date; bring it up to date (paper-repro run), remove its "
-                "folder, or keep another --protocol"
+                f"{step.name} in {workspace.root} is not up to date; bring it up to date "
+                f"({pipeline.command('run', workspace.root.parent)}), remove its folder, or keep another --protocol"
             )
         not_run.append(step.name.rsplit("/", 1)[-1])
     return {step.name for step in pipeline.steps} - behind, not_run

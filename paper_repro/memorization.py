@@ -23,7 +23,6 @@ __all__ = [
     "Scores",
     "Trials",
     "held_out_groups",
-    "load_published_scores",
     "load_trials",
     "memorization_groups",
     "memorization_scores",
@@ -149,29 +148,6 @@ def memorization_scores(trials: Trials) -> Scores:
     right_in, right_out = (correct & inside).sum(0), (correct & ~inside).sum(0)
     variance = _variance(right_in, n_in) + _variance(right_out, n_out)
     return Scores(right_in / n_in - right_out / n_out, np.sqrt(variance), n_in, n_out)
-
-
-def load_published_scores(path: Path, labels: np.ndarray) -> np.ndarray:
-    """[N] memorization scores of a published file (arrays `tr_mem` and `tr_labels`).
-
-    Args:
-        path: npz file.
-        labels: [N] classes of our training points, in the order of the dataset's own archive.
-
-    Raises:
-        ValueError: the file's labels are not ours, so its scores are of other points or in another order.
-    """
-    stored = read_arrays(path)
-    theirs, ours = stored["tr_labels"], np.asarray(labels)
-    if theirs.shape != ours.shape:
-        raise ValueError(f"labels must have shape {list(theirs.shape)} to go with {path}, got {list(ours.shape)}")
-    differ = np.flatnonzero(theirs != ours)
-    if len(differ):
-        raise ValueError(
-            f"{path} is in another order than this dataset: {len(differ)} of {len(ours)} labels differ, the first at "
-            f"{differ[0]} (class {theirs[differ[0]]} there, {ours[differ[0]]} here)"
-        )
-    return stored["tr_mem"].astype(np.float64)
 
 
 def memorization_groups(scores: np.ndarray, n: int, *, seed: int) -> Groups:

@@ -7,6 +7,7 @@
 Steps whose results depend on the protocol lie in a folder of its name.
 """
 
+import shlex
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step, Workspace
 
-__all__ = ["STAGES", "Pipeline"]
+__all__ = ["DEFAULTS", "STAGES", "Pipeline", "run_folder"]
 
 STAGES = (1, 2, 3, 4)
+DEFAULTS = {"--profile": "digits", "--protocol": "paper", "--seed": "0", "--runs-dir": "runs"}
+"""Of the commands that read or make results."""
 TRACE_POINTS = 60
 """Sweeps that the table of classes draws of a trace."""
 DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3", "figure_b5")
@@ -40,6 +43,11 @@ ALL_POINTS = (
 """What figure B.5 says under that protocol."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
+
+
+def run_folder(name: str, seed: int) -> str:
+    """Of the results of a profile or model: every seed has its own, so that no run replaces what another one made."""
+    return f"{name}-seed{seed}" if seed else name
 
 
 class Other(NamedTuple):
@@ -129,6 +137,17 @@ class Pipeline:
     def under(self, protocol: Protocol, *, official: bool = False) -> "Pipeline":
         """The same under another protocol."""
         return Pipeline(self.profile, protocol, seed=self.seed, official=official)
+
+    def command(self, verb: str, runs_dir: Path, figures: Iterable[str] = ()) -> str:
+        """What to type for these results: the figures, and the options that are not the defaults."""
+        names = (self.profile.name, self.protocol.name, str(self.seed), str(runs_dir))
+        options = [
+            word
+            for (option, default), value in zip(DEFAULTS.items(), names, strict=True)
+            if value != default
+            for word in (option, value)
+        ]
+        return shlex.join(["paper-repro", verb, *figures, *options, *(["--official"] if self.official else [])])
 
     @property
     def steps(self) -> list[Step]:

@@ -54,7 +54,7 @@ def real_dataset(step_of: Callable[[Path | None], Step], data: Path | None, fold
         words += " Read an archive like the official one, but of noise"
     about = read_json(workspace.folder(step) / "dataset.json")
     sizes = f"{about['n_train']:,} training and {about['n_test']:,} test images of {len(about['class_names'])} classes"
-    return words.startswith("Read"), f"{words}: {sizes}, from {about['source']}."
+    return words.startswith("Read"), f"{words}: {sizes}."
 
 
 def made_archive(folder: Path) -> Path:
@@ -64,7 +64,8 @@ def made_archive(folder: Path) -> Path:
     for part, n in (("train", cifar100.N_TRAIN), ("test", cifar100.N_TEST)):
         labels = rng.permutation(np.repeat(np.arange(cifar100.N_CLASSES), n))
         images = rng.integers(0, 256, (len(labels), 3 * cifar100.SIZE**2), dtype=np.uint8)
-        stored = {"data": images, "fine_labels": labels.tolist(), "coarse_labels": labels.tolist()}
+        files = [f"{part}_{i:05d}.png" for i in range(len(labels))]
+        stored = {"data": images, "fine_labels": labels.tolist(), "filenames": files}
         (folder / part).write_bytes(pickle.dumps(stored, protocol=2))
     names = [f"class {g:02d}" for g in range(cifar100.N_CLASSES)]
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}, protocol=2))

@@ -15,8 +15,9 @@ from paper_repro.chains import displayed, summary
 from paper_repro.claims import CLAIMS
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures import module as figure_module
-from paper_repro.pipeline import STAGES, Pipeline
+from paper_repro.pipeline import DEFAULTS, STAGES, Pipeline, run_folder
 from paper_repro.side_by_side import Comparison, compare
+from paper_repro.statistics import LEVEL, gap_p_value
 from paper_repro.steps import State, Step, Workspace
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
@@ -30,8 +31,8 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
     """Write the report on all that is stored for this pipeline; returns its path.
 
     What is stored but was made with other settings is shown and marked; what is not stored is left out and said to be.
-    Reports of other protocols that are up to date with this one are written anew, because they compare themselves
-    with it.
+    Reports of other protocols that are up to date with this one are written too, because they compare themselves with
+    it. A report in which nothing but the date would change is left as it is.
     """
     comparison = compare(workspace, pipeline)
     if comparison is not None:
@@ -47,6 +48,13 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"thousands": lambda value: f"{value:,}", "code": _code}
+    kept = workspace.state(pipeline.dataset, with_inputs=False) == State.KEPT
+
+    def command(verb: str, *figures: str) -> str:
+        """Kept results are read where they lie, wherever that is, and added to in a copy."""
+        there = Path(DEFAULTS["--runs-dir"] if verb == "run" else "FOLDER") if kept else workspace.root.parent
+        return pipeline.command(verb, there, figures)
+
     page = environment.get_template("report.html").render(
         profile=pipeline.profile,
         protocol=pipeline.protocol,
@@ -63,13 +71,21 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
         many=MANY_FLAGGED,
         steps=_steps(workspace, pipeline),
         software=_software(workspace, pipeline),
-        kept=workspace.state(pipeline.dataset, with_inputs=False) == State.KEPT,
+        command=command,
+        kept=kept,
+        kept_weights=kept and workspace.state(pipeline.network, with_inputs=False) == State.DONE,
+        folder=run_folder(pipeline.profile.name, pipeline.seed),
         written=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
     )
     path = workspace.root / pipeline.folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, page.encode())
+    if not path.exists() or _undated(path.read_text(encoding="utf-8")) != _undated(page):
+        write_bytes(path, page.encode())
     return path
+
+
+def _undated(page: str) -> str:
+    return re.sub(r"Written [^<]*", "", page)
 
 
 def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
@@ -166,7 +182,9 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
             for name in ("n_components", "log_joint"):
                 values = traces.get(f"{name}_{stage}")
                 row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
+        p = gap_p_value(np.array([float(row["mean_log_density_nats"]) for row in of_stage]))
         about = {"number": stage, "dimension": dimension, "rows": of_stage, "chains": displayed(of_stage)}
+        about |= {"gap_p": p, "grouped": p < 1 - LEVEL}
         stages.append(about | summary(of_stage))
     return stages
 

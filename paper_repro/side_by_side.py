@@ -78,9 +78,9 @@ class Comparison(NamedTuple):
 
 _DENSITIES = (
     "Mean and standard deviation of each class's log-density, sorted by mean under that protocol. Colours follow each "
-    "protocol's own split at the last stage; rings mark the classes that are high-density under `{first}`, wherever "
-    "they are under the others. A stage has one vertical scale, because the densities are of the same points in the "
-    "same space; a panel that would be squeezed on it, or squeeze the first, has its own and says so."
+    "protocol's own split at the last stage; rings mark the classes that are high-density there under `{first}`, "
+    "wherever they are under the others. A stage has one vertical scale, because the densities are of the same points "
+    "in the same space; a panel that would be squeezed on it, or squeeze the first, has its own and says so."
 )
 
 
@@ -98,7 +98,7 @@ def compare(workspace: Workspace, pipeline: Pipeline) -> Comparison | None:
     not_run = [name for name in PROTOCOLS if name not in {result.name for result in results}]
     folder = workspace.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    ringed = Ringed(facts[0].high, f"high-density under {facts[0].name}")
+    ringed = Ringed(facts[0].high, f"high-density at stage {facts[0].stage} under {facts[0].name}")
     pictures, absent = {}, {}
     for name in DRAWN:
         columns = _columns(name, results, facts)
@@ -186,7 +186,7 @@ def _mark(name: str, reference: Facts, about: Facts, stored: Stored) -> str:
     if name == "figure_4":
         return f"{len(stored['class_names'])} classes"
     row: dict[str, Any] = overlap_row(reference, about)
-    counted = f"{row['high_density_classes']} of {row['classes']} classes high-density"
+    counted = f"{row['high_density_classes']} of {row['classes']} high-density at stage {row['stage']}"
     if about is reference:
         return f"{counted}\nthe others are compared with it"
     if row["found_again"] is None or not reference.high:

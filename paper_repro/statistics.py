@@ -5,9 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 __all__ = [
+    "LEAST_IN_GROUP",
     "LEVEL",
     "difference",
     "gap_p_value",
+    "group_difference",
     "negative",
     "normal_interval",
     "rank_correlation",
@@ -19,6 +21,8 @@ __all__ = [
 
 N_BOOTSTRAP = 2000
 LEVEL = 0.95
+LEAST_IN_GROUP = 5
+"""Resampling fewer units of a group hardly changes their mean (that of a single one never), as if it were certain."""
 
 Interval = tuple[float, float, float]
 """A value, and the lower and the upper end of its 95% interval."""
@@ -107,6 +111,24 @@ def difference(values: np.ndarray, errors: np.ndarray, at: int) -> Interval:
     value = np.nanmean(values[after]) - np.nanmean(values[before])
     variance = (np.nansum(errors[after] ** 2) + np.nansum(errors[before] ** 2)) / width**2
     return normal_interval(float(value), float(np.sqrt(variance)))
+
+
+def group_difference(values: np.ndarray, high: np.ndarray) -> Interval:
+    """Mean of the values [n] of the units that are high [n] less that of the others, given that split.
+
+    The 95% bootstrap interval is over units; it is nan with fewer than LEAST_IN_GROUP of either kind, and so is the
+    value without both.
+    """
+
+    def of(rows: np.ndarray) -> float:
+        above = high[rows]
+        if above.all() or not above.any():
+            return float("nan")
+        return float(values[rows][above].mean() - values[rows][~above].mean())
+
+    if min(high.sum(), (~high).sum()) < LEAST_IN_GROUP:
+        return of(np.arange(len(high))), float("nan"), float("nan")
+    return resampled(len(high), of)
 
 
 def negative(interval: Interval) -> Interval:

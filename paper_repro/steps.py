@@ -27,11 +27,11 @@ from rich.console import Console
 from paper_repro.machine import peak_memory_bytes, reset_peak_memory, software
 from paper_repro.storage import read_json, sha256, write_json
 
-__all__ = ["WORTH_SAYING_SECONDS", "BusyError", "State", "Step", "Work", "Workspace"]
+__all__ = ["WORTH_SAYING_SECONDS", "BusyError", "DiscardError", "State", "Step", "Work", "Workspace"]
 
 PROVENANCE, STARTED = "provenance.json", "started.json"
 WORTH_SAYING_SECONDS = 60.0
-"""A step that would take longer is announced with an estimate."""
+"""A step that would take longer is announced with an estimate, and one that took longer is never thrown away."""
 
 
 class State(StrEnum):
@@ -46,6 +46,10 @@ class State(StrEnum):
 
 class BusyError(RuntimeError):
     """Another process works in the same folder."""
+
+
+class DiscardError(RuntimeError):
+    """What took long to compute would be thrown away."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,13 @@ class Workspace:
         return [name for name, digest in files.items() if not _matches(folder / name, digest)]
 
     def run(self, targets: Iterable[Step]) -> list[Step]:
-        """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed."""
+        """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed.
+
+        Raises:
+            DiscardError: some are finished, with other settings or inputs, and took longer than a minute.
+        """
+        targets = list(targets)
+        self._refuse_to_discard(self.to_do(targets))
         computed: list[Step] = []
         finished: set[str] = set()
         for step in targets:
@@ -227,7 +237,7 @@ class Workspace:
             names = ", ".join(self.damaged_files(step)) or PROVENANCE
             self.console.print(f"[yellow]{step.name}: {names} is damaged or missing; computing it again[/]")
         elif state == State.STALE:
-            self.console.print(f"{step.name}: settings or inputs have changed; computing it again")
+            self.console.print(f"{step.name}: settings or inputs have changed")
         elif state == State.KEPT:
             self.console.print(f"{step.name}: not all of its files were kept; computing it again")
         return False
@@ -271,6 +281,7 @@ class Workspace:
 
     def _open(self, step: Step) -> Work:
         """The step's folder, ready to be worked in."""
+        self._refuse_to_discard([step])
         # Progress made by other versions is not gone on from: they may take other steps from the same state.
         self._prepare(self.folder(step), {**self._claim(step), "versions": software()["versions"]})
         return self._work(step)
@@ -278,6 +289,28 @@ class Workspace:
     def _work(self, step: Step) -> Work:
         inputs = {step_in.name: self.folder(step_in) for step_in in step.inputs}
         return Work(self.folder(step), step.settings, inputs, self.console)
+
+    def _refuse_to_discard(self, steps: list[Step]) -> None:
+        """Of steps that are about to be computed, as far as it is known before their inputs are."""
+        names, lost = {step.name for step in steps}, []
+        for step in steps:
+            record = self.provenance(step) or {}
+            if self.state(step, with_inputs=False) not in (State.DONE, State.STALE) or record.get("left_out"):
+                continue
+            inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)
+            other_inputs = inputs_known and record["inputs"] != self._input_digests(step)
+            # The time of a step that was continued is only that since then.
+            seconds, continued = record["wall_seconds"], record["continued_after_interruption"]
+            if (record["fingerprint"] != step.fingerprint or other_inputs) and (
+                seconds > WORTH_SAYING_SECONDS or continued
+            ):
+                since = " since it was continued" if continued else ""
+                lost.append(f"{step.name} ({seconds / 60:.0f} min{since})")
+        if lost:
+            raise DiscardError(
+                f"{', '.join(lost)} would be thrown away: settings or inputs have changed since. Use another "
+                f"--runs-dir, or remove from {self.root} what may go"
+            )
 
     def _claim(self, step: Step) -> dict[str, Any]:
         return {"fingerprint": step.fingerprint, "inputs": self._input_digests(step)}

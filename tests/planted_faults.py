@@ -42,6 +42,7 @@ MOMENTS = ("test_component_statistics.py", "equal_the_reference and dtype1")
 PARTITIONS = ("test_gibbs.py", "203_partitions and 0.7")
 SPLIT_MERGE = ("test_split_merge.py", "split_merge_samples_the_posterior and all_points")
 PEELS = ("test_split_merge.py", "split_merge_samples_the_posterior and two_candidates")
+RELATIVE_ENTROPY = ("test_relative_entropy.py", "integrals")
 LEFT_OUT = ("test_leave_one_out.py", "ratio_of_marginal or all_points")
 BLOCKS = ("test_split_merge.py", "corrected_blocks_sample and 4")
 
@@ -136,6 +137,20 @@ FAULTS = [
           "torch.log1p(-r[labels] * q)", "torch.log1p(-q)", LEFT_OUT),
     Fault("leaving one out: mean of densities, not of their inverses", "classfit/leave_one_out.py",
           "log_weight = -torch.stack(draws)", "log_weight = torch.stack(draws)", LEFT_OUT),
+    Fault("relative entropy: prior's component left out of log q", "classfit/predictive.py",
+          "+ float(weight[part] @ from_q[part])", "+ float(weight[part & ~is_prior] @ from_q[part & ~is_prior])",
+          RELATIVE_ENTROPY),
+    Fault("relative entropy: scale for covariance", "classfit/predictive.py",
+          "spread[:, None] * root.square()", "root.square()", RELATIVE_ENTROPY),
+    Fault("relative entropy: error of one part forgotten", "classfit/predictive.py",
+          "variance + (share * error) ** 2", "(share * error) ** 2 / 2", ("test_relative_entropy.py", "intervals")),
+    Fault("converged: random numbers of peels shared with larger groups", "classfit/convergence.py",
+          "rng.random((P, 2, width)), rng", "rng.random((P, 2, m))[..., :width], rng",
+          ("test_convergence.py", "alike_alone and ten")),
+    Fault("converged: labellings from the burn-in as well", "classfit/convergence.py",
+          "np.linspace(last / 2, last - 1,", "np.linspace(0, last - 1,", ("test_convergence.py", "second_half")),
+    Fault("converged: verdict on all rounds", "classfit/convergence.py",
+          "trace[t // 2 : t, :, g].T", "trace[:t, :, g].T", ("test_convergence.py", "second_half")),
     Fault("sampling: forgotten square root", "classfit/predictive.py",
           "np.sqrt(float(df[m]) / rng", "(float(df[m]) / rng", ("test_posterior_samples.py", "few_points")),
     Fault("sampling: factor transposed", "classfit/predictive.py",

@@ -160,6 +160,25 @@ print(json.dumps([aot.compile_case(module, index)._asdict() for module, index in
     assert compiled == [stored[label(k)] for k in compiled]
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_pointers_are_as_the_launcher_finds_them(target):
+    """Aligned tensors below 2 GB: what each backend of Triton makes of these is what the kernels are compiled for."""
+    code = f"""
+import sys
+from triton.compiler import make_backend
+from kernels import aot
+source, seen = aot.ASTSource, []
+aot.ASTSource = lambda *args: seen.append(args[3]) or source(*args)
+wanted = ("em group sum", {target!r})
+(index,) = [i for i, case in enumerate(aot.cases("em_statistics")) if (case.label, case.target) == wanted]
+assert not aot.compile_case("em_statistics", index).problems()
+launched = make_backend(aot.LIMITS[{target!r}].gpu).parse_attr("DS")
+assert seen == [{{(i,): launched for i in range(3)}}], (seen, launched)
+"""
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 # ---------------------------------------------------------------- what the report would notice
 
 

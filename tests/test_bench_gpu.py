@@ -4,17 +4,22 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
+import kernels
 from benchmarks import gpu, gpu_checks
 from benchmarks import performance_model as model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAR = float("inf")
+README = Path(__file__).parents[1] / "README.md"
+NEWEST = model.stored_versions()[-1]
 SMALL = gpu.Sizes(
     checked=20, checked_features=(3,), features=(3,), points=20, components=7, peer_points=5, groups=2, group=8,
     per_group=2, sweeps=2, matmul=16, copied=64, repeats=1,
@@ -47,6 +52,35 @@ def test_a_run_checks_everything_times_everything_and_is_stored(tmp_path):
     gpu.write(report, tmp_path / "deep" / "report.json")
     assert json.loads((tmp_path / "deep" / "report.json").read_text())["seed"] == 1
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.json"]
+
+
+def test_what_is_timed_is_the_engine_without_argument_checks(monkeypatch):
+    checked = []
+    points = kernels._check.points
+    monkeypatch.setattr(kernels._check, "points", lambda x: checked.append(True) or points(x))
+
+    def was_checked(call, device, repeats, warm_up=1):
+        checked.clear()
+        call()
+        return {"median": 2.0 if checked else 1.0}
+
+    monkeypatch.setattr(gpu, "timed", was_checked)
+    for name, _, measure in gpu._measurements(DEVICE, SMALL, seed=1):
+        found = measure()
+        assert found["seconds"]["median"] == 1.0, name
+        assert found["seconds_with_argument_checks"] == 2.0, name
+
+
+def test_all_numbers_follow_from_the_seed(monkeypatch):
+    arguments = []
+    monkeypatch.setattr(kernels, "gibbs_sweep", lambda *args, **options: arguments.append(args) or 1 / 0)
+    for _ in range(2):
+        torch.rand(3)
+        with pytest.raises(ZeroDivisionError):
+            dict(gpu_checks.checks(DEVICE, 4, 12, (2,)))["gibbs_sweep D=2 block=1"]()
+    for one, two in zip(*arguments, strict=True):
+        fields = zip(one, two, strict=True) if isinstance(one, tuple) else [(one, two)]
+        assert all(torch.equal(a, b) for a, b in fields)
 
 
 def test_a_wrong_kernel_is_seen_and_nothing_is_timed(monkeypatch):
@@ -126,7 +160,7 @@ import benchmarks.gpu, kernels.triton
 
 @pytest.fixture(scope="module")
 def rows():
-    return model.predictions()
+    return model.predictions(NEWEST)
 
 
 def test_no_prediction_is_below_its_floor(rows):
@@ -150,12 +184,12 @@ def test_the_goals_are_predicted(rows):
 
 
 def test_instructions_and_occupancy_count():
-    kernels = model.load_kernels()
-    before = model.predict("B200", kernels, "mixture density", 64)
-    kernel = kernels["gaussian mixture fp32 D=64", "sm_100"]
+    compiled = model.load_kernels(NEWEST)
+    before = model.predict("B200", compiled, "mixture density", 64)
+    kernel = compiled["gaussian mixture fp32 D=64", "sm_100"]
     longer = kernel | {"loops": [loop | {"instructions": 2 * loop["instructions"]} for loop in kernel["loops"]]}
-    kernels["gaussian mixture fp32 D=64", "sm_100"] = longer
-    assert model.predict("B200", kernels, "mixture density", 64).seconds > 1.5 * before.seconds
+    compiled["gaussian mixture fp32 D=64", "sm_100"] = longer
+    assert model.predict("B200", compiled, "mixture density", 64).seconds > 1.5 * before.seconds
     gpu_ = model.GPUS["B200"]
     assert model.fitting_programs({"registers": 128, "warps": 8, "shared": 0}, gpu_) == 2
     assert model.fitting_programs({"registers": 129, "warps": 8, "shared": 0}, gpu_) == 1
@@ -168,8 +202,58 @@ def test_records_beyond_the_cache_slow_sweeps_down():
     assert few < many
 
 
-def test_the_table_for_the_readme(rows):
-    lines = model.markdown(rows).splitlines()
-    assert lines[0].startswith("| predicted, not measured |")
+def test_the_readme_has_the_predictions_of_the_newest_table(rows):
+    found = model.markdown(rows, NEWEST)
+    lines = found.splitlines()
     assert len(lines) == 2 + len(model.SHAPES) * len(model.FEATURES)
     assert {line.count("|") for line in lines} == {3 + len(model.GPUS)}
+    assert found in README.read_text(), f"python -m benchmarks.performance_model --triton {NEWEST}"
+
+
+def test_the_installed_version_of_triton_is_preferred(monkeypatch):
+    triton = importlib.import_module("triton")
+    for version in model.stored_versions():
+        monkeypatch.setattr(triton, "__version__", version)
+        assert model.version_here() == version
+        assert model.load_kernels() == model.load_kernels(version)
+    assert model.load_kernels() != model.load_kernels(model.stored_versions()[0])
+    monkeypatch.setattr(triton, "__version__", "3.7.0+git")
+    assert model.version_here() == NEWEST
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert model.version_here() == NEWEST
+
+
+VIEWS = {
+    "alias", "as_strided", "detach", "diagonal", "empty", "expand", "permute", "select", "slice", "split", "squeeze",
+    "t", "transpose", "unbind", "unsqueeze", "view", "_local_scalar_dense", "_unsafe_view",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("D", model.FEATURES)
+def test_launches_of_em_statistics_are_counted(monkeypatch, D):
+    launches = []
+
+    class Counted:
+        def __getitem__(self, grid):
+            return lambda *args, **options: launches.append("kernel")
+
+    class Trace(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if operation.__name__.split(".")[0] not in VIEWS:
+                launches.append(operation.__name__)
+            return operation(*args, **(kwargs or {}))
+
+    engine = importlib.import_module("kernels.triton")
+    for module, kernel in (
+        ("em_statistics", "_statistics_kernel"),
+        ("em_statistics", "_group_sum_kernel"),
+        ("mixture_log_density", "_mixture_kernel"),
+    ):
+        monkeypatch.setattr(importlib.import_module(f"kernels.triton.{module}"), kernel, Counted())
+    offsets = {"group_offsets": torch.arange(4) * 8, "component_offsets": torch.arange(4) * 2}
+    offsets = {name: value.to(DEVICE) for name, value in offsets.items()}
+    x, W = torch.zeros(24, D, device=DEVICE), torch.eye(D, device=DEVICE).repeat(6, 1, 1)
+    with Trace():
+        engine.em_statistics(x, x[:6, 0], x[:6], W, **offsets)
+    assert launches.count("kernel") == 3
+    assert len(launches) == model.EM_LAUNCHES, launches

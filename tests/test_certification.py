@@ -7,7 +7,7 @@ from scipy.stats import binom, binomtest, norm
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 from torch import nn
 
-from paper_repro.certification import ABSTAIN, certify, lower_bound, pixel_radius, smoothed_counts
+from paper_repro.certification import ABSTAIN, certify, lower_bound, smoothed_counts
 
 SIGMA, N_CERTIFICATES = 0.5, 10_000
 
@@ -103,11 +103,6 @@ def test_too_few_draws_are_warned_of():
         found = certify(np.array([[0, 9]]), np.array([[0, 9]]), sigma=0.5, alpha=0.001)
     assert found.predicted.tolist() == [ABSTAIN]
     assert certify(np.array([[0, 10]]), np.array([[0, 10]]), sigma=0.5, alpha=0.001).predicted.tolist() == [1]
-
-
-def test_both_units():
-    np.testing.assert_allclose(pixel_radius(np.array([1.0, 2.0]), 0.25), [0.25, 0.5])
-    assert pixel_radius(np.array(1.0), np.array([0.3, 0.2, 0.25])) == 0.2
 
 
 def test_noise_is_seeded_and_has_its_size():

@@ -53,7 +53,6 @@ def test_several_chains():
         ({"rhat_n_components": np.inf}, "R-hat"),
         ({"ess_log_joint": MIN_ESS}, "ESS"),
         ({"rhat_log_joint": 1.2, "ess_n_components": 3.0}, "R-hat, ESS"),
-        ({}, "a chain below a simple labelling"),
     ],
 )
 def test_what_a_class_is_flagged_for(changes, reason):

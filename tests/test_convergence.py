@@ -68,6 +68,15 @@ def test_easy_groups_converge_to_what_one_long_chain_gives():
     assert np.abs(model.score_samples(X) - long.score_samples(X)).max() < 0.2
 
 
+def test_agreement_converges_though_the_last_states_are_less_probable_than_the_mode():
+    """Of points of one Gaussian the most probable labelling is one component: a draw lies below it now and then."""
+    X = np.random.default_rng(1).normal(size=(120, 2))[60:]
+    found = DPGaussianMixture(**CONVERGED).fit(X, groups=[1] * 60).convergence_
+    assert found.rhat_log_joint[0] < 1.01
+    assert found.above_simple.min() < -20
+    assert found.converged.all()
+
+
 def test_chains_start_apart_and_are_not_copies_of_each_other(short):
     problem = problem_of(two_clusters(), [40], ["ant"])
     chains = convergence.burn_in(convergence.start(problem), problem, 3)
@@ -130,19 +139,49 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_result(short, tmp_path, m
         DPGaussianMixture(3, random_state=0, checkpoint=tmp_path / "chains.npz").fit(X, groups=names)
 
 
-def test_a_group_is_fitted_alike_alone_and_among_others(short):
-    X = np.concatenate([two_clusters(30, 1), two_clusters(2, 3), two_clusters(1, 4), two_clusters(21, 2)])
-    names = np.repeat(["cat", "duo", "one", "elk"], [30, 2, 1, 21])
+@pytest.mark.parametrize("name", ["duo", "ten", "elk"])
+def test_a_group_is_fitted_alike_alone_and_among_others(short, name):
+    """Ten points have fewer companions than thirty: the random numbers of their peels are theirs all the same."""
+    sizes = {"cat": 30, "duo": 2, "one": 1, "ten": 10, "elk": 21}
+    X = np.concatenate([two_clusters(n, seed) for seed, n in enumerate(sizes.values())])
+    names = np.repeat(list(sizes), list(sizes.values()))
+    own = names == name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         together = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
-        alone = DPGaussianMixture(**CONVERGED).fit(X[names == "elk"], groups=names[names == "elk"])
-    g = list(together.groups_).index("elk")
+        alone = DPGaussianMixture(**CONVERGED).fit(X[own], groups=names[own])
+    g = list(together.groups_).index(name)
     t = int(alone.convergence_.rounds[0])
     assert together.convergence_.rounds[g] == t
     assert np.array_equal(together.convergence_.log_joint[:t, :, g], alone.convergence_.log_joint[:t, :, 0])
-    elk = X[names == "elk"]
-    assert np.array_equal(together.score_samples(elk, ["elk"] * 21), alone.score_samples(elk, ["elk"] * 21))
+    assert np.array_equal(together.score_samples(X[own], names[own]), alone.score_samples(X[own], names[own]))
+
+
+def test_verdict_and_labellings_are_of_the_second_half_of_a_groups_rounds(short):
+    problem = problem_of(two_clusters(5), [2, 3], ["ant", "elk"])
+    R, C, N = 30, convergence.N_CHAINS, 5
+    number = np.arange(R * C).reshape(R, C)
+    rng = np.random.default_rng(0)
+    trace = rng.normal(size=(R, C, 2))
+    chains = convergence.start(problem)._replace(
+        round=R,
+        stopped=np.array([30, 20]),
+        kept_labels=np.repeat(number[:, :, None], N, 2).astype(np.int32),
+        kept_alpha=np.repeat(number[:, :, None], 2, 2).astype(float),
+        log_joint=trace,
+        n_components=trace,
+    )
+    labels, alpha = convergence.kept(chains, problem)
+    for rows, g, (first, last) in ((slice(0, 2), 0, (15, 29)), (slice(2, 5), 1, (10, 19))):
+        assert labels[:, rows].min() == number[first].min()
+        assert labels[:, rows].max() == number[last].max()
+        assert np.array_equal(labels[:, rows][:, 0], alpha[:, g])
+        assert len(set(alpha[:, g])) == convergence.N_KEPT * C
+    chains = chains._replace(labels=np.zeros((C, N), np.int32))
+    found = convergence.judge(chains, problem)
+    expected = [convergence.agreement(trace[15:30, :, 0].T), convergence.agreement(trace[10:20, :, 1].T)]
+    assert found.rhat_log_joint.tolist() == [rhat for rhat, _ in expected]
+    assert found.ess_n_components.tolist() == [ess for _, ess in expected]
 
 
 def test_groups_that_do_not_converge_are_named(short):

@@ -394,10 +394,65 @@ def test_settings_out_of_range_are_refused(settings, message):
         DPGaussianMixture(**settings).fit(three_groups()[0])
 
 
+def test_numbers_as_objects_are_numbers():
+    X, names = three_groups()
+    number = np.unique(names, return_inverse=True)[1]
+    objects = number.astype(object)
+    model = DPGaussianMixture(**QUICK).fit(X, groups=objects)
+    assert model.groups_.tolist() == sorted(set(number.tolist()))
+    plain = DPGaussianMixture(**QUICK).fit(X, groups=number)
+    assert np.array_equal(model.score_samples(X, objects), plain.score_samples(X, number))
+
+
+def test_a_second_fit_leaves_nothing_of_the_first(monkeypatch):
+    X = three_groups()[0]
+    monkeypatch.setattr("classfit.convergence.MAX_ROUNDS", 10)
+    monkeypatch.setattr("classfit.convergence.CHECK_ROUNDS", 10)
+    model = DPGaussianMixture(**QUICK).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.set_params(protocol="converged").fit(X[:30])
+    assert hasattr(model, "convergence_")
+    assert not hasattr(model, "trace_")
+    model.set_params(protocol=None).fit(X)
+    assert hasattr(model, "trace_")
+    assert not hasattr(model, "convergence_")
+
+
+def test_densities_far_from_the_origin_keep_their_digits():
+    """As float32 the points are what they are: only the arithmetic could lose more."""
+    X = (np.random.default_rng(0).normal(size=(60, 8)) + 1e5).astype(np.float32)
+    single = DPGaussianMixture(2, n_sweeps=8, n_discard=4, random_state=0).fit(X).posterior_
+    double = Posterior(
+        torch.from_numpy(X).double(),
+        *(getattr(single, name) for name in ("group_offsets", "groups", "labels", "alpha", "prior", "variance")),
+    )
+    assert np.abs(single.log_density(X) - double.log_density(X)).max() < 1e-4
+
+
+def test_the_most_probable_component_is_known_where_all_probabilities_underflow():
+    """A new component has the widest tails: far out all others have probability 0, and yet one is more probable."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(400) < 100).astype(np.int32)
+    x = torch.from_numpy(rng.normal(size=(400, 8)) * (1 + labels[:, None]))
+    offsets = torch.tensor([0, 400])
+    prior = niw_prior(*group_variances(x, offsets), 2)
+    posterior = Posterior(x, offsets, np.array([0]), labels[None], np.ones((1, 1)), prior, torch.ones(1, 8))
+    far = np.full((1, 8), 1e6)
+    assert (posterior.component_probabilities(far)[0] == [0, 0, 1]).all()
+    # The wider one, whose degrees of freedom are fewer as well.
+    assert posterior.most_probable_component(far).tolist() == [1]
+    assert posterior.most_probable_component(np.zeros((1, 8))).tolist() == [0]
+
+
 def test_bad_data_are_refused():
     X, names = three_groups()
     with pytest.raises(ValueError, match="85 names for 86 rows"):
         DPGaussianMixture(**QUICK).fit(X, groups=names[:-1])
+    with pytest.raises(ValueError, match="groups must not hold nan, got one in row 3"):
+        DPGaussianMixture(**QUICK).fit(X, groups=np.where(np.arange(len(X)) == 3, np.nan, 1.0))
+    with pytest.raises(ValueError, match="random_state must be an integer with a checkpoint"):
+        DPGaussianMixture(checkpoint="chain.npz").fit(X)
     with pytest.raises(ValueError, match="all numbers or all strings, got int, str"):
         DPGaussianMixture(**QUICK).fit(X, groups=np.array([*names[:-1], 3], dtype=object))
     with warnings.catch_warnings():
@@ -471,8 +526,12 @@ def test_official_mode_reproduces_the_published_arrays(golden, name, G):
         assert np.abs(own[a:b] - stored[f"mixture_log_density{g}"]).max() < 3 * PUBLISHED_NATS
         published = stored[f"mixture_log_density_other{g}"]
         assert np.all(np.abs(every[offsets[h] : offsets[h + 1], g] - published) < 2e-4 * np.abs(published))
-        # One published estimate with 10^5 draws has the same standard error as ours.
-        error = np.sqrt(2) * entropy.standard_error[g]
+        # One published estimate is a mean over 10^5 draws of both logarithms.
+        draws = posterior.sample(10_000, group=g, random_state=0)
+        standard = (draws - mean[g].numpy()) / variance[g].sqrt().numpy()
+        log_q = -0.5 * (standard**2 + np.log(2 * np.pi * variance[g].numpy())).sum(1)
+        theirs_std = (posterior.log_density(draws, np.full(len(draws), g)) - log_q).std(ddof=1)
+        error = np.hypot(theirs_std / np.sqrt(100_000), entropy.standard_error[g])
         assert abs(entropy.value[g] - stored[f"relative_entropy{g}"][0]) < MONTE_CARLO_SIGMAS * error
         for h in range(G):
             if h != g:

@@ -135,6 +135,10 @@ def test_large_weights_are_left_out(run, tmp_path, monkeypatch):
         keep(run, one_protocol(), tmp_path / "small")
         found = {path.name for path in (tmp_path / "small" / "network").iterdir()}
         assert found == names | {"network.json", "history.csv", "provenance.json"}
+        page = " ".join((tmp_path / "small" / "paper" / "report.html").read_text(encoding="utf-8").split())
+        without = "without images and fits." if names else "without images, networks and fits."
+        assert without in page
+        assert ("and the weights of the residual network" in page) == bool(names)
 
 
 def test_nothing_is_taken_for_what_a_run_could_go_on_from(kept_once):
@@ -185,6 +189,52 @@ def test_draw_needs_nothing_else(kept, command):
     written = re.compile(rb"Written [^<]*")
     assert after.keys() == before.keys()
     assert all(written.sub(b"", after[name]) == written.sub(b"", before[name]) for name in before)
+
+
+def test_figures_that_were_never_computed_are_missed_only_by_name(kept, command):
+    shutil.rmtree(kept / "small" / "paper" / "figure_a6")
+    result = command("draw", "--runs-dir", kept)
+    assert result.exit_code == 0, result.output
+    assert "Never computed: figure_a6." in result.output
+    result = command("draw", "figure_a6", "--runs-dir", kept)
+    assert result.exit_code == 1
+    assert f"use `paper-repro run figure_a6 --profile small --runs-dir {kept}`" in result.output
+    page = (kept / "small" / "paper" / "report.html").read_text(encoding="utf-8")
+    assert "Run <code>paper-repro run figure_a6 --profile small</code>." in page
+
+
+def test_a_protocol_without_results_gets_no_report(kept, command):
+    before = content(kept)
+    result = command("draw", "--protocol", "heldout", "--runs-dir", kept)
+    assert result.exit_code == 1
+    said = f"use `paper-repro run --profile small --protocol heldout --runs-dir {kept}`"
+    assert f"No figure is stored in {kept / 'small' / 'heldout'}: {said}" in result.output
+    assert content(kept) == before
+
+
+def test_a_report_keeps_its_date_while_it_says_the_same(kept, command):
+    reports = [kept / "small" / name / "report.html" for name in FIGURES]
+    for path in reports:
+        path.write_text(
+            re.sub("Written [^<]*", "Written long ago.", path.read_text(encoding="utf-8")), encoding="utf-8"
+        )
+    assert command("draw", "figure_a5", "--runs-dir", kept).exit_code == 0
+    assert ["long ago" in path.read_text(encoding="utf-8") for path in reports] == [True, True]
+    shutil.rmtree(kept / "small" / "paper" / "figure_a6")
+    assert command("draw", "figure_a5", "--runs-dir", kept).exit_code == 0
+    assert ["long ago" in path.read_text(encoding="utf-8") for path in reports] == [False, True]
+
+
+def test_another_seed_is_kept_apart(kept, copied, command):
+    before = content(kept / "small")
+    _, em = (Pipeline(SMALL_PROFILE, protocol, seed=3) for protocol in PROTOCOLS_RUN.values())
+    finish(Workspace(copied.root.with_name("small-seed3")), em)
+    result = command("keep", "--seed", 3, "--runs-dir", copied.root.parent, "--into", kept)
+    assert result.exit_code == 0, result.output
+    assert content(kept / "small") == before
+    page = (kept / "small-seed3" / "em" / "report.html").read_text(encoding="utf-8")
+    assert "paper-repro draw --profile small --protocol em --seed 3 --runs-dir FOLDER" in page
+    assert "copy <code>small-seed3/</code>" in page
 
 
 def test_pictures_of_another_matplotlib_make_nothing_stale(kept, command):
@@ -336,7 +386,8 @@ def test_what_is_not_up_to_date_is_refused(copied, tmp_path, what, command):
     result = command("keep", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
     assert result.exit_code == 1
     assert "paper/figure_1 in" in result.output
-    assert "is not up to date" in result.output
+    said = f"is not up to date; bring it up to date (paper-repro run --profile small --runs-dir {copied.root.parent}), "
+    assert said in result.output
     assert not (tmp_path / "kept" / "small").exists()
 
 

@@ -1,4 +1,4 @@
-"""Memorization: subsets, scores and their errors, trials shared and resumed, published files, and planted labels."""
+"""Memorization: subsets, scores and their errors, trials shared and resumed, and planted labels."""
 
 import subprocess
 import sys
@@ -16,7 +16,6 @@ from paper_repro import datasets, robustness_scale
 from paper_repro.memorization import (
     Trials,
     held_out_groups,
-    load_published_scores,
     load_trials,
     memorization_groups,
     memorization_scores,
@@ -24,10 +23,8 @@ from paper_repro.memorization import (
     shard_of,
     subset,
 )
-from paper_repro.storage import read_arrays, write_arrays, write_json, write_tensors
+from paper_repro.storage import write_json, write_tensors
 from paper_repro.subset_networks import SubsetNetworks
-
-AUTHORS = Path(__file__).resolve().parents[2] / "shared" / "data" / "authors"
 
 
 def made_fit(inside, trial):
@@ -139,33 +136,6 @@ def test_killed_trials_go_on_to_the_same_numbers(tmp_path):
 def slow_fit(inside, trial):
     time.sleep(0.3)
     return made_fit(inside, trial)
-
-
-def test_published_scores_need_our_labels(tmp_path):
-    labels = np.arange(10) % 3
-    path = tmp_path / "mem_scores.npz"
-    write_arrays(path, {"tr_mem": np.linspace(0, 1, 10, dtype=np.float32), "tr_labels": labels.astype(np.int32)})
-    scores = load_published_scores(path, labels)
-    assert scores.dtype == np.float64
-    assert scores[3] == np.float32(np.linspace(0, 1, 10, dtype=np.float32)[3])
-    other = labels.copy()
-    other[[4, 5]] = other[[5, 4]]
-    with pytest.raises(ValueError, match=r"2 of 10 labels differ, the first at 4 \(class 1 there, 2 here\)"):
-        load_published_scores(path, other)
-    with pytest.raises(ValueError, match=r"labels must have shape \[10\] to go with .*, got \[9\]"):
-        load_published_scores(path, labels[:9])
-
-
-def test_the_published_files_load():
-    path = AUTHORS / "resnet18" / "cifar100" / "mem_scores.npz"
-    if not path.exists():
-        pytest.skip("the published memorization scores are not beside this checkout")
-    labels = read_arrays(path)["tr_labels"]
-    scores = load_published_scores(path, labels)
-    assert scores.shape == (50_000,)
-    assert -0.1 < scores.min() < 0 < 0.9 < scores.max() <= 1
-    with pytest.raises(ValueError, match="is in another order than this dataset"):
-        load_published_scores(path, np.sort(labels))
 
 
 def test_groups():

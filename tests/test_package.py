@@ -19,6 +19,7 @@ def test_public_names_of_classfit():
         "GaussianMixture",
         "LeaveOneOut",
         "Posterior",
+        "RelativeEntropy",
         "Representation",
         "Trace",
         "density_groups",

@@ -1,8 +1,10 @@
 """The main job from end to end, at a scale of seconds."""
 
+import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
 from typer.testing import CliRunner
 
-from paper_repro import storage
+from paper_repro import dry_run, storage
 from paper_repro.cli import app
 from paper_repro.computations import derived_seed
+from paper_repro.datasets import load
 from paper_repro.figures import FIGURES as ALL_FIGURES
-from paper_repro.pipeline import DENSITY_FIGURES, STAGES, Pipeline
+from paper_repro.pipeline import DEFAULTS, DENSITY_FIGURES, STAGES, Pipeline
 from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace
@@ -175,7 +179,11 @@ def test_one_figure_alone_needs_only_its_own_steps(tmp_path, command):
     assert done == ["dataset", "figure_a6", "network", "representations"]
     page = (tmp_path / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
     assert page.count("<figure ") == 1
-    assert "paper-repro run figure_2" in page
+    options = f"--profile tiny --runs-dir {tmp_path}"
+    assert f"Run <code>paper-repro run figure_2 {options}</code>." in page
+    assert f"Run <code>paper-repro run densities {options}</code>." in page
+    assert all(f"paper-repro {verb} {options}\n" in page.replace("</pre>", "\n") for verb in ("draw", "run"))
+    assert all(f"paper-repro {verb} {options}  " in page for verb in ("list", "check"))
 
 
 def test_draw_needs_no_network_and_no_data(finished, tmp_path, command):
@@ -196,7 +204,10 @@ def test_draw_refuses_damaged_numbers(runs, command):
     numbers.write_bytes(numbers.read_bytes()[:-1])
     result = command("draw", "figure_2", "--profile", "tiny", "--runs-dir", runs)
     assert result.exit_code == 1
-    assert "No whole numbers are stored for figure_2" in result.output
+    said = f"No whole numbers are stored for figure_2: use `paper-repro run figure_2 --profile tiny --runs-dir {runs}`"
+    assert said in result.output
+    # Neither is it left out in silence.
+    assert command("draw", "--profile", "tiny", "--runs-dir", runs).exit_code == 1
 
 
 def test_check(runs, command):
@@ -224,6 +235,68 @@ def test_check(runs, command):
     code, output = check("figure_a6")
     assert code == 1
     assert "missing" in output
+
+
+def test_results_of_another_seed_lie_apart(runs, command):
+    before = results(runs / "tiny")
+    where = ("--profile", "tiny", "--runs-dir", runs, "--seed", 1)
+    assert command("check", "figure_a6", *where).exit_code == 1
+    result = command("run", "figure_a6", *where)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == str((runs / "tiny-seed1" / "paper" / "report.html").resolve())
+    assert results(runs / "tiny") == before
+    other = results(runs / "tiny-seed1")
+    assert other["network/weights.safetensors"] != before["network/weights.safetensors"]
+    assert command("check", "figure_a6", *where).exit_code == 0
+    result = command("draw", *where)
+    assert result.exit_code == 0
+    assert "Drew figure_a6." in result.output
+    assert command("list", *where).output.count("done") == 1
+    assert command("check", "--profile", "tiny", "--runs-dir", runs).exit_code == 0
+
+
+def test_what_took_long_is_not_thrown_away(runs, command):
+    network = Pipeline(TINY_PROFILE, TINY_PROTOCOL).network
+    Workspace(runs / "tiny").record(network, wall_seconds=7200.0, fingerprint="0" * 64)
+    before = results(runs)
+    result = command("run", "figure_a5", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 1
+    assert "network (120 min) would be thrown away: settings or inputs have changed since." in result.output
+    assert f"Use another --runs-dir, or remove from {runs / 'tiny'} what may go" in result.output
+    assert results(runs) == before
+
+
+def test_commands_that_are_named_have_the_options_that_are_no_defaults(tmp_path, command, monkeypatch):
+    for name, known in typer.main.get_command(app).commands.items():
+        defaults = {option.opts[0]: str(option.default) for option in known.params}
+        if name not in ("keep", "analyze"):  # of the others, these are named
+            assert {option: defaults[option] for option in DEFAULTS} == DEFAULTS
+    assert Pipeline(DIGITS, PAPER).command("run", Path("runs"), ["figure_3"]) == "paper-repro run figure_3"
+    pipeline = Pipeline(TINY_PROFILE, EM, seed=3, official=True)
+    _, *words = shlex.split(pipeline.command("list", tmp_path / "my runs"))
+    assert words[-1] == "--official"
+    monkeypatch.setenv("COLUMNS", "200")
+    said = f"profile tiny, protocol em, seed 3, in {tmp_path / 'my runs' / 'tiny-seed3'}"
+    assert said in command(*words).output.replace("\n", "")
+
+
+def test_groups_of_classes_are_told_where_the_gap_is_none_of_chance(runs):
+    workspace, pipeline = Workspace(runs / "tiny"), Pipeline(TINY_PROFILE, TINY_PROTOCOL)
+    path = workspace.folder(pipeline.classes) / "classes.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        g, high = i % 10, i % 10 >= 5
+        row["mean_log_density_nats"] = g + 100 * high * (row["stage"] == "4")
+        row["density_group"] = "high" if high else "low"
+    storage.write_csv(path, rows)
+    workspace.record(pipeline.classes)
+    page = write_report(workspace, pipeline).read_text(encoding="utf-8")
+    *without, last = page[page.index("<h3>Stage 1 ") : page.index('<section id="cost">')].split("<h3>")[1:]
+    assert (last.count("◆ high"), last.count("● low"), "No groups" in last) == (5, 5, False)
+    for stage in without:
+        assert not re.search("◆|●", stage)
+        assert re.search(r"No groups: chance alone .* \(p = (1|0\.\d+)\)", stage)
 
 
 def test_list(runs, command):
@@ -316,13 +389,48 @@ def test_the_command_starts_quickly_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_missing_dataset_ends_with_what_to_get(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "place"), [(["run", "figure_a6"], "data/cifar100.zip"), (["trials", "--data", "nope"], "nope")]
+)
+def test_a_missing_dataset_ends_with_what_to_get(arguments, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["run", "figure_a6", "--profile", "cifar100-laptop", "--runs-dir", "runs"])
+    result = CliRunner().invoke(app, [*arguments, "--profile", "cifar100-laptop", "--runs-dir", "runs"])
     assert result.exit_code == 1
-    assert "CIFAR-100 was not found in data/cifar100.zip" in result.output
+    assert f"CIFAR-100 was not found in {place}" in result.output
     assert "Traceback" not in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("arguments", [["trials"], ["run"], ["run", "--dry-run"]])
+def test_a_dataset_that_is_none_is_said_in_a_line(arguments, tmp_path, monkeypatch):
+    # A dry run reads it last of all.
+    monkeypatch.setattr(
+        dry_run, "dry_run", lambda *_, data, **__: load("digits", source=data, test_fraction=0.2, seed=0)
+    )
+    result = CliRunner().invoke(app, [*arguments, "--data", "nope", "--runs-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output == "digits is embedded in scikit-learn: it takes no source (--data), got nope\n"
+
+
+@pytest.mark.parametrize("verb", ["run", "trials", "keep"])
+def test_a_folder_that_cannot_be_written_to_is_named(verb, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, [verb, "--runs-dir", str(tmp_path / "file" / "runs")])
+    assert result.exit_code == 2
+    said = (
+        f"Invalid value for --runs-dir: {tmp_path / 'file' / 'runs' / 'digits'} cannot be written to (Not a directory)"
+    )
+    assert said in result.output
+
+
+def test_nothing_is_drawn_where_nothing_is_stored(tmp_path):
+    result = CliRunner().invoke(app, ["draw", "figure_3", "--seed", "2", "--runs-dir", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    command = f"paper-repro run figure_3 --seed 2 --runs-dir {tmp_path / 'nowhere'}"
+    folder = tmp_path / "nowhere" / "digits-seed2" / "paper"
+    assert result.output == f"No figure is stored in {folder}: use `{command}`\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_figure_that_the_profile_has_not(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from paper_repro import storage
-from paper_repro.analyze import Analysis, load_model
+from paper_repro.analyze import Analysis, folder_name, load_model
 from paper_repro.cli import app
 from paper_repro.networks import residual_network
 from paper_repro.profiles import PROTOCOLS
@@ -69,6 +69,7 @@ def test_from_a_network_to_a_report(analyze, tmp_path):
     for name in ("figure_1", "figure_2", "figure_a6", "figure_a7", "figure_b5"):
         assert f'<figure id="{name}"' in page
     assert "scaled-down" not in page
+    assert "paper-repro run" not in page
     claims = storage.read_json(root / "paper" / "scorecard" / "scorecard.json")
     assert [claim["name"] for claim in claims] == ["C1", "C2", "C4"]
     stored = storage.read_arrays(root / "paper" / "figure_a7" / "numbers.npz")
@@ -107,6 +108,18 @@ def test_what_cannot_be_analysed(analyze, arguments, message):
     result = analyze(*arguments)
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--dimensions", "whole numbers"), ("--mean", "numbers")])
+def test_what_is_no_number_is_named(analyze, option, kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = analyze("--model", "my_networks:small", option, "a,b")
+    assert result.exit_code == 2
+    assert f"Invalid value for {option}: must be {kind} with commas between, got 'a,b'" in result.output
+
+
+def test_every_seed_has_a_folder():
+    assert [folder_name("a.b:c", seed) for seed in (0, 3)] == ["analysis-a.b-c", "analysis-a.b-c-seed3"]
 
 
 def test_other_weights_are_another_analysis(images):

@@ -5,10 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
+from tolerances import PEER_RELATIVE
 
 from paper_repro import claims
 from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess
-from paper_repro.statistics import gap_p_value, unimodal_bandwidth
+from paper_repro.statistics import gap_p_value, group_difference, unimodal_bandwidth
 
 
 def verdict(name, figure, stored):
@@ -56,13 +58,22 @@ def test_an_outlier_is_no_group():
     assert verdict("C1", "figure_a7", density_figure(99, 1, 10.0)) == NOT_REPRODUCED
 
 
-def test_few_classes_without_a_clear_gap_are_inconclusive():
-    stored = density_figure(8, 2, 10.0, gap=8.0)
-    (claim,) = [claim for claim in assess({"figure_a7": stored}) if claim.name == "C1"]
-    assert claim.verdict == INCONCLUSIVE
-    assert claim.remark.startswith(
-        "10 classes are too few to tell a gap from chance. At stage 3: p-value of the largest gap, "
-    )
+def test_few_high_density_classes_have_no_interval():
+    (claim,) = [claim for claim in assess({"figure_a7": density_figure(97, 3, 10.0)}) if claim.name == "C1"]
+    gap, ratio = claim.parts
+    assert (gap.outcome, ratio.outcome, claim.verdict) == ("holds", "unclear", INCONCLUSIVE)
+    assert ratio.value == pytest.approx(10, rel=0.2)
+    assert np.isnan([ratio.low, ratio.high]).all()
+
+
+@pytest.mark.parametrize(("ratio", "gap"), [(10.0, 8.0), (10.0, 60.0), (1.2, 60.0)])
+def test_few_classes_are_inconclusive_whatever_they_show(ratio, gap):
+    c1, c2 = assess({"figure_a7": density_figure(8, 2, ratio, gap=gap)})
+    assert (c1.verdict, c2.verdict) == (INCONCLUSIVE, INCONCLUSIVE)
+    assert {part.outcome for part in (*c1.parts, *c2.parts)} == {"unclear"}
+    few = "10 classes are too few to tell a gap from chance."
+    assert c1.remark.startswith(f"{few} At stage 3: p-value of the largest gap, ")
+    assert c2.remark.startswith(few)
 
 
 def test_c1_also_says_what_the_stage_before_the_last_shows():
@@ -87,7 +98,13 @@ def test_plain_network(grouped, expected):
 
 @pytest.mark.parametrize(
     ("entropy", "distance", "expected"),
-    [(1.0, 0.0, REPRODUCED), (-1.0, 0.0, NOT_REPRODUCED), (0.3, 1.0, NOT_REPRODUCED)],
+    [
+        (1.0, 0.0, REPRODUCED),
+        (-1.0, 0.0, NOT_REPRODUCED),
+        (0.3, 1.0, NOT_REPRODUCED),
+        (1.0, -0.5, NOT_REPRODUCED),  # less than relative entropy, but far more than nothing
+        (1.0, -0.12, INCONCLUSIVE),
+    ],
 )
 def test_relative_entropy(entropy, distance, expected):
     rng = np.random.default_rng(0)
@@ -96,8 +113,22 @@ def test_relative_entropy(entropy, distance, expected):
         "mean_log_density": density,
         "relative_entropy": entropy * density + 0.2 * rng.standard_normal(100),
         "mean_distance": distance * density + 0.2 * rng.standard_normal(100),
+        "high": density > 1.5,
     }
-    assert verdict("C4", "figure_2", stored) == expected
+    (claim,) = assess({"figure_2": stored})
+    assert claim.verdict == expected
+    low = ~stored["high"]
+    every, among_low = (spearmanr(stored["mean_distance"][own], density[own]).statistic for own in (low | True, low))
+    assert claim.parts[1].value == pytest.approx(abs(every), rel=PEER_RELATIVE)
+    said = re.sub(r" \([^)]*\)", "", claim.remark).replace("−", "-")
+    assert f": {every:.2f} over all classes, {among_low:.2f} over the {low.sum()} low-density ones." in said
+
+
+def test_classes_at_the_same_distance():
+    stored = {"mean_log_density": np.arange(30.0), "relative_entropy": np.arange(30.0), "mean_distance": np.ones(30)}
+    (claim,) = assess({"figure_2": stored | {"high": np.arange(30) > 20}})
+    assert claim.verdict == INCONCLUSIVE
+    assert "undefined over all classes" in claim.remark
 
 
 def bins(direction, high_from=35):
@@ -180,6 +211,22 @@ def test_the_scorecard_is_valid_json():
     assert [claim["name"] for claim in stored] == ["C1", "C2", "C5", "C6"]
     assert stored[0]["parts"][0]["low"] is None
     assert stored[0]["parts"][1]["low"] < stored[0]["parts"][1]["value"] < stored[0]["parts"][1]["high"]
+
+
+def test_difference_of_two_groups():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(60)
+    for n_high in (0, 1, 4, 5, 30, 56, 60):
+        high = np.arange(60) < n_high
+        value, low, above = group_difference(values, high)
+        if 0 < n_high < 60:
+            assert value == pytest.approx(values[high].mean() - values[~high].mean(), rel=PEER_RELATIVE)
+        else:
+            assert np.isnan(value)
+        assert (low < value < above) == (5 <= n_high <= 55)
+    # Normal values: the interval of a difference of means has the width that everybody knows, off by some 1 / sqrt(n).
+    _, low, above = group_difference(values, np.arange(60) < 30)
+    assert (above - low) / (2 * 1.96 * np.sqrt(2 / 30)) == pytest.approx(1, abs=2 / np.sqrt(60))
 
 
 def test_bandwidth_of_one_and_of_two_modes():

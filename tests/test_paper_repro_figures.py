@@ -14,6 +14,7 @@ from made_left_out import made_figure_b5
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
 from matplotlib.figure import Figure
+from scipy import stats
 from tolerances import PEER_RELATIVE
 
 from paper_repro import storage
@@ -52,6 +53,7 @@ def made_figure_2(n_classes=10):
         "representations": rng.normal(size=(len(numbers["labels"]), 5)).astype(np.float32),
         "relative_entropy": 3 + 0.5 * mean,
         "standard_error": np.full(n_classes, 0.25),
+        "from_prior": np.linspace(0.5, 1.5, n_classes),
     }
 
 
@@ -167,6 +169,25 @@ def test_panels_show_sorted_classes_and_one_line_at_the_gap():
     assert lines[1][0].get_ydata()[0] == float(stored["threshold"])
 
 
+def labels_of_the_key(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_only_the_key_of_one_split_counts_its_classes():
+    one = labels_of_the_key(figure_1.draw(stored_figure("figure_1")))
+    assert one[:2] == ["low-density at stage 4 (8)", "high-density at stage 4 (2)"]
+    two = labels_of_the_key(figure_a8.draw(stored_figure("figure_a8")))
+    assert two == ["low-density at layer 8", "high-density at layer 8", *one[2:]]
+
+
+def test_captions_hold_for_every_protocol_and_seed():
+    assert "(posterior predictive, equation 3; under the protocol em the mixture that EM fits)" in figure_1.caption(
+        stored_figure("figure_1")
+    )
+    words = module("figure_b4").caption(stored_figure("figure_b4"))
+    assert "with seeds of their own, the bar “as the paper” too: which classes are shattered, and how many" in words
+
+
 def test_many_classes_are_not_named():
     stored = figure_1.compute(**made(n_classes=100, stages=(3, 4))) | WORDS
     assert all(len(panel.get_xticklabels()) < 12 for panel in figure_1.draw(stored).axes)
@@ -187,6 +208,13 @@ def test_figure_2_numbers():
     assert stored["distance_line"][0] == pytest.approx(slope, rel=PEER_RELATIVE)
     assert stored["distance_line"][1] == pytest.approx(y.mean() - slope * x.mean(), rel=PEER_RELATIVE)
     assert "at most 0.25 nats" in figure_2.caption(stored | WORDS)
+    rest = numbers["relative_entropy"] - numbers["from_prior"]
+    fit = stats.linregress(stored["mean_log_density"], rest)
+    assert stored["without_prior_line"].tolist() == pytest.approx([fit.slope, fit.intercept, fit.rvalue])
+    words = figure_2.finding(stored | WORDS)
+    assert "contributes 0.5 to 1.5, in the median class 1.0; without that part the correlation is" in words
+    official = figure_2.compute(**numbers | {"from_prior": np.zeros(10)})
+    assert "prior" not in figure_2.finding(official | WORDS)
     assert np.isnan(figure_2.mean_distance(points[:1]))
 
 

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from paper_repro import storage
-from paper_repro.steps import BusyError, State, Step, Work, Workspace
+from paper_repro.steps import BusyError, DiscardError, State, Step, Work, Workspace
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Toy:
     settings: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("first", "second", "third", "lone"), 0))
     computed: list[str] = field(default_factory=list)
     fails: str = ""
+    more: int = 0
+    """What another version of the code makes of the same settings."""
 
     def compute(self, work: Work) -> None:
         name = work.folder.name
@@ -34,7 +38,7 @@ class Toy:
             (work.folder / ".result.json.99.tmp").write_text("half")
             raise RuntimeError("stopped here")
         inputs = {key: storage.read_json(folder / "result.json") for key, folder in work.inputs.items()}
-        storage.write_json(work.folder / "result.json", [work.settings["value"], start, inputs])
+        storage.write_json(work.folder / "result.json", [work.settings["value"] + self.more, start, inputs])
 
     def step(self, name: str, *inputs: Step) -> Step:
         return Step(name, {"value": self.settings[name], "seed": 3}, self.compute, inputs)
@@ -89,6 +93,63 @@ def test_an_input_that_came_out_otherwise_redoes_what_depends_on_it(toy, workspa
     assert workspace.state(step) == State.DONE
     assert workspace.state(toy.steps()["second"]) == State.STALE
     assert toy.run(workspace) == ["second", "third"]
+
+
+@pytest.mark.parametrize(
+    ("record", "took"),
+    [
+        ({"wall_seconds": 7200.0}, "second (120 min)"),
+        ({"wall_seconds": 3.0, "continued_after_interruption": True}, "second (0 min since it was continued)"),
+        ({"wall_seconds": 59.0}, None),
+        ({"wall_seconds": 7200.0, "left_out": {"large.npz": "0" * 64}}, None),
+    ],
+)
+@pytest.mark.parametrize("what", ["settings", "inputs"])
+def test_what_took_long_is_not_thrown_away(toy, workspace, what, record, took):
+    toy.run(workspace)
+    workspace.record(toy.steps()["second"], **record)
+    if what == "settings":
+        toy.settings["second"] = 5
+    else:
+        step = toy.steps()["first"]
+        storage.write_json(workspace.folder(step) / "result.json", ["another result", 0, {}])
+        workspace.record(step)
+    if took is None:
+        assert toy.run(workspace) == ["second", "third"]
+        return
+    before = (workspace.root / "second/result.json").read_bytes()
+    words = re.escape(f"{took} would be thrown away: settings or inputs have changed since. Use another --runs-dir, or")
+    with pytest.raises(DiscardError, match=words):
+        toy.run(workspace)
+    with pytest.raises(DiscardError, match=words):
+        workspace.join(toy.steps()["second"])
+    assert (workspace.root / "second/result.json").read_bytes() == before
+    # What is damaged is no result.
+    (workspace.root / "second/result.json").unlink()
+    assert toy.run(workspace) == ["second", "third"]
+
+
+def test_all_that_would_be_thrown_away_is_named_before_anything_is(toy, workspace):
+    toy.run(workspace)
+    for name in ("second", "third"):
+        workspace.record(toy.steps()[name], wall_seconds=90.0)
+    toy.settings["first"] = 1
+    with pytest.raises(DiscardError, match=r"^second \(2 min\), third \(2 min\) would be thrown away"):
+        toy.run(workspace)
+    assert toy.computed == []
+
+
+def test_what_comes_out_as_it_was_makes_nothing_to_be_thrown_away(toy, workspace):
+    toy.run(workspace)
+    workspace.record(toy.steps()["second"], wall_seconds=90.0)
+    shutil.rmtree(workspace.root / "first")
+    assert toy.run(workspace) == ["first"]
+    # When it does not come out so, that is known only then.
+    shutil.rmtree(workspace.root / "first")
+    toy.more = 1
+    with pytest.raises(DiscardError, match=r"^second \(2 min\) would be thrown away"):
+        toy.run(workspace)
+    assert toy.computed == ["first"]
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "record"])

@@ -179,6 +179,29 @@ def test_component_statistics_equal_numpy():
 # ---------------------------------------------------------------- one face for all engines
 
 
+def test_memory_is_set_aside_on_the_device_of_x(monkeypatch):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 2)))
+    labels, one = torch.zeros(4, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
+    prior = kernels.NIWPrior(0 * x[:1], one, 4 * one, torch.eye(2, dtype=torch.float64)[None])
+    state = kernels.GibbsState(labels, one)
+    i_and_j, half = torch.tensor([[[0, 1]]]), torch.full((1, 1), 0.5, dtype=torch.float64)
+    proposals = kernels.SplitMergeProposals(
+        i_and_j, i_and_j[..., :1] + 2, i_and_j[..., :1] == 0, half[None, None], half
+    )
+    devices = []
+
+    def recorded(make):
+        return lambda *args, device=None, **options: devices.append(device) or make(*args, **options)
+
+    for name in ("zeros", "full"):
+        monkeypatch.setattr(torch, name, recorded(getattr(torch, name)))
+    reference.component_statistics(x, labels, 1)
+    reference.split_merge(state, x, proposals, prior=prior)
+    reference.log_joint(state, x, prior=prior)
+    assert len(devices) >= 7
+    assert set(devices) == {x.device}
+
+
 def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 

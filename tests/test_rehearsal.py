@@ -39,14 +39,14 @@ def test_an_archive_is_made_and_read_where_there_is_no_dataset(nowhere, small_ci
     real, words = rehearsal.real_dataset(dataset_of("cifar100-resnet18"), None, nowhere / "made")
     assert not real
     assert words.startswith("CIFAR-100 was not found in data/cifar100.zip")
-    assert words.endswith("12 training and 6 test images of 3 classes, from the official archive.")
+    assert words.endswith("12 training and 6 test images of 3 classes.")
 
 
 def test_a_dataset_that_is_there_is_read(nowhere, small_cifar):
     archive = rehearsal.made_archive(nowhere / "here" / "archive")
     real, words = rehearsal.real_dataset(dataset_of("cifar100-resnet18"), archive, nowhere / "made")
     assert real
-    assert words == "Read the dataset: 12 training and 6 test images of 3 classes, from the official archive."
+    assert words == "Read the dataset: 12 training and 6 test images of 3 classes."
     (archive / "test").unlink()
     with pytest.raises(DatasetError, match="has no file test"):
         rehearsal.real_dataset(dataset_of("cifar100-resnet18"), archive, nowhere / "again")

@@ -171,6 +171,14 @@ def test_the_published_code_is_a_column_of_its_own(workspace, drawn):
     assert [result.name for result in comparison.results] == ["paper", "paper-official", "converged"]
     assert "2 of 30 under `paper-official`" in comparison.paragraph
     assert comparison.folder == workspace.root / "side_by_side"
+    headings = [axes.texts[0].get_text() for axes in drawn["figure_a7"].axes[:3]]
+    assert headings == [
+        "3 of 30 high-density at stage 4\nthe others are compared with it",
+        "2 of 30 high-density at stage 4\n1 of the 3 of paper, Jaccard 0.25",
+        "2 of 30 high-density at stage 4\n1 of the 3 of paper, Jaccard 0.25",
+    ]
+    key = [text.get_text() for text in drawn["figure_a7"].legends[0].get_texts()]
+    assert key[2] == "high-density at stage 4 under paper"
 
 
 def test_other_classes_or_stages_are_no_column(workspace, drawn):
@@ -218,6 +226,8 @@ def test_columns_of_densities(name):
     assert panels[0].texts[0].get_text() == "3 of 30\nthe others"
     assert panels[2].get_ylabel() == "Stage 4 (D = 64)\nlog-density (nats)"
     assert figure.texts[1].get_text() == "made up"
+    key = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert key[:3] == ["low-density at stage 4", "high-density at stage 4", "high-density under paper"]
     # One scale a stage, and rings at the same three classes wherever they are.
     assert panels[0].get_ylim() == panels[1].get_ylim()
     for axes, column in zip(panels[2:], COLUMNS, strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import arguments, mixture_arguments, mixture_case, ragged, squared_distance
-from tolerances import FLOAT32_NATS_PER_FEATURE, assert_within, log_densities, moments
+from tolerances import FLOAT32_NATS_PER_FEATURE, UNIT_ROUNDOFF, assert_within, log_densities, moments
 
 import kernels
 
@@ -298,6 +298,41 @@ def test_statistics_of_ragged_groups(dtype):
                 tolerance = moments(dtype, b - a, float(value[c:d].abs().max()) + 1, 1e3 * torch.finfo(dtype).eps)
                 assert_within(field[c:d], value[c:d], tolerance)
             assert_within(together.log_likelihood[g], expected.log_likelihood[g], moments(dtype, b - a, 10.0 * D))
+
+
+@pytest.mark.parametrize("distance", [0.0, 5e2, 5e4, 1e8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_responsibilities_of_far_points_add_up_to_one(tensor_cores, dtype, distance):
+    # A group of one component, and two of more; the last point of each is far from all of them.
+    D, group_offsets, component_offsets = 64, torch.tensor([0, 8, 19, 24]), torch.tensor([0, 1, 4, 6])
+    case = mixture_case(24, 6, D, dtype, spread=0.3)
+    x = case.x.clone()
+    x[group_offsets[1:] - 1] += distance
+    found = assert_far_statistics_equal_the_reference(case._replace(x=x), group_offsets, component_offsets)
+    for g, ((a, b), (c, d)) in enumerate(
+        zip(pairwise(group_offsets.tolist()), pairwise(component_offsets.tolist()), strict=True)
+    ):
+        assert_within(found.counts[c:d].sum(), torch.tensor(float(b - a)), moments(dtype, b - a, 1.0))
+        if g == 0:
+            assert found.counts[c] == b - a
+
+
+def test_far_points_of_components_in_several_splits():
+    case = mixture_case(15, 45, 2, torch.float32)
+    x = case.x.clone()
+    x[::5] += 1e4
+    found = assert_far_statistics_equal_the_reference(case._replace(x=x), torch.tensor([0, 15]), torch.tensor([0, 45]))
+    assert_within(found.counts.sum(), torch.tensor(15.0), moments(torch.float32, 15, 1.0))
+
+
+def assert_far_statistics_equal_the_reference(case, group_offsets, component_offsets):
+    """But for points between components, whose log-densities far away float32 does not tell apart."""
+    offsets = {"group_offsets": group_offsets, "component_offsets": component_offsets}
+    actual, expected = statistics(case, **offsets), statistics(case, "reference", **offsets)
+    relative = 1e3 * UNIT_ROUNDOFF[case.x.dtype]
+    assert_within(actual.log_likelihood, expected.log_likelihood, relative * expected.log_likelihood.abs())
+    assert all(field.isfinite().all() for field in actual)
+    return actual
 
 
 # ---------------------------------------------------------------- component statistics

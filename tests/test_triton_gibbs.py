@@ -209,12 +209,20 @@ def test_inputs_may_be_strided_and_stay_as_they_are():
         assert torch.equal(now, then)
 
 
-def test_no_sweeps_and_one_group_without_offsets():
+def test_numpy_integers_are_integers():
+    problem = make_problem([9], 2, 1)
+    numpy = sweep(problem, block_size=np.int64(4), alpha_shape=np.int64(1), shared_new=np.bool_(True))
+    assert torch.equal(numpy.labels, sweep(problem, block_size=4, shared_new=True).labels)
+
+
+def test_the_prior_is_factored_without_waiting_for_it(monkeypatch):
+    # torch.linalg.cholesky waits for the device, to raise an error if need be.
+    monkeypatch.setattr(torch.linalg, "cholesky", None)
+    sweep(make_problem([6], 2, 1))
+
+
+def test_one_group_without_offsets():
     problem = make_problem([6], 2, 1)
-    none = problem._replace(
-        order=problem.order[:0], uniforms=problem.uniforms[:0], noise=AlphaNoise(*(f[:0] for f in problem.noise))
-    )
-    assert sweep(none).labels.shape == (0, 6)
     arguments = [value.to(DEVICE) for value in (problem.x, problem.order, problem.uniforms)]
     state, prior = (type(v)(*(f.to(DEVICE) for f in v)) for v in (problem.state, problem.prior))
     assert torch.equal(

@@ -13,6 +13,9 @@ from paper_repro.datasets.pickles import read_pickle
 __all__ = ["load"]
 
 N_CLASSES, N_TRAIN, N_TEST, SIZE = 100, 500, 100, 32
+SOURCE = "class folders in a zip"
+"""What is said of every form whose images have names: put into one order they are the same images, whichever was read,
+so that what was computed from one form holds for the others. The words are part of the hash of what is kept."""
 PLACES = ("cifar100.zip", "cifar100", "cifar-100-python")
 HELP = """CIFAR-100 was not found in {places}.
 Get it in one of these forms:
@@ -23,8 +26,8 @@ Or say where it is: --data PATH."""
 
 
 def load(source: Path | None) -> Dataset:
-    """From torchvision's files (images in the order of the official archive), class folders (in the order of class and
-    file name) or Hugging Face parquet files (in their order).
+    """From torchvision's files, class folders (both in the order of class and file name: the same tensors) or Hugging
+    Face parquet files (which have no file names: in their order).
 
     Raises:
         DatasetError: not there, or not whole.
@@ -49,11 +52,13 @@ def _official(folder: Path) -> Dataset:
         if not (folder / name).is_file():
             raise DatasetError(f"{folder} has no file {name}; get the archive again")
         stored = read_pickle(folder / name)
-        images = torch.from_numpy(np.array(stored["data"], dtype=np.uint8)).reshape(-1, 3, SIZE, SIZE)
-        return images, torch.tensor(stored["fine_labels"], dtype=torch.int64)
+        labels, files = stored["fine_labels"], stored["filenames"]
+        order = sorted(range(len(files)), key=lambda i: (names[labels[i]], files[i]))
+        images = torch.from_numpy(np.asarray(stored["data"], dtype=np.uint8)[order]).reshape(-1, 3, SIZE, SIZE)
+        return images, torch.tensor(labels, dtype=torch.int64)[order]
 
     names = list(read_pickle(folder / "meta")["fine_label_names"])
-    return Dataset(*part("train"), *part("test"), names, 255, "the official archive")
+    return Dataset(*part("train"), *part("test"), names, 255, SOURCE)
 
 
 def _parquet(folder: Path) -> Dataset:
@@ -73,7 +78,7 @@ def _class_folders(folders: ClassFolders) -> Dataset:
     parts = [folders.part(part) for part in (TRAIN, TEST)]
     names = sorted({group for group, _ in parts[0]})
     train, test = (folders.tensors(part, names) for part in parts)
-    return Dataset(*train, *test, names, 255, folders.description)
+    return Dataset(*train, *test, names, 255, SOURCE)
 
 
 def _check(data: Dataset, path: Path) -> None:

@@ -4,18 +4,22 @@ from pathlib import Path
 
 import torch
 
-from paper_repro.datasets.images import Dataset
+from paper_repro.datasets.images import Dataset, DatasetError
 
 __all__ = ["load"]
 
 
 def load(source: Path | None, *, test_fraction: float, seed: int) -> Dataset:
-    """Embedded, so there is nothing to read. test_fraction of each class is held out; seed: of that split."""
+    """Embedded, so there is nothing to read. test_fraction of each class is held out; seed: of that split.
+
+    Raises:
+        DatasetError: a source is given.
+    """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     if source is not None:
-        raise ValueError(f"source must be None for digits, which is embedded in scikit-learn, got {source}")
+        raise DatasetError(f"digits is embedded in scikit-learn: it takes no source (--data), got {source}")
     images, labels = load_digits(return_X_y=True)
     split = train_test_split(images, labels, test_size=test_fraction, stratify=labels, random_state=seed)
     train, test, train_labels, test_labels = (torch.from_numpy(part) for part in split)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
 
-__all__ = ["class_statistics", "compute", "describe_gap", "grid", "largest_gaps", "legend", "panel", "table"]
+__all__ = ["class_statistics", "compute", "describe_gap", "grid", "key", "largest_gaps", "legend", "panel", "table"]
 
 
 def class_statistics(log_density: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,26 +91,25 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
         axes.axhline(float(stored["threshold"]), color=style.INK, linewidth=1, linestyle=style.DASHES)
 
 
-def legend(figure: Figure, stored: Stored) -> None:
-    """The key, in one line under the panels."""
-    n_high, last = int(stored["high"].sum()), _last(stored)
-    n_low = len(stored["high"]) - n_high
-    low: dict[str, Any] = {
-        "color": style.LOW,
-        "marker": style.MARKERS[False],
-        "label": f"low-density at {last} ({n_low})",
-    }
-    high: dict[str, Any] = {
-        "color": style.HIGH,
-        "marker": style.MARKERS[True],
-        "label": f"high-density at {last} ({n_high})",
-    }
-    marks = [
-        Line2D([], [], linestyle="none", markersize=5, **low),
-        Line2D([], [], linestyle="none", markersize=5, **high),
+def key(stored: Stored, *, counted: bool) -> list[Line2D]:
+    """The two groups of classes, with how many are in them if `counted`; the bars; the line at the gap."""
+    marks = []
+    for high, colour, word in ((False, style.LOW, "low"), (True, style.HIGH, "high")):
+        label = f"{word}-density at {_last(stored)}"
+        if counted:
+            label += f" ({int((stored['high'] == high).sum())})"
+        look: dict[str, Any] = {"color": colour, "marker": style.MARKERS[high], "markersize": 5, "linestyle": "none"}
+        marks.append(Line2D([], [], **look, label=label))
+    return [
+        *marks,
         Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
         Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the largest gap"),
     ]
+
+
+def legend(figure: Figure, stored: Stored, *, counted: bool = True) -> None:
+    """The key, in one line under the panels."""
+    marks = key(stored, counted=counted)
     figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
 
 

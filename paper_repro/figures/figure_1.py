@@ -24,10 +24,11 @@ def caption(stored: Stored) -> str:
     stages = " and ".join(str(stage) for stage in stored["stages"])
     return (
         "Mean (mark) and standard deviation (bar) of the log-density of each class's own training points at stages "
-        f"{stages}, under the class's posterior predictive density. Classes are sorted by mean in each panel. The "
-        "dashed line at the last stage lies in the middle of the largest gap between sorted means and splits "
-        "classes into low-density ones (blue circles) and high-density ones (orange diamonds); both panels show "
-        f"that same split. {stored['note']}"
+        f"{stages}, under the class's density (posterior predictive, equation 3; under the protocol em the mixture "
+        "that EM fits). Classes are sorted by mean in each panel. The dashed line at the last stage lies in the middle "
+        "of the largest gap between sorted means and splits classes into low-density ones (blue circles) and "
+        "high-density ones (orange diamonds); both panels show that same split. "
+        f"{stored['note']}"
     )
 
 

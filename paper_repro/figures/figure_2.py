@@ -27,6 +27,7 @@ def compute(
     labels: np.ndarray,
     relative_entropy: np.ndarray,
     standard_error: np.ndarray,
+    from_prior: np.ndarray | None,
     class_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Class by class: mean log-density, mean distance between its points, and relative entropy; and lines through them.
@@ -36,18 +37,25 @@ def compute(
         representations: [N, D], the space of the densities.
         labels: [N] class of each point, 0..G - 1.
         relative_entropy, standard_error: [G] in nats, of each class's density from the diagonal Gaussian with the same
-            mean and variances (equation 4), by Monte Carlo.
+            mean and variances (equation 4), and the error of its Monte Carlo part.
+        from_prior: [G] in nats, what the prior's component (the second term of equation 3) contributes to it; None if
+            that was not stored.
         class_names: G names.
 
     Returns:
         class_names, mean_log_density, mean_distance, relative_entropy, standard_error [G]; high [G] bool; and for each
         of the two the least-squares line and the correlation: distance_line, entropy_line [3] = slope, intercept, r.
+        With from_prior also that, and without_prior_line, of relative entropy less from_prior.
     """
     from classfit import density_groups
 
     mean, _ = class_statistics(log_density, labels, len(class_names))
     distance = np.array([mean_distance(representations[labels == g]) for g in range(len(class_names))])
-    return {
+    prior = {}
+    if from_prior is not None:
+        line = _least_squares(mean, relative_entropy - from_prior)
+        prior = {"from_prior": np.asarray(from_prior, dtype=np.float64), "without_prior_line": line}
+    return prior | {
         "class_names": np.array(class_names),
         "mean_log_density": mean,
         "mean_distance": distance,
@@ -68,6 +76,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "mean_distance": float(stored["mean_distance"][g]),
             "relative_entropy_nats": float(stored["relative_entropy"][g]),
             "standard_error_nats": float(stored["standard_error"][g]),
+            **({"from_prior_nats": float(stored["from_prior"][g])} if "from_prior" in stored else {}),
             "high_density": bool(stored["high"][g]),
         }
         for g, name in enumerate(stored["class_names"])
@@ -89,10 +98,9 @@ def caption(stored: Stored) -> str:
     return (
         "Each mark is a class at stage 4. Left: mean Euclidean distance between two of its training points. Right: "
         "relative entropy of its predictive density from the diagonal Gaussian with the same mean and variances "
-        f"(equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats; components "
-        "of few points have heavy tails, so the error is itself uncertain). Both against the mean log-density of "
-        "the class, with least-squares lines and correlations r. Circles are low-density classes, diamonds "
-        f"high-density ones, as in figure 1. {stored['note']}"
+        f"(equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats). Both against "
+        "the mean log-density of the class, with least-squares lines and correlations r. Circles are low-density "
+        f"classes, diamonds high-density ones, as in figure 1. {stored['note']}"
     )
 
 
@@ -105,11 +113,19 @@ def look_for(stored: Stored) -> str:
 
 def finding(stored: Stored) -> str:
     distance, entropy, values = stored["distance_line"], stored["entropy_line"], stored["relative_entropy"]
-    return (
+    text = (
         f"Correlation with mean log-density over {len(values)} classes: {style.signed(distance[2])} for distance, "
         f"{style.signed(entropy[2])} for relative entropy (slope {style.signed(entropy[0])} nats a nat). "
         f"Relative entropies lie between {values.min():.1f} and {values.max():.1f} nats."
     )
+    if "from_prior" in stored and stored["from_prior"].any():
+        prior, without = stored["from_prior"], stored["without_prior_line"]
+        text += (
+            f" Of these, the prior's component (the second term of equation 3, wide and of little weight) contributes "
+            f"{prior.min():.1f} to {prior.max():.1f}, in the median class {np.median(prior):.1f}; without that part "
+            f"the correlation is {style.signed(without[2])} (slope {style.signed(without[0])})."
+        )
+    return text
 
 
 def scatter(axes: Axes, stored: Stored, y: np.ndarray, error: np.ndarray | None, line: np.ndarray) -> None:

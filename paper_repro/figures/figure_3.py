@@ -47,7 +47,8 @@ def compute(
         certified_rows: [n] the points that were certified.
         smoothed: [n] class by the smoothed classifier, -1 where it abstains.
         radius: [n] certified L2 radius in normalised units; 0 where it abstains.
-        pixels_per_unit: pixel values (0..1) that one normalised unit is.
+        pixels_per_unit: pixel values (0..1) that one normalised unit is, at least: the smallest standard deviation of a
+            channel, for a perturbation d of the pixels becomes d / std, no longer than |d| / min(std).
         attacked_rows: [m] the points that were attacked.
         survived: by the title of an attack, [m, E] whether a point stays rightly classified within each budget.
         budgets: by title, [E] in pixel values, rising from 0.

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from paper_repro.figures import FIGURES, class_density, scores, style
 from paper_repro.figures.style import Stored, styled
+from paper_repro.statistics import group_difference
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -33,8 +34,7 @@ def compute(
     Returns:
         What is returned there, memorization [G], and with their 95% bootstrap intervals over classes: mean_correlation,
         std_correlation [S, 3], Spearman's rank correlation of memorization with the mean and with the standard
-        deviation of log-density; group_difference [3], the mean over high-density classes of the last stage less that
-        over low-density ones.
+        deviation of log-density.
     """
     found = class_density.compute(log_density, labels, class_names, dimensions)
     memorization = np.asarray(memorization, dtype=np.float64)
@@ -44,7 +44,6 @@ def compute(
             f"{kind}_correlation": np.stack([scores.correlation(values, memorization) for values in found[kind]])
             for kind in KINDS
         },
-        "group_difference": scores.group_difference(memorization, found["high"]),
     }
 
 
@@ -109,7 +108,7 @@ def finding(stored: Stored) -> str:
         f"The {int(high.sum())} high-density {'classes' if many else 'class'} of stage {stored['stages'][-1]} "
         f"{'have' if many else 'has'} a mean memorization of "
         f"{memorization[high].mean():.2f}, the {int((~high).sum())} low-density ones of "
-        f"{memorization[~high].mean():.2f}: a difference of {scores.words(stored['group_difference'])}."
+        f"{memorization[~high].mean():.2f}: a difference of {scores.words(group_difference(memorization, high))}."
     )
 
 

@@ -144,13 +144,14 @@ def caption(stored: Stored) -> str:
     )
     if stored["several"]:
         text += (
-            "One line a chain; they start from one component, components at random, and k-means with few and many. "
+            "One line a chain; each looked for the best state by itself, from one component, by annealing, and from a "
+            "start of its own (one component, components at random, k-means with few and many). "
             f"A round is {stored['sweeps_a_round']} Gibbs sweeps and {stored['proposals_a_round']} or more proposals "
             "of splits and merges; the burn-in before it is not drawn. "
             f"The shaded half is kept. {_which(stored)} of the larger R-hat, that of log joint or of number of "
             "components; with it stands the smaller effective sample size (ESS). Right: that R-hat of every class, in "
             f"order. A class has converged when R-hat is below {stored['max_rhat']:g} and ESS above "
-            f"{stored['min_ess']:g} for both, and no chain is below the simple labellings it is compared with."
+            f"{stored['min_ess']:g} for both."
         )
     else:
         text += (

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.class_density import class_statistics
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import LEVEL, gap_p_value
+from paper_repro.statistics import LEVEL, gap_p_value, group_difference
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -45,10 +45,10 @@ def compute(
     Returns:
         stages, dimensions [S]; class_names [G]; seen_mean, seen_std, left_out_mean, left_out_std [S, G]; high [S, G]
         bool: above the largest gap of the means of points seen; {seen, left_out}_gap and _p [S]: the largest gap
-        between sorted means, and how often chance leaves one as large; left_out_difference [S, 3]: the mean over the
-        classes of `high` less that over the others, with its 95% bootstrap interval over classes, given that split;
-        correlation [S, 3]: Spearman's, of the two means; few_draws [S]: share of points with fewer effective draws than
-        FEW_DRAWS; with memorization {seen, left_out}_memorization [S, 3]: its rank correlation with the mean; remark.
+        between sorted means, and how often chance leaves one as large; correlation [S, 3]: Spearman's, of the two
+        means, with its 95% bootstrap interval over classes; few_draws [S]: share of points with fewer effective draws
+        than FEW_DRAWS; with memorization {seen, left_out}_memorization [S, 3]: its rank correlation with the mean;
+        remark.
     """
     from classfit import density_groups
 
@@ -66,7 +66,6 @@ def compute(
             row |= {f"{kind}_gap": density_groups(mean).gap, f"{kind}_p": gap_p_value(mean)}
             if memorization is not None:
                 row[f"{kind}_memorization"] = scores.correlation(mean, memorization)
-        row["left_out_difference"] = scores.group_difference(statistics["left_out"][0], high)
         row["correlation"] = scores.correlation(statistics["seen"][0], statistics["left_out"][0])
         row["few_draws"] = (effective_draws[stage] < FEW_DRAWS).mean()
         for name, value in row.items():
@@ -149,8 +148,8 @@ def _stage(stored: Stored, s: int) -> str:
             f" The {n} {'class' if n == 1 else 'classes'} above the gap as fitted {'has' if n == 1 else 'have'} a mean "
             f"log-density of {style.nats(seen[high].mean())} as fitted and {style.nats(left_out[high].mean())} left "
             f"out, the others {style.nats(seen[~high].mean())} and {style.nats(left_out[~high].mean())}: left out a "
-            f"difference of {scores.words(stored['left_out_difference'][s], 1)} nats ({LEVEL:.0%} interval over "
-            "classes, for this split)."
+            f"difference (nats, {LEVEL:.0%} interval over classes, for this split) of "
+            f"{scores.words(group_difference(left_out, high), 1)}."
         )
     words += f" Rank correlation of the two means: {scores.words(stored['correlation'][s])}."
     if "seen_memorization" in stored:

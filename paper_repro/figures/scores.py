@@ -3,9 +3,9 @@
 import numpy as np
 
 from paper_repro.figures import style
-from paper_repro.statistics import rank_correlation_interval, resampled
+from paper_repro.statistics import Interval, rank_correlation_interval
 
-__all__ = ["PUBLISHED", "correlation", "group_difference", "short", "words"]
+__all__ = ["PUBLISHED", "correlation", "short", "words"]
 
 PUBLISHED = "the mean of the memorization scores that the paper's authors published for ResNet18 on CIFAR-100"
 
@@ -18,29 +18,17 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array(rank_correlation_interval(a, b))
 
 
-def group_difference(values: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[3] mean of the values [G] of the classes that are high [G] less that of the others, and its 95% bootstrap
-    interval over classes, given that split. nan without both kinds."""
-
-    def difference(rows: np.ndarray) -> float:
-        above = high[rows]
-        if above.all() or not above.any():
-            return float("nan")
-        return float(values[rows][above].mean() - values[rows][~above].mean())
-
-    return np.array(resampled(len(high), difference))
-
-
 def short(found: np.ndarray, symbol: str = "ρ") -> str:
     """For the corner of a panel."""
     return f"{symbol} {_equal(found)}" if np.isfinite(found[0]) else f"no {symbol}"
 
 
-def words(found: np.ndarray, digits: int = 2) -> str:
+def words(found: np.ndarray | Interval, digits: int = 2) -> str:
     """For a sentence."""
     return _equal(found, digits).removeprefix("= ") if np.isfinite(found[0]) else "undefined"
 
 
-def _equal(found: np.ndarray, digits: int = 2) -> str:
+def _equal(found: np.ndarray | Interval, digits: int = 2) -> str:
     value, low, high = (style.signed(number, digits) for number in found)
-    return f"= {value} ({low} to {high})" if np.isfinite(found).all() else f"= {value} (no interval)"
+    interval = f"{low} to {high}" if np.isfinite(found).all() else "too few classes for an interval"
+    return f"= {value} ({interval})"

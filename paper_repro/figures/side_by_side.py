@@ -67,16 +67,12 @@ def _densities(label: str, row_height: float) -> Any:
             axes.set_ylabel(
                 f"{unit} {reference['stages'][s]} (D = {reference['dimensions'][s]})\nlog-density (nats)", fontsize=8
             )
-        look: dict[str, Any] = {"linestyle": "none", "markersize": 5}
-        low = Line2D([], [], color=style.LOW, marker=style.MARKERS[False], label="low-density", **look)
-        high = Line2D([], [], color=style.HIGH, marker=style.MARKERS[True], label="high-density", **look)
         ring = Line2D(
             [], [], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=style.INK, markeredgewidth=0.8,
             linestyle="none", label=ringed.words,
         )  # fmt: skip
-        spread = Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation")
-        gap = Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the largest gap")
-        figure.legend(handles=[low, high, ring, spread, gap], loc="outside lower center", ncols=5, fontsize=8)
+        low, high, *lines = class_density.key(reference, counted=False)
+        figure.legend(handles=[low, high, ring, *lines], loc="outside lower center", ncols=3, fontsize=8)
         return figure
 
     return drawn
