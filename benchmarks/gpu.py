@@ -4,8 +4,9 @@
 
 1. every kernel against the reference, on fresh random inputs (`gpu_checks.py`); where one fails, nothing is timed
 2. the card's own ceilings: copy bandwidth, and matrix products in TF32, float32 and float64
-3. each operation at the paper's shapes, by device events, median; beside it torch.distributions and scikit-learn's
-   mixture on the same card, and what `performance_model.py` predicted
+3. each operation at the paper's shapes, by device events, median, without and with its argument checks (for which the
+   host waits); beside it torch.distributions and scikit-learn's mixture on the same card, and what
+   `performance_model.py` predicted for the installed version of Triton
 4. 400 sweeps of 100 classes of 500 points in 64 dimensions: a whole CIFAR-100-sized fit
 
 Needs numpy, torch, triton and a GPU; no network. scikit-learn is timed where it is installed.
@@ -82,6 +83,7 @@ def run(
     report["ceilings"] = ceilings(device, sizes)
     say(json.dumps(report["ceilings"]))
     predicted = _predictions(device)
+    report["predicted_from_kernels_of_triton"] = performance_model.version_here() if predicted else None
     report["timings"], report["left_out"] = [], []
     for name, D, measure in _measurements(device, sizes, seed):
         if time.monotonic() - start > seconds:
@@ -142,6 +144,17 @@ def timed(call: Callable[[], Any], device: str, repeats: int, warm_up: int = 2) 
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "repeats": repeats}
 
 
+def _seconds(operation: str, device: str, repeats: int, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Of an operation on the engine alone, and behind its argument checks, which take about as long as a small one."""
+    engine = importlib.import_module("kernels.triton")
+    alone = functools.partial(getattr(engine, operation), *arguments, **options)
+    checked = functools.partial(getattr(kernels, operation), *arguments, **options, engine="triton")
+    return {
+        "seconds": timed(alone, device, repeats),
+        "seconds_with_argument_checks": timed(checked, device, repeats)["median"],
+    }
+
+
 def _measurements(device: str, sizes: Sizes, seed: int) -> list[tuple[str, int, Callable[[], dict[str, Any]]]]:
     out: list[tuple[str, int, Callable[[], dict[str, Any]]]] = []
     for D in sizes.features:
@@ -174,12 +187,13 @@ def _time_mixture(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any
     def ours(x: Tensor = x) -> Tensor:
         return kernels.mixture_log_density(x, log_weight, mean, factor, engine="triton")
 
-    found = timed(ours, device, sizes.repeats)
+    found = _seconds("mixture_log_density", device, sizes.repeats, x, log_weight, mean, factor)
+    median = found["seconds"]["median"]
     flops = float(N) * M * D * (D + 1)
     traffic = 4.0 * (N * D + M * (D * D + D + 1) + N)
     rates = {
-        "points": N, "components": M, "seconds": found, "flops": flops, "bytes": traffic, "ceiling": "matmul_tf32",
-        "flops_per_second": flops / found["median"], "bytes_per_second": traffic / found["median"],
+        "points": N, "components": M, **found, "flops": flops, "bytes": traffic, "ceiling": "matmul_tf32",
+        "flops_per_second": flops / median, "bytes_per_second": traffic / median,
     }  # fmt: skip
 
     def distributions() -> Tensor:
@@ -187,7 +201,6 @@ def _time_mixture(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any
         weights = torch.distributions.Categorical(logits=log_weight, validate_args=False)
         return torch.distributions.MixtureSameFamily(weights, components, validate_args=False).log_prob(few)
 
-    median = found["median"]
     peers = {
         "torch.distributions": _peer(distributions, ours(few), median, device, N / len(few)),
         # On all points: it goes through the components in a loop, which few points would not fill.
@@ -230,9 +243,8 @@ def _time_em(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
     groups = torch.arange(G + 1, device=device)
     offsets = {"group_offsets": groups * sizes.group, "component_offsets": groups * sizes.per_group}
     log_weight = torch.full((M,), -math.log(sizes.per_group), device=device)
-    found = timed(
-        lambda: kernels.em_statistics(x, log_weight, mean, factor, **offsets, engine="triton"), device, sizes.repeats
-    )
+    found = _seconds("em_statistics", device, sizes.repeats, x, log_weight, mean, factor, **offsets)
+    median = found["seconds"]["median"]
 
     def batched() -> Tensor:
         """The same by torch's batched products, float32."""
@@ -248,11 +260,11 @@ def _time_em(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
 
     # Its responsibilities differ from ours in float32: it is a yardstick, no proof.
     seconds = timed(batched, device, sizes.repeats)["median"]
-    flops = float(N) * sizes.per_group * 3 * D * (D + 1)
+    flops = float(N) * sizes.per_group * 2 * D * (D + 1)
     return {
-        "groups": G, "points": N, "components": M, "seconds": found, "flops": flops, "ceiling": "matmul_tf32",
-        "flops_per_second": flops / found["median"],
-        "peers": {"torch, batched": {"seconds": seconds, "ratio": seconds / found["median"]}},
+        "groups": G, "points": N, "components": M, **found, "flops": flops, "ceiling": "matmul_tf32",
+        "flops_per_second": flops / median,
+        "peers": {"torch, batched": {"seconds": seconds, "ratio": seconds / median}},
     }  # fmt: skip
 
 
@@ -261,13 +273,10 @@ def _time_component_statistics(device: str, sizes: Sizes, D: int, seed: int) -> 
     x = _made_mixture(N, K, D, device, seed)[0]
     labels = torch.arange(N, device=device) % K
     offsets = torch.arange(G + 1, device=device) * sizes.group
-    found = timed(
-        lambda: kernels.component_statistics(x, labels, K, group_offsets=offsets, engine="triton"),
-        device,
-        sizes.repeats,
-    )
+    found = _seconds("component_statistics", device, sizes.repeats, x, labels, K, group_offsets=offsets)
     traffic = 4.0 * N * D + 8.0 * G * K * (D * D + D + 1)
-    return {"groups": G, "points": N, "seconds": found, "bytes": traffic, "bytes_per_second": traffic / found["median"]}
+    rate = traffic / found["seconds"]["median"]
+    return {"groups": G, "points": N, **found, "bytes": traffic, "bytes_per_second": rate}
 
 
 def _time_gibbs(device: str, sizes: Sizes, D: int, block_size: int, seed: int) -> dict[str, Any]:

@@ -217,7 +217,8 @@ def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device:
     state = GibbsState(torch.from_numpy(labels), torch.from_numpy(rng.exponential(size=G) + 0.1))
     order = torch.from_numpy(np.stack([np.concatenate([rng.permutation(s) for s in sizes]) for _ in range(T)]))
     uniforms = torch.from_numpy(rng.random((T, N)))
-    noise = AlphaNoise(*(torch.from_numpy(rng.exponential(size=(T, k))) for k in (N, N + G)), torch.rand(T, G).double())
+    numbers = (rng.exponential(size=(T, N)), rng.exponential(size=(T, N + G)), rng.random((T, G)))
+    noise = AlphaNoise(*map(torch.from_numpy, numbers))
     offsets = torch.from_numpy(edges)
 
     def call(device: str, engine: str) -> GibbsState:

@@ -1,6 +1,6 @@
 """What the Triton kernels should take on four GPUs, from compiled code and public peaks: predictions, not measurements.
 
-    python -m benchmarks.performance_model [--output FILE.json]
+    python -m benchmarks.performance_model [--triton VERSION] [--output FILE.json]
 
 An operation's floor is the time in which the tensor cores, at their published peak, make the multiply-adds that the
 formula needs (a factor is triangular: D (D + 1) / 2 a point and component; float32 on NVIDIA takes three products of
@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["GPUS", "SHAPES", "Prediction", "load_kernels", "predict", "predict_gibbs"]
+__all__ = ["GPUS", "SHAPES", "Prediction", "load_kernels", "predict", "predict_gibbs", "stored_versions"]
 
 AOT = Path(__file__).parents[1] / "kernels" / "aot_tables"
 
@@ -86,6 +86,8 @@ L2_BYTES_A_CYCLE = 64
 SCHEDULERS = 4
 BARRIER_CYCLES = 30
 LAUNCH_SECONDS = 5e-6
+EM_LAUNCHES = 78
+"""Of EM statistics, torch's operations included: counted in a trace by `tests/test_bench_gpu.py`."""
 
 
 class Prediction(NamedTuple):
@@ -108,11 +110,26 @@ class Prediction(NamedTuple):
     """On a multiprocessor."""
 
 
-def load_kernels(path: Path | None = None) -> dict[tuple[str, str], dict[str, Any]]:
-    """By label and target, of the stored table (of the newest version of Triton)."""
-    if path is None:
-        path = max(AOT.glob("triton-*.json"), key=lambda p: [int(part) for part in p.stem.split("-")[1].split(".")])
-    return {(k["label"], k["target"]): k for k in json.loads(path.read_text())["kernels"]}
+def stored_versions() -> list[str]:
+    """Versions of Triton that a table of compiled kernels is stored of, the newest last."""
+    versions = (path.stem.removeprefix("triton-") for path in AOT.glob("triton-*.json"))
+    return sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
+
+
+def version_here() -> str:
+    """That of the Triton installed here, if a table of it is stored; else the newest stored."""
+    stored = stored_versions()
+    try:
+        import triton
+    except ImportError:
+        return stored[-1]
+    return triton.__version__ if triton.__version__ in stored else stored[-1]
+
+
+def load_kernels(version: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+    """By label and target, of the table stored of that version of Triton (by default `version_here`)."""
+    table = json.loads((AOT / f"triton-{version or version_here()}.json").read_text())
+    return {(k["label"], k["target"]): k for k in table["kernels"]}
 
 
 def fitting_programs(kernel: dict[str, Any], gpu: Gpu) -> int:
@@ -141,14 +158,8 @@ def _predict_mixture(
     gpu = GPUS[name]
     N, M = shape["points"], shape["components"]
     kernel = kernels[f"gaussian mixture fp32 D={D}", gpu.target]
-    constants = kernel["constexprs"]
-    BN, BK = constants["BN"], constants["BK"]
-    products = _products(gpu, BN * D * (D + BK) // 2)
-    # The tile is read once a component, the factor (its high and its low part) is written, and read by each half tile.
-    factor_bytes = 4 * D * (D + BK) // 2 * (2 if constants["SPLIT"] else 1)
-    shared = 4 * BN * D + factor_bytes * (1 + BN // 64 * (1.5 if constants["SPLIT"] else 1))
-    loop = max(kernel["loops"], key=lambda loop: loop["tensor_core"])
-    cycles, bound, programs = _cycles(kernel, gpu, products, loop["instructions"], shared)
+    BN = kernel["constexprs"]["BN"]
+    cycles, bound, programs = _whitening_cycles(kernel, gpu, D)
     splits = max(1, min(math.ceil(2048 / math.ceil(N / BN)), M // 8))
     grid = math.ceil(N / BN) * splits
     rounds = math.ceil(grid / (gpu.multiprocessors * programs))
@@ -159,29 +170,42 @@ def _predict_mixture(
     return Prediction("mixture density", name, D, flops, traffic, floor, seconds, floor / seconds, bound, programs)
 
 
-def _predict_em(name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: int) -> Prediction:
-    """Two kernels and about 30 small operations of torch around them: launches are most of it."""
-    gpu, shape = GPUS[name], SHAPES["EM statistics"]
-    N, M, G = shape["points"], shape["components"], shape["groups"]
-    kernel = kernels[f"em fp32 D={D}", gpu.target]
+def _whitening_cycles(kernel: dict[str, Any], gpu: Gpu, D: int) -> tuple[float, str, int]:
+    """`_cycles` for a tile of points and one component."""
     constants = kernel["constexprs"]
     BN, BK = constants["BN"], constants["BK"]
-    products = _products(gpu, BN * (D * (D + BK) // 2 + D * D))
-    n_blocks = D // BK
-    trips = {0: 1, 1: n_blocks, 2: n_blocks * (n_blocks + 1) // 2}
-    main = min(loop["depth"] for loop in kernel["loops"] if loop["tensor_core"])
-    instructions = sum(trips[k["depth"] - main] * k["instructions"] for k in kernel["loops"] if k["depth"] >= main)
-    cycles, bound, programs = _cycles(kernel, gpu, products, instructions, 8 * BN * D)
+    products = _products(gpu, BN * D * (D + BK) // 2)
+    # The tile is read once a component, the factor (its high and its low part) is written, and read by each half tile.
+    factor_bytes = 4 * D * (D + BK) // 2 * (2 if constants["SPLIT"] else 1)
+    shared = 4 * BN * D + factor_bytes * (1 + BN // 64 * (1.5 if constants["SPLIT"] else 1))
+    return _cycles(kernel, gpu, products, _main_loop(kernel), shared)
+
+
+def _main_loop(kernel: dict[str, Any]) -> int:
+    """Instructions of the loop in which the products are."""
+    return max(kernel["loops"], key=lambda loop: loop["tensor_core"])["instructions"]
+
+
+def _predict_em(name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: int) -> Prediction:
+    """Log joint densities, then moments: two kernels, and small operations of torch whose launches are most of it."""
+    gpu, shape = GPUS[name], SHAPES["EM statistics"]
+    N, M, G = shape["points"], shape["components"], shape["groups"]
+    joint, moments = kernels[f"em joint fp32 D={D}", gpu.target], kernels[f"em fp32 D={D}", gpu.target]
+    joint_cycles, _, at_once = _whitening_cycles(joint, gpu, D)
+    rounds = math.ceil(G * math.ceil(N / G / joint["constexprs"]["BN"]) / (gpu.multiprocessors * at_once))
+    kernel_seconds = rounds * at_once * M / G * joint_cycles / gpu.clock
+    BN = moments["constexprs"]["BN"]
+    cycles, bound, programs = _cycles(moments, gpu, _products(gpu, BN * D * D), _main_loop(moments), 8 * BN * D)
     splits = math.ceil(1024 / M)
     tiles = math.ceil(N // G / BN / splits)
     rounds = math.ceil(M * splits / (gpu.multiprocessors * programs))
-    kernel_seconds = rounds * programs * tiles * cycles / gpu.clock
-    pairs = float(N) * M / G
-    flops = pairs * 3 * D * (D + 1)  # whitened twice, and the lower half of a scatter
+    kernel_seconds += rounds * programs * tiles * cycles / gpu.clock
+    flops = float(N) * M / G * 2 * D * (D + 1)  # whitening, and the lower half of a scatter
     traffic = 4.0 * (N * D + 2 * M * (D * D + D + 1))
     floor = max(flops * _split(gpu) / gpu.single, traffic / gpu.memory)
-    seconds = 1.5 * kernel_seconds + 32 * LAUNCH_SECONDS
-    bound = "launches" if kernel_seconds < 32 * LAUNCH_SECONDS else bound
+    launches = EM_LAUNCHES * LAUNCH_SECONDS
+    seconds = kernel_seconds + launches
+    bound = "launches" if kernel_seconds < launches else bound
     return Prediction("EM statistics", name, D, flops, traffic, floor, seconds, floor / seconds, bound, programs)
 
 
@@ -253,9 +277,9 @@ def predict_gibbs(name: str, operation: str, D: int, shape: dict[str, int] | Non
     return Prediction(operation, name, D, flops, traffic, floor, seconds, floor / seconds, f"latency: {bound}", 1)
 
 
-def predictions() -> list[Prediction]:
-    """Every operation and number of features on every GPU."""
-    kernels = load_kernels()
+def predictions(version: str | None = None) -> list[Prediction]:
+    """Every operation and number of features on every GPU, with kernels as in `load_kernels`."""
+    kernels = load_kernels(version)
     out = []
     for operation in SHAPES:
         for D in FEATURES:
@@ -267,9 +291,10 @@ def predictions() -> list[Prediction]:
     return out
 
 
-def markdown(rows: list[Prediction]) -> str:
+def markdown(rows: list[Prediction], version: str) -> str:
     """A table for the README: a row an operation and D, a column a GPU."""
-    lines = ["| predicted, not measured | D | " + " | ".join(GPUS) + " |", "| --- | ---: |" + " ---: |" * len(GPUS)]
+    lines = [f"| predicted, not measured (Triton {version}) | D | " + " | ".join(GPUS) + " |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(GPUS))
     for operation in SHAPES:
         for D in FEATURES:
             own = [row for row in rows if (row.operation, row.features) == (operation, D)]
@@ -289,14 +314,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.performance_model", description=(__doc__ or "").split("\n")[0]
     )
+    parser.add_argument(
+        "--triton", choices=stored_versions(), help="whose compiled kernels; default: the installed, else the newest"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the predictions to this JSON file too")
     arguments = parser.parse_args()
-    rows = predictions()
+    version = arguments.triton or version_here()
+    rows = predictions(version)
     from rich.console import Console  # not at the top: `benchmarks.gpu` does without
     from rich.table import Table
 
     columns = ("operation", "GPU", "D", "Gflop", "MB", "floor", "predicted", "of floor", "time goes to", "programs")
-    table = Table(*columns, title="Predicted, not measured", title_justify="left")
+    table = Table(*columns, title=f"Predicted, not measured, with Triton {version}", title_justify="left")
     for row in rows:
         table.add_row(
             row.operation, row.gpu, str(row.features), f"{row.flops / 1e9:.4g}", f"{row.bytes / 1e6:.4g}",
@@ -305,9 +334,10 @@ def main() -> None:
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     console.print("Peaks from: " + "; ".join(f"{name}: {gpu.source}" for name, gpu in GPUS.items()))
-    print(markdown(rows))
+    print(markdown(rows, version))
     if arguments.output:
         content = {
+            "triton": version,
             "shapes": SHAPES,
             "gpus": {n: g._asdict() for n, g in GPUS.items()},
             "predictions": [r._asdict() for r in rows],

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.network_work import Operation, forward, gradient, network_of, update
-from benchmarks.performance_model import GPUS, LAUNCH_SECONDS, load_kernels, predict, predict_gibbs
+from benchmarks.performance_model import GPUS, LAUNCH_SECONDS, load_kernels, predict, predict_gibbs, stored_versions
 from benchmarks.record import RESULTS
 from benchmarks.report import Run, load
 from benchmarks.roofline import roofline, shares
@@ -264,7 +264,8 @@ def _seconds(part: Passes | Densities, name: str, case: str) -> float:
 
 @cache
 def _kernels() -> dict[tuple[str, str], dict[str, Any]]:
-    return load_kernels()
+    # Of the newest Triton, not the installed one: what is stored is for machines that are not here.
+    return load_kernels(stored_versions()[-1])
 
 
 def _predicted(part: Densities, name: str, case: str) -> Any:

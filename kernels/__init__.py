@@ -90,14 +90,14 @@ def student_t_log_density(
         x: [N, D] points, float32 or float64.
         location: [M, D], of the dtype of x.
         precision_chol: [M, D, D] inverse of the lower Cholesky factor of the scale matrix, of the dtype of x.
-        df: [M] degrees of freedom, positive, float64 or the dtype of x.
+        df: [M] degrees of freedom, positive and at most 10^8 (a Gaussian from there on), float64 or the dtype of x.
         engine: see `kernels`.
 
     Returns:
         [N, M] log-densities in nats, of the dtype of x (float64 from the reference).
 
     Raises:
-        ValueError: as `gaussian_log_density`, and for a df that is not positive.
+        ValueError: as `gaussian_log_density`, and for a df that is not positive or above 10^8.
     """
     check.points(x)
     check.components(x, location, precision_chol, name="location")
@@ -165,7 +165,9 @@ def em_statistics(
 
         r_nm = exp(log_weight_m) N(x_n | m) / sum over the components m' of the point's group
 
-    A point with density zero under all components of its group has no responsibilities (and log-likelihood -inf).
+    A point with density zero under all components of its group has no responsibilities (and log-likelihood -inf); those
+    of any other add up to 1, however far it is. Memory: on "triton" a number for each point and component of its group,
+    n_g K_g for all groups together; on "cpu" for one group a thread.
 
     Args:
         x: [N, D] points sorted by group, float32 or float64.
@@ -283,8 +285,11 @@ def gibbs_sweep(
 
     Args:
         state: labels [N] int64, 0..K_g - 1 in each group without gaps, and alpha [G] float64, positive.
-        x: [N, D] points sorted by group, float32 or float64.
-        order: [N] int64, or [T, N] for T sweeps: for each group a permutation of 0..n_g - 1, points in visiting order.
+        x: [N, D] points sorted by group, float32 or float64. A group is computed in float64 anyhow on "triton", and on
+            "cpu" if a point of it has (x - mu0)' S0^-1 (x - mu0) above 8e4, where float32 could not take it out of its
+            component.
+        order: [N] int64, or [T, N] for T >= 1 sweeps: a permutation of 0..n_g - 1 for each group, points in visiting
+            order.
         uniforms: as order, float32 or float64 in [0, 1): the i-th is used for the i-th point visited.
         alpha_noise: random numbers that resample alpha after each sweep, or None to keep it.
         prior: NIWPrior of each group, float64: mu0 [G, D], kappa0 [G], nu0 [G], S0 [G, D, D].
@@ -304,7 +309,8 @@ def gibbs_sweep(
 
     Raises:
         ValueError: wrong shape, dtype or device; non-finite data; an order that is no permutation; a uniform outside
-            [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range.
+            [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range; on
+            "cpu", a point with (x - mu0)' S0^-1 (x - mu0) above 4.5e13, which float64 cannot take out of its component.
     """
     check.points(x)
     check.gibbs(

@@ -10,6 +10,8 @@ from torch import Tensor
 from kernels.types import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 
 MAX_BLOCK_SIZE = 32
+MAX_DEGREES_OF_FREEDOM = 1e8
+"""Above, lgamma((df + D) / 2) - lgamma(df / 2) keeps no more than six decimals of a nat in float64."""
 
 
 def points(x: Tensor) -> None:
@@ -58,6 +60,12 @@ def degrees_of_freedom(x: Tensor, df: Tensor, M: int) -> None:
     if (df <= 0).any():
         m = int((df <= 0).nonzero()[0])
         raise ValueError(f"df must be positive, component {m} has {float(df[m])}")
+    if (df > MAX_DEGREES_OF_FREEDOM).any():
+        m = int((df > MAX_DEGREES_OF_FREEDOM).nonzero()[0])
+        raise ValueError(
+            f"df must be at most {MAX_DEGREES_OF_FREEDOM:.0e}, component {m} has {float(df[m]):g}; "
+            "a Gaussian (df=None, or gaussian_log_density) is as good there"
+        )
 
 
 def log_weights(x: Tensor, log_weight: Tensor, M: int) -> None:
@@ -128,8 +136,10 @@ def gibbs(
 
     first_row, end_row = gibbs_state(state, x, group_offsets)
     _tensor(order, "order")
-    if order.dtype != torch.int64 or order.ndim not in (1, 2) or order.shape[-1] != N:
-        raise ValueError(f"order must be int64 of shape [{N}] or [T, {N}], got {order.dtype} {list(order.shape)}")
+    if order.dtype != torch.int64 or order.ndim not in (1, 2) or order.shape[-1] != N or len(order) < 1:
+        raise ValueError(
+            f"order must be int64 of shape [{N}] or [T, {N}], T >= 1, got {order.dtype} {list(order.shape)}"
+        )
     _device(order, "order", x)
     # Shifted by its group's first row, an order of permutations is itself a permutation of all rows.
     rows = order.reshape(-1, N) + first_row

@@ -109,12 +109,15 @@ def compile_case(module: str, index: int) -> Compiled:
     case = cases(module)[index]
     result = Compiled(module, case.label, case.target, case.constexprs, case.options["num_warps"])
     signature = case.signature | dict.fromkeys(case.constexprs, "constexpr")
-    # Memory that torch allocates is aligned: what the launcher finds for every pointer that these kernels are given.
+    gpu = LIMITS[case.target].gpu
+    # Memory that torch allocates is aligned, and AMD's backend asks whether a tensor is below 2 GB: what the launcher
+    # finds for nearly every pointer that these kernels are given.
+    found = [["tt.divisibility", 16]] + ([["tt.pointer_range", 32]] if gpu.backend == "hip" else [])
     names = case.kernel.arg_names
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
-    source = ASTSource(case.kernel, {name: signature[name] for name in names}, case.constexprs, aligned)
+    pointers = {(i,): found for i, name in enumerate(names) if signature[name].startswith("*")}
+    source = ASTSource(case.kernel, {name: signature[name] for name in names}, case.constexprs, pointers)
     try:
-        compiled = triton.compile(source, target=LIMITS[case.target].gpu, options=case.options)
+        compiled = triton.compile(source, target=gpu, options=case.options)
     except Exception as error:  # the compiler raises what it likes, down to bare RuntimeError
         return result._replace(error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     measured = _read_amd(compiled.asm["amdgcn"]) if case.target == "gfx942" else _read_nvidia(compiled.asm["cubin"])

@@ -317,8 +317,8 @@ def split_merge(
     segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
     P, G = proposals.accept.shape
     labels = state.labels.clone()
-    split, accepted = torch.zeros(P, G, dtype=torch.bool), torch.zeros(P, G, dtype=torch.bool)
-    log_ratio = torch.full((P, G), -math.inf, dtype=torch.float64)
+    split, accepted = (torch.zeros(P, G, dtype=torch.bool, device=x.device) for _ in range(2))
+    log_ratio = torch.full((P, G), -math.inf, dtype=torch.float64, device=x.device)
     for g, (a, b) in enumerate(segments):
         of_group = labels[a:b].tolist()
         for p in range(P):
@@ -385,7 +385,7 @@ def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: T
     x = x.double()
     segments = _segments(group_offsets) if group_offsets is not None else [(0, len(x))]
     every_labels, every_alpha = state.labels.reshape(-1, len(x)), state.alpha.reshape(-1, len(segments))
-    value = torch.zeros(every_alpha.shape, dtype=torch.float64)
+    value = torch.zeros(every_alpha.shape, dtype=torch.float64, device=x.device)
     for t, (labels, alphas) in enumerate(zip(every_labels, every_alpha, strict=True)):
         for g, (a, b) in enumerate(segments):
             alpha, of_group = float(alphas[g]), NIWPrior(*(field[g] for field in prior))

@@ -33,13 +33,14 @@ def excused(version, kernel):
     """Spills that are known of an older version of Triton, none at the paper's sizes on sm_90. The newest has none."""
     label, target = kernel["label"], kernel["target"]
     if version == "3.8.0":
-        # Up to 13 stores and 8 loads a program.
-        return label.endswith("fp32 D=64") and (target == "sm_80" or (target == "gfx942" and "density" in label))
+        # Up to 15 stores and 9 loads a program.
+        return label.endswith("fp32 D=64") and target == "sm_80"
     if version != "3.6.0":
         return False
     return (
         (target == "sm_100" and "fp64" in label)  # its assembler has no float64 tensor-core instruction for sm_100
         or (target == "sm_100" and kernel["module"] == "component_statistics")  # in float64 too
+        or (target == "sm_100" and label == "em joint fp32 D=128")  # 3 stores and 4 loads, for an occupancy
         or (target == "sm_90" and label.startswith("gibbs") and "block=32" in label)
     )
 

@@ -151,6 +151,7 @@ BAD = [
             (changed(CASE.df, 1, INF), "df must be finite, got 1 non-finite values, the first at (1,)"),
             (changed(CASE.df, 3, 0.0), "df must be positive, component 3 has 0.0"),
             (changed(CASE.df, 3, -2.0), "df must be positive, component 3 has -2.0"),
+            (changed(CASE.df, 2, 1.1e8), "df must be at most 1e+08, component 2 has 1.1e+08; a Gaussian"),
         ]
     ],
     *[
@@ -238,8 +239,9 @@ BAD = [
         (gibbs, {"order": bad}, words)
         for bad, words in [
             ([1, 0, 4, 3, 2, 1, 0], "order must be a torch.Tensor, got list"),
-            (OFFSETS([1, 0, 4, 3, 2, 1, 0]).int(), "order must be int64 of shape [7] or [T, 7], got torch.int32 [7]"),
-            (OFFSETS([1, 0, 4, 3, 2, 1]), "order must be int64 of shape [7] or [T, 7], got torch.int64 [6]"),
+            (OFFSETS([1, 0, 4, 3, 2, 1, 0]).int(), "order must be int64 of shape [7] or [T, 7], T >= 1, got torch.int"),
+            (OFFSETS([1, 0, 4, 3, 2, 1]), "order must be int64 of shape [7] or [T, 7], T >= 1, got torch.int64 [6]"),
+            (OFFSETS([[1] * 7])[:0], "order must be int64 of shape [7] or [T, 7], T >= 1, got torch.int64 [0, 7]"),
             (OFFSETS([1, 0, 4, 3, 2, 1, 1]), "a permutation of 0..n_g - 1, group 1 of 5 points has [4, 3, 2, 1, 1]"),
             (OFFSETS([1, 1, 4, 3, 2, 1, 0]), "a permutation of 0..n_g - 1, group 0 of 2 points has [1, 1]"),
             (OFFSETS([1, 0, 5, 3, 2, 1, 0]), "a permutation of 0..n_g - 1, group 1 of 5 points has [5, 3, 2, 1, 0]"),

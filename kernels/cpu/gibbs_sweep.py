@@ -10,11 +10,14 @@ q = |W (x - m)|^2 is all that a point needs of it. Three facts make a sweep chea
   mapped in D operations a point, and W in D^2.
 - Only components whose members changed are rebuilt, in float64 from the data, before the next sweep. The rebuilt factor
   depends on the members alone, so a sweep's result depends on the state alone, however many sweeps run in one call.
+
+A member's distance to its component without it is q r^2 / (1 - r q), r a little above 1. For a member far from all the
+others float32 rounds 1 - r q to anything, below 0 too: a group with such a point is computed in float64.
 """
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +36,12 @@ FIRST_CAPACITY = 16
 """Components that memory is set aside for at first; it doubles when they do not suffice."""
 NEGLIGIBLE = -40.0
 """Log weights, relative to the largest, from here on are less than what rounding their sum in float64 loses."""
+FAR = 0.01
+"""Largest squared distance of a point to the prior's mean, in units of S0, times the epsilon of its dtype: 84,000 in
+float32. There 1 - r q is known to a digit or two. Under a prior from the n points themselves it is n D 6^(2/D) at most.
+"""
+DONE, NOT_POSITIVE_DEFINITE, TOO_FAR = range(3)
+"""What may become of the sweeps of a group."""
 
 
 class Conditionals(NamedTuple):
@@ -93,11 +102,24 @@ def gibbs_sweep(
              nu0[g], S0[g], 1 if corrected and b - a <= block_size else block_size, shared_new, corrected, alpha_shape,
              beta[:, g].numpy().copy(), labels[g], alpha[g])
         )  # fmt: skip
-    for g, ok in enumerate(threads.run(_sweep_group, tasks)):
-        if not ok:
+    for g, outcome in enumerate(threads.run(_in_enough_digits, tasks)):
+        if outcome == NOT_POSITIVE_DEFINITE:
             raise ValueError(f"group {g}: a component's scale matrix is not positive definite in float64")
+        if outcome == TOO_FAR:
+            raise ValueError(
+                f"x must be such that (x - mu0)' S0^-1 (x - mu0) is below {FAR / np.finfo(np.float64).eps:.1e}, or "
+                f"float64 could not take a point out of its component; group {g} has a point above"
+            )
     result = GibbsState(torch.from_numpy(np.concatenate(labels, axis=1)), torch.from_numpy(np.stack(alpha, axis=1)))
     return result if stacked else GibbsState(result.labels[0], result.alpha[0])
+
+
+def _in_enough_digits(x: np.ndarray, *arguments: Any) -> int:
+    """`_sweep_group`, in float64 if float32 is not enough for a point of the group."""
+    outcome = _sweep_group(x, *arguments)
+    if outcome == TOO_FAR and x.dtype == np.float32:
+        outcome = _sweep_group(x.astype(np.float64), *arguments)
+    return outcome
 
 
 @njit(nogil=True, cache=True)
@@ -123,8 +145,8 @@ def _sweep_group(
     beta: np.ndarray,
     labels_out: np.ndarray,
     alpha_out: np.ndarray,
-) -> bool:
-    """All sweeps of one group; False if a scale matrix is not positive definite."""
+) -> int:
+    """All sweeps of one group."""
     n, D = x.shape
     Dp, n_lanes = padded(D), lanes(x)
     labels = labels_in.copy()
@@ -135,7 +157,7 @@ def _sweep_group(
     factors = factor_scratch(D)
     prior = make_prior(x, mu0, kappa0, nu0, S0, factors)
     if math.isnan(prior.log_det):
-        return False
+        return NOT_POSITIVE_DEFINITE
     capacity = FIRST_CAPACITY
     while capacity < n_components + block_size:
         capacity *= 2
@@ -151,8 +173,8 @@ def _sweep_group(
     )
     for sweep in range(len(orders)):
         if not rebuild(x, labels, n_components, mu0, kappa0, S0, components, factors):
-            return False
-        components, n_slots = _sweep(
+            return NOT_POSITIVE_DEFINITE
+        components, n_slots, too_far = _sweep(
             x,
             labels,
             n_components,
@@ -168,6 +190,8 @@ def _sweep_group(
             corrected,
             beta[sweep],
         )
+        if too_far:
+            return TOO_FAR
         n_components = compact(labels, n_slots, components)
         for i in range(n):
             labels_out[sweep, i] = labels[i]
@@ -176,7 +200,7 @@ def _sweep_group(
                 alpha, alpha_shape + n_components - 1, beta_noise[sweep], gamma_noise[sweep], choice_noise[sweep, 0]
             )
         alpha_out[sweep] = alpha
-    return True
+    return DONE
 
 
 @njit(nogil=True, cache=True)
@@ -195,9 +219,11 @@ def _sweep(
     shared_new: bool,
     corrected: bool,
     beta: float,
-) -> tuple[Components, int]:
-    """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use."""
+) -> tuple[Components, int, bool]:
+    """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use; True
+    if it has stopped at a point that is too far away, as the first sweep does if there is one."""
     n = len(order)
+    furthest = FAR / np.finfo(x.dtype).eps
     step = lanes(x) // block_size * block_size
     was, drawn = np.empty(block_size, np.int64), np.empty(block_size, np.int64)
     log_alpha = math.log(alpha)
@@ -206,6 +232,9 @@ def _sweep(
         last = min(n, first + step)
         load_tile(x, order, first, last, scratch.tile)
         whiten(prior.W, prior.mean, scratch.tile, scratch.work, prior.y, prior.q)
+        for j in range(last - first):
+            if not prior.q[j] <= furthest:
+                return components, n_slots, True
         for k in range(n_slots):
             if components.size[k] > 0:
                 whiten(
@@ -239,7 +268,7 @@ def _sweep(
                 if any_change:
                     k = drawn[i]
                     _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
-    return components, n_slots
+    return components, n_slots, False
 
 
 @njit(nogil=True, cache=True)

@@ -20,8 +20,8 @@ Streamed, above. Nothing is held: loops over the blocks of W, rows and columns, 
 but one.
 
 float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the
-same, but also repairs infinities, which finite input does not need: at D = 64 on sm_90 it takes 178 registers and 608
-instructions a component, these kernels 128 and 398.
+same, but also repairs infinities, which finite input does not need: at D = 64 on sm_90, with Triton 3.9, it takes 178
+registers and 608 instructions a component, these kernels 128 and 398.
 """
 
 # mypy: allow-untyped-defs
@@ -44,7 +44,7 @@ class Blocks(NamedTuple):
     points: int
     """BN: points in a tile."""
     features: int
-    """BK: features in a block of the factor."""
+    """BK: features in a block of the factor (of `em_statistics.py`: of a scatter)."""
     warps: int
 
 
@@ -212,7 +212,8 @@ def target(x: Tensor) -> str:
 
 
 Table = dict[tuple[torch.dtype, int], Blocks]
-"""Block sizes by dtype and padded D. An entry must compile without a spill for every target."""
+"""Block sizes by dtype and padded D. An entry must compile for every target without a spill with the newest Triton that
+a table is stored of (`kernels.aot`); older versions spill here and there, which the tests list."""
 
 
 def padded(D: int) -> int:
@@ -272,13 +273,11 @@ def tile_cases(
 def pack_factor(precision_chol: Tensor, blocks: Blocks) -> Tensor:
     """[M, DP (DP + BK) / 2]: the blocks of the lower triangle, row after row of them, padded with zeros; M may be 0."""
     M, D, _ = precision_chol.shape
-    BK = blocks.features
-    edges = range(0, padded(D), BK)
-    packed = precision_chol.new_zeros(M, len(edges) * (len(edges) + 1) // 2, BK, BK)
-    for p, (i, j) in enumerate((i, j) for i in edges for j in edges if j <= i):
-        block = precision_chol[:, i : i + BK, j : j + BK]
-        packed[:, p, : block.shape[1], : block.shape[2]] = block.tril() if i == j else block
-    return packed
+    DP, BK = padded(D), blocks.features
+    # Few operations, however many blocks: each is a launch.
+    square = torch.nn.functional.pad(precision_chol.tril(), (0, DP - D, 0, DP - D))
+    row, col = torch.tril_indices(DP // BK, DP // BK, device=precision_chol.device)
+    return square.view(M, DP // BK, BK, DP // BK, BK).transpose(2, 3)[:, row, col].contiguous()
 
 
 def group_of(offsets: Tensor, n: int) -> Tensor:

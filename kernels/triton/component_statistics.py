@@ -35,7 +35,7 @@ def component_statistics(
     x: Tensor, labels: Tensor, n_components: int, *, group_offsets: Tensor | None = None
 ) -> ComponentStatistics:
     """See `kernels.component_statistics`."""
-    (N, D), K = x.shape, n_components
+    (N, D), K = x.shape, int(n_components)
     name = target(x)
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)

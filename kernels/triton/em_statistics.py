@@ -1,12 +1,11 @@
 """The E-step of EM and the moments for its M-step, on the GPU, in two launches.
 
-1. The logsumexp of each point over the components of its group (`mixture_log_density.py`), relative to the group's
-   largest constant: N numbers.
-2. One program a component (and a run of its group's points, and a block of its scatter): the factor stays in L1, the
-   points stream past in tiles of BN. Each tile is whitened again for its responsibilities
-   r = exp(log joint - logsumexp), which never reach memory, and gives a count, a mean and a scatter about that mean,
-   q' q for q = sqrt(r) (x - mean) on the tensor cores. These are added to the running ones, in registers, by the
-   formula of Chan, Golub & LeVeque (1983),
+1. The log joint density of each point and each component of its group, n_g K_g numbers a group, and their logsumexp
+   (`mixture_log_density.py`), all relative to the group's largest constant.
+2. One program a component (and a run of its group's points, and a block of its scatter): the points stream past in
+   tiles of BN. A tile and its responsibilities r = exp(log joint - logsumexp) give a count, a mean and a scatter about
+   that mean, q' q for q = sqrt(r) (x - mean) on the tensor cores. These are added to the running ones, in registers, by
+   the formula of Chan, Golub & LeVeque (1983),
 
        scatter += scatter_tile + n n_tile / (n + n_tile) (mean_tile - mean)(mean_tile - mean)'
 
@@ -15,6 +14,10 @@
 
 Where a group has many points, its points are cut into `splits` runs to make PROGRAMS programs, so the buffers hold
 about PROGRAMS scatters at most. No atomics: the order of every sum follows from the shapes.
+
+Responsibilities of a point add up to 1 however far it is, because log joints are computed once, and their logsumexp is
+kept as two numbers, the largest and the log of the sum relative to it: as one float32 it would be off by whole nats
+where the largest is -1e8. The host waits for the device once, to know how many numbers to set memory aside for.
 """
 
 # mypy: allow-untyped-defs
@@ -33,35 +36,31 @@ from kernels.triton.common import (
     dot,
     group_of,
     launch_options,
-    log_density,
-    pack_factor,
     padded,
     padded_rows,
     relative_constants,
-    squared_distance_streamed,
     target,
     tile_cases,
     tile_constexprs,
 )
-from kernels.triton.mixture_log_density import logsumexp_density
+from kernels.triton.mixture_log_density import joint_log_density
 from kernels.types import EMStatistics
 
 PROGRAMS = 1024
 SUMMED = 1024  # log-likelihoods at a time
 
-# No entry spills (`kernels.aot`). float32 at D = 64 and 128: tiles of 64 points by 8 warps take 255 registers on sm_80
-# (with Triton 3.6 they spill), and at D = 64 on sm_90 more instructions a point: 324, these 286.
+# float32 at D = 64: tiles of 64 points would take fewer instructions a point (56 for 72 on sm_90, with Triton 3.9), but
+# 254 registers on sm_80.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=64, features=16, warps=4),
-    (torch.float32, 32): Blocks(points=64, features=16, warps=4),
-    (torch.float32, 64): Blocks(points=32, features=16, warps=4),
-    (torch.float32, 128): Blocks(points=32, features=16, warps=4),
+    (torch.float32, 32): Blocks(points=64, features=32, warps=4),
+    (torch.float32, 64): Blocks(points=32, features=64, warps=4),
+    (torch.float32, 128): Blocks(points=32, features=64, warps=4),
     (torch.float64, 16): Blocks(points=64, features=16, warps=4),
-    (torch.float64, 32): Blocks(points=32, features=16, warps=4),
-    (torch.float64, 64): Blocks(points=32, features=16, warps=8),
-    (torch.float64, 128): Blocks(points=32, features=32, warps=8),
+    (torch.float64, 32): Blocks(points=32, features=32, warps=4),
+    (torch.float64, 64): Blocks(points=32, features=64, warps=8),
+    (torch.float64, 128): Blocks(points=32, features=64, warps=8),
 }
-SIDE = 64  # of a block of a scatter, at most; of larger scatters, programs compute the blocks of the lower triangle
 
 
 def em_statistics(
@@ -81,10 +80,15 @@ def em_statistics(
     group_offsets = group_offsets.contiguous()
     G = len(group_offsets) - 1
     constants, largest = relative_constants(log_weight, precision_chol, None, component_offsets)
-    evidence = logsumexp_density(x, constants, mean, precision_chol, False, component_offsets, group_offsets)
+    group = group_of(component_offsets, M)
+    joint, start, evidence = joint_log_density(
+        x, constants, mean, precision_chol, component_offsets, group_offsets, group
+    )
     log_likelihood = torch.empty(G, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
-        _group_sum_kernel[(G,)](evidence, group_offsets, log_likelihood, BN=SUMMED, **launch_options(4, name))
+        _group_sum_kernel[(G,)](
+            evidence.double().sum(0), group_offsets, log_likelihood, BN=SUMMED, **launch_options(4, name)
+        )
     log_likelihood += largest * group_offsets.diff()
     if M == 0:
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
@@ -92,8 +96,7 @@ def em_statistics(
     blocks = BLOCKS[x.dtype, padded(D)]
     splits = max(1, min(triton.cdiv(PROGRAMS, M), triton.cdiv(N, G * blocks.points)))
     DP = padded(D)
-    side = min(DP, SIDE)
-    scatter_blocks = 1 if side == DP else 3
+    scatter_blocks = 1 if blocks.features == DP else 3
     counts = torch.empty(splits, M, dtype=x.dtype, device=x.device)
     shifts = torch.empty(splits, M, DP, dtype=x.dtype, device=x.device)
     scatters = torch.empty(splits, M, DP, DP, dtype=x.dtype, device=x.device)
@@ -101,19 +104,19 @@ def em_statistics(
         _statistics_kernel[(M * splits * scatter_blocks,)](
             padded_rows(x),
             padded_rows(mean),
-            pack_factor(precision_chol, blocks),
-            constants.to(x.dtype),
+            joint,
+            start,
             evidence,
             group_offsets,
-            group_of(component_offsets, M),
+            group,
             counts,
             shifts,
             scatters,
+            N,
             M,
             splits,
             scatter_blocks,
             **tile_constexprs(x.dtype, D, blocks, name),
-            SIDE=side,
             **launch_options(blocks.warps, name, MOST_REGISTERS),
         )
     count, total, scatter = merge(counts, shifts[..., :D], scatters[..., :D, :D])
@@ -131,19 +134,17 @@ def merge(counts: Tensor, shifts: Tensor, scatters: Tensor) -> tuple[Tensor, Ten
     return count, total, scatter.tril() + scatter.tril(-1).mT
 
 
-@triton.jit(do_not_specialize=["M", "splits", "scatter_blocks"])
+@triton.jit(do_not_specialize=["N", "M", "splits", "scatter_blocks"])
 def _statistics_kernel(
-    x_ptr, mean_ptr, factor_ptr, constants_ptr, evidence_ptr, group_offsets_ptr, group_ptr, counts_ptr, shifts_ptr,
-    scatters_ptr, M, splits, scatter_blocks,
+    x_ptr, mean_ptr, joint_ptr, start_ptr, evidence_ptr, group_offsets_ptr, group_ptr, counts_ptr, shifts_ptr,
+    scatters_ptr, N, M, splits, scatter_blocks,
     DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    SIDE: tl.constexpr,
 ):  # fmt: skip
-    SIZE: tl.constexpr = DP * (DP + BK) // 2
     pid = tl.program_id(0)
     # Blocks of a scatter's lower triangle: one, or (0, 0), (1, 0), (1, 1).
     block = pid % scatter_blocks
-    o_row = (block + 1) // 2 * SIDE + tl.arange(0, SIDE)
-    o_col = block // 2 * SIDE + tl.arange(0, SIDE)
+    o_row = (block + 1) // 2 * BK + tl.arange(0, BK)
+    o_col = block // 2 * BK + tl.arange(0, BK)
     split = (pid // scatter_blocks) % splits
     m = (pid // scatter_blocks // splits).to(tl.int64)
     group = tl.load(group_ptr + m)
@@ -155,34 +156,31 @@ def _statistics_kernel(
 
     dtype = x_ptr.dtype.element_ty
     o_n = tl.arange(0, BN)
-    p_factor = factor_ptr + m * SIZE
     p_mean = mean_ptr + m * DP
-    p_constant = constants_ptr + m * 3
+    p_joint = joint_ptr + tl.load(start_ptr + m)
     mean_row = tl.load(p_mean + o_row)
     mean_col = tl.load(p_mean + o_col)
     count = tl.sum(tl.zeros([BN], dtype))
-    shift_row = tl.zeros([SIDE], dtype)
-    shift_col = tl.zeros([SIDE], dtype)
-    scatter = tl.zeros([SIDE, SIDE], dtype)
-    # Nothing hoisted: what a tile needs of the component is read again (from L1), which takes no registers in between.
+    shift_row = tl.zeros([BK], dtype)
+    shift_col = tl.zeros([BK], dtype)
+    scatter = tl.zeros([BK, BK], dtype)
     for row in tl.range(first, last, BN, disable_licm=True):
-        p_x = x_ptr + row * DP
-        n_points = last - row
-        q = squared_distance_streamed(p_x, n_points, p_factor, p_mean, DP, BN, BK, SPLIT)
-        m_n = o_n < n_points
-        evidence = tl.load(evidence_ptr + row + o_n, mask=m_n, other=float("-inf"))
-        joint = log_density(q, p_constant, False)
-        r = tl.where(evidence == float("-inf"), 0.0, tl.exp(joint - evidence))
+        m_n = o_n < last - row
+        joint = tl.load(p_joint + row + o_n, mask=m_n, other=float("-inf"))
+        largest = tl.load(evidence_ptr + row + o_n, mask=m_n, other=0.0)
+        log_total = tl.load(evidence_ptr + N + row + o_n, mask=m_n, other=0.0)
+        # A density of zero under all components has a log_total of -inf.
+        r = tl.where(joint == float("-inf"), 0.0, tl.exp(joint - largest - log_total))
 
         n_tile = tl.sum(r)
         # A division by this, not a product with its inverse: a count may be subnormal.
         divisor = tl.where(n_tile > 0, n_tile, 1.0)
         root = tl.sqrt(r)[:, None]
-        p_tile = p_x + o_n[:, None] * DP
+        p_tile = x_ptr + row * DP + o_n[:, None] * DP
         d = tl.load(p_tile + o_col[None, :], mask=m_n[:, None], other=0.0) - mean_col[None, :]
         tile_col = tl.sum(r[:, None] * d, 0) / divisor
         right = root * (d - tile_col[None, :])
-        if SIDE == DP:
+        if BK == DP:
             tile_row = tile_col
             left = right
         else:
@@ -217,15 +215,12 @@ def _group_sum_kernel(value_ptr, offsets_ptr, out_ptr, BN: tl.constexpr):
 
 def aot_cases() -> list[Case]:
     signature = {
-        "x_ptr": "*x", "mean_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x", "evidence_ptr": "*x",
+        "x_ptr": "*x", "mean_ptr": "*x", "joint_ptr": "*x", "start_ptr": "*i64", "evidence_ptr": "*x",
         "group_offsets_ptr": "*i64", "group_ptr": "*i64", "counts_ptr": "*x", "shifts_ptr": "*x", "scatters_ptr": "*x",
-        "M": "i32", "splits": "i32", "scatter_blocks": "i32",
+        "N": "i32", "M": "i32", "splits": "i32", "scatter_blocks": "i32",
     }  # fmt: skip
     cases = tile_cases(BLOCKS, _statistics_kernel, signature, "em", MOST_REGISTERS)
-    cases = [case._replace(constexprs=case.constexprs | {"SIDE": min(case.constexprs["DP"], SIDE)}) for case in cases]
-    for dtype in ("fp32", "fp64"):
-        types = {"value_ptr": f"*{dtype}", "offsets_ptr": "*i64", "out_ptr": "*fp64"}
-        for name in TARGETS:
-            options = launch_options(4, name)
-            cases.append(Case(f"em group sum {dtype}", name, _group_sum_kernel, types, {"BN": SUMMED}, options))
+    types = {"value_ptr": "*fp64", "offsets_ptr": "*i64", "out_ptr": "*fp64"}
+    for name in TARGETS:
+        cases.append(Case("em group sum", name, _group_sum_kernel, types, {"BN": SUMMED}, launch_options(4, name)))
     return cases

@@ -43,7 +43,7 @@ BLOCKS: Table = {
     (torch.float64, 16): Blocks(points=64, features=16, warps=8),
     (torch.float64, 32): Blocks(points=64, features=32, warps=8),
     (torch.float64, 64): Blocks(points=32, features=32, warps=4),
-    (torch.float64, 128): Blocks(points=64, features=32, warps=8),
+    (torch.float64, 128): Blocks(points=64, features=16, warps=8),
 }
 
 

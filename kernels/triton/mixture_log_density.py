@@ -1,7 +1,8 @@
 """Log-density of every point under mixtures, on the GPU: component densities and their logsumexp in one kernel.
 
 One program: a tile of BN points against a run of components, one after another (`common.py` has the whitening), with a
-running maximum and a running sum of exponentials in registers, two numbers a point. Nothing of size N x M exists.
+running maximum and a running sum of exponentials in registers, two numbers a point. Nothing of size N x M exists, but
+for EM, whose responsibilities need them, the log-densities of a point under the components of its group (JOINT).
 
 Work is cut into programs by tile of points, by group of components, and, where that makes fewer than PROGRAMS of them,
 by SPLITS of the components of a group; the partial results [SPLITS, N, G] are then summed in a fixed order. The number
@@ -39,8 +40,8 @@ from kernels.triton.common import (
 PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of an H100: the last one is 1/8 at most
 LEAST_COMPONENTS = 8  # in a split, against the load of the tile
 
-# No entry spills (`kernels.aot`). float32 at D = 64: 128 registers and 48 KiB on sm_90, so that two programs share a
-# multiprocessor, one at work while the other waits.
+# float32 at D = 64: 128 registers and 48 KiB on sm_90 with Triton 3.9 (3.8 takes 166), so that two programs share a
+# multiprocessor, one at work while the other waits. float64 at D = 128: with blocks of 32 features gfx942 spills.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=128, features=16, warps=8),
     (torch.float32, 32): Blocks(points=128, features=32, warps=8),
@@ -49,7 +50,7 @@ BLOCKS: Table = {
     (torch.float64, 16): Blocks(points=64, features=16, warps=8),
     (torch.float64, 32): Blocks(points=64, features=32, warps=8),
     (torch.float64, 64): Blocks(points=32, features=32, warps=4),
-    (torch.float64, 128): Blocks(points=64, features=32, warps=8),
+    (torch.float64, 128): Blocks(points=64, features=16, warps=8),
 }
 
 
@@ -68,14 +69,41 @@ def mixture_log_density(
     if offsets is None:
         offsets = torch.tensor([0, len(location)], device=x.device)
     constants, largest = relative_constants(log_weight, precision_chol, df, offsets)
-    out = logsumexp_density(x, constants, location, precision_chol, df is not None, offsets, group_offsets)
+    out = _launch(x, constants, location, precision_chol, df is not None, offsets, group_offsets)[0]
+    out = out[0] if len(out) == 1 else torch.logsumexp(out, dim=0)
     if group_offsets is not None:
-        return out + largest[group_of(group_offsets, len(x))].to(x.dtype)
+        return out[:, 0] + largest[group_of(group_offsets, len(x))].to(x.dtype)
     out += largest.to(x.dtype)
     return out[:, 0] if component_offsets is None else out
 
 
-def logsumexp_density(
+def joint_log_density(
+    x: Tensor,
+    constants: Tensor,
+    mean: Tensor,
+    precision_chol: Tensor,
+    component_offsets: Tensor,
+    group_offsets: Tensor,
+    group: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaussian log-densities of each point under each component of its group, with the given constants; group [M].
+
+    Returns:
+        joint, start [M]: that of point n under component m is joint[start[m] + n].
+        evidence [2, N]: the largest of a point's, and the log of the sum relative to it; -inf for a density of zero.
+    """
+    ends = group_offsets.diff()[group].cumsum(0)
+    start = ends - group_offsets[group + 1]
+    joint = torch.empty(int(ends[-1]) if len(ends) else 0, dtype=x.dtype, device=x.device)
+    arguments = (x, constants, mean, precision_chol, False, component_offsets, group_offsets, start, joint)
+    largest, log_total = evidence = _launch(*arguments)[..., 0]
+    if len(largest) == 1:
+        return joint, start, evidence[:, 0]
+    top = largest.amax(0)
+    return joint, start, torch.stack([top, torch.logsumexp(largest - top + log_total, dim=0)])
+
+
+def _launch(
     x: Tensor,
     constants: Tensor,
     location: Tensor,
@@ -83,8 +111,11 @@ def logsumexp_density(
     student_t: bool,
     component_offsets: Tensor,
     group_offsets: Tensor | None,
+    start: Tensor | None = None,
+    joint: Tensor | None = None,
 ) -> Tensor:
-    """[N, G], or with group_offsets [N], log-densities under components with the given constants."""
+    """[1, splits, N, G] log-densities under each split of each group, with group_offsets [1, splits, N, 1]. With start
+    and joint (see `joint_log_density`), which is written, [2, splits, N, 1]: their two parts."""
     (N, D), M = x.shape, len(location)
     name = target(x)
     blocks = BLOCKS[x.dtype, padded(D)]
@@ -92,20 +123,23 @@ def logsumexp_density(
     own = group_offsets is not None
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)
+    component_offsets = component_offsets.contiguous()
     tile_group, tile_first, tile_last = point_tiles(group_offsets, N, blocks.points)
     n_tiles, n_columns = len(tile_group), 1 if own else G
     splits = max(1, min(triton.cdiv(PROGRAMS, n_tiles * n_columns), M // (G * LEAST_COMPONENTS)))
-    out = torch.empty(splits, N, n_columns, dtype=x.dtype, device=x.device)
+    out = torch.empty(1 if joint is None else 2, splits, N, n_columns, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
         _mixture_kernel[(n_tiles * n_columns * splits,)](
             padded_rows(x),
             padded_rows(location),
             pack_factor(precision_chol, blocks),
             constants.to(x.dtype),
-            component_offsets.contiguous(),
+            component_offsets,
             tile_group,
             tile_first,
             tile_last,
+            component_offsets if start is None else start,
+            out if joint is None else joint,
             out,
             N,
             n_tiles,
@@ -113,10 +147,10 @@ def logsumexp_density(
             splits,
             **tile_constexprs(x.dtype, D, blocks, name),
             STUDENT_T=student_t,
+            JOINT=joint is not None,
             **launch_options(blocks.warps, name),
         )
-    total = out[0] if splits == 1 else torch.logsumexp(out, dim=0)
-    return total[:, 0] if own else total
+    return out
 
 
 def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,9 +171,9 @@ def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor,
 @triton.jit(do_not_specialize=["N", "n_tiles", "n_columns", "splits"])
 def _mixture_kernel(
     x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr,
-    tile_last_ptr, out_ptr, N, n_tiles, n_columns, splits,
+    tile_last_ptr, start_ptr, joint_ptr, out_ptr, N, n_tiles, n_columns, splits,
     DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    STUDENT_T: tl.constexpr,
+    STUDENT_T: tl.constexpr, JOINT: tl.constexpr,
 ):  # fmt: skip
     HELD: tl.constexpr = DP <= 2 * BK
     SIZE: tl.constexpr = DP * (DP + BK) // 2
@@ -163,6 +197,9 @@ def _mixture_kernel(
     p_factor = factor_ptr + first * SIZE
     p_mean = location_ptr + first * DP
     p_constant = constants_ptr + first * 3
+    p_start = start_ptr + first
+    o_n = tl.arange(0, BN)
+    m_n = o_n < n_points
     if HELD:
         x_left, x_right = load_points(x_ptr + row * DP, n_points, DP, BN, BK)
         next_left, next_right = load_factor(p_factor, n > 0, DP, BK)
@@ -174,6 +211,8 @@ def _mixture_kernel(
         else:
             q = squared_distance_streamed(x_ptr + row * DP, n_points, p_factor, p_mean, DP, BN, BK, SPLIT)
         value = log_density(q, p_constant, STUDENT_T)
+        if JOINT:
+            tl.store(joint_ptr + (tl.load(p_start + m) + row) + o_n, value, mask=m_n)
         # One exponential: of the smaller of the two over the larger.
         ratio = tl.exp(-tl.abs(value - maximum))
         total = tl.where(value > maximum, total * ratio + 1, total + ratio)
@@ -181,19 +220,27 @@ def _mixture_kernel(
         p_factor += SIZE
         p_mean += DP
         p_constant += 3
-    o_n = tl.arange(0, BN)
-    p_out = out_ptr + (split * N + row) * n_columns + column
-    tl.store(p_out + o_n * n_columns, maximum + tl.log(total), mask=o_n < n_points)
+    p_out = out_ptr + (split * N + row) * n_columns + column + o_n * n_columns
+    if JOINT:
+        tl.store(p_out, maximum, mask=m_n)
+        tl.store(p_out + tl.cast(splits, tl.int64) * N, tl.log(total), mask=m_n)
+    else:
+        tl.store(p_out, maximum + tl.log(total), mask=m_n)
 
 
 def aot_cases() -> list[Case]:
     signature = {
         "x_ptr": "*x", "location_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x",
         "component_offsets_ptr": "*i64", "tile_group_ptr": "*i64", "tile_first_ptr": "*i64", "tile_last_ptr": "*i64",
-        "out_ptr": "*x", "N": "i32", "n_tiles": "i32", "n_columns": "i32", "splits": "i32",
+        "start_ptr": "*i64", "joint_ptr": "*x", "out_ptr": "*x",
+        "N": "i32", "n_tiles": "i32", "n_columns": "i32", "splits": "i32",
     }  # fmt: skip
     return [
         case
-        for name, student_t in (("gaussian", False), ("student_t", True))
-        for case in tile_cases(BLOCKS, _mixture_kernel, signature, f"{name} mixture", STUDENT_T=student_t)
+        for name, student_t, joint in (
+            ("gaussian mixture", False, False),
+            ("student_t mixture", True, False),
+            ("em joint", False, True),
+        )
+        for case in tile_cases(BLOCKS, _mixture_kernel, signature, name, STUDENT_T=student_t, JOINT=joint)
     ]
