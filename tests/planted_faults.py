@@ -227,6 +227,11 @@ def plant(fault: Fault, copy: Path, cache: Path) -> Outcome:
 def main(words: list[str]) -> int:
     faults = [fault for fault in FAULTS if all(word.lower() in fault.name.lower() for word in words)]
     console = Console()
+    if not faults:
+        console.print(
+            f"no fault has {' and '.join(words)} in its name; there are:", *(f.name for f in FAULTS), sep="\n"
+        )
+        return 1
     with tempfile.TemporaryDirectory(prefix="planted-faults-") as folder:
         copy, cache = Path(folder, "copy"), Path(folder, "cache")
         copy.mkdir()
