@@ -1,9 +1,9 @@
 """Results that stay in the repository: figures, scorecards, tables, provenance; not what they were computed from.
 
-A kept folder is a workspace whose steps are either whole (figures, scorecard, table of classes, and the network if its
-weights are small) or kept in part (the rest): of those the report reads a few small files, and the provenance has the
-hashes of the others, so that what was made from what can still be checked. `paper-repro draw --runs-dir` redraws
-figures and report from it, and a run that begins from a copy of it does not train the network again.
+A kept folder is a workspace whose steps are either whole (figures, scorecard, table of classes, and, if they are small,
+the network and the trials of memorization) or kept in part (the rest): of those the report reads a few small files, and
+the provenance has the hashes of the others, so that what was made from what can still be checked. `paper-repro draw
+--runs-dir` redraws figures and report from it, and a run that begins from a copy of it does not train those again.
 """
 
 import shutil
@@ -19,10 +19,9 @@ from paper_repro.storage import write_json
 __all__ = ["LIMIT_BYTES", "KeepError", "Kept", "default_folder", "keep"]
 
 LIMIT_BYTES = 10_000_000
-"""Of all that is kept but the weights: it lies in the repository for good."""
-WEIGHTS = "weights.safetensors"
-WEIGHTS_BYTES = 6_000_000
-"""Weights of up to this size are kept beside it: training the network is what takes longest."""
+"""Of all that is kept but what was trained: it lies in the repository for good."""
+TRAINED_BYTES = 6_000_000
+"""The network, and the trials of memorization, are kept beside it if each is up to this size: they take longest."""
 FILES = {"dataset": ("dataset.json",), "network": ("network.json", "history.csv")}
 """What the report reads of steps that are kept in part, by the last part of their names."""
 
@@ -67,7 +66,7 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
         workspace: of the run, locked.
         pipelines: of one profile, by protocol; those without a finished figure are left out.
         folder: where to keep it.
-        limit: most bytes in all, but for the weights.
+        limit: most bytes in all, but for the network and the trials of memorization.
 
     Raises:
         KeepError: no finished figure, something out of date or damaged, or more bytes than the limit.
@@ -86,10 +85,8 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
             finished, not_run = _finished(workspace, pipeline)
             figures = [name for name, step in pipeline.figures.items() if step.name in finished]
             if figures:
-                whole = {step.name for step in _whole(pipeline)}
-                weights = workspace.folder(pipeline.network) / WEIGHTS
-                if weights.is_file() and weights.stat().st_size <= WEIGHTS_BYTES:
-                    whole.add(pipeline.network.name)
+                small = [step for step in _trained(pipeline) if _bytes(workspace, step) <= TRAINED_BYTES]
+                whole = {step.name for step in (*_whole(pipeline), *small)}
                 kept[pipeline.folder], missing[pipeline.folder] = figures, not_run
                 for step in pipeline.steps:
                     if step.name in finished:
@@ -99,7 +96,7 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
         for pipeline in pipelines:  # when all are there: each report names the others
             if pipeline.folder in kept:
                 write_report(written, pipeline)
-        n_bytes = _check_size(copy, limit)
+        n_bytes = _check_size(copy, limit, apart={step.name for step in _trained(pipelines[0])})
         if folder.exists():
             folder.rename(previous)
         copy.rename(folder)
@@ -122,6 +119,17 @@ def _check_replaceable(folder: Path, dataset: Step) -> None:
 def _whole(pipeline: Pipeline) -> list[Step]:
     """The steps of which every file is kept."""
     return [*pipeline.figures.values(), pipeline.classes, pipeline.scorecard]
+
+
+def _trained(pipeline: Pipeline) -> list[Step]:
+    """The steps that are hours of training, and small."""
+    memorization = pipeline.robustness.get("memorization")
+    return [pipeline.network, *([memorization] if memorization else [])]
+
+
+def _bytes(workspace: Workspace, step: Step) -> int:
+    record = workspace.provenance(step) or {"files": {}}
+    return sum((workspace.folder(step) / name).stat().st_size for name in record["files"])
 
 
 def _finished(workspace: Workspace, pipeline: Pipeline) -> tuple[set[str], list[str]]:
@@ -156,10 +164,12 @@ def _copy(source: Workspace, target: Workspace, step: Step, *, whole: bool) -> N
     write_json(folder / PROVENANCE, {**record, **parts})
 
 
-def _check_size(folder: Path, limit: int) -> int:
-    """Bytes in all."""
+def _check_size(folder: Path, limit: int, apart: set[str]) -> int:
+    """Bytes in all, those of the steps apart too, which do not count for the limit."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files if path.name != WEIGHTS}
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    n_bytes = sum(sizes.values())
+    sizes = {name: size for name, size in sizes.items() if name.split("/")[0] not in apart}
     total = sum(sizes.values())
     if total > limit:
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
@@ -168,4 +178,4 @@ def _check_size(folder: Path, limit: int) -> int:
             f"{total / 1e6:.1f} MB are more than the {limit / 1e6:g} MB that may be kept; the largest: {words}. "
             "Keep one --protocol, or fewer figures"
         )
-    return sum(path.stat().st_size for path in files)
+    return n_bytes

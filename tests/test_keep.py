@@ -19,12 +19,13 @@ from paper_repro.figures.style import compact_svg
 from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.steps import State, Workspace
+from paper_repro.steps import State, Step, Workspace
 from paper_repro.traces import thinned
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "paper_repro" / "results"
 KEPT_PROFILES = readme.kept_profiles(RESULTS)
+TRAINED = ("network", "memorization")
 NONE_KEPT = "no result is kept in paper_repro/results yet"
 FIGURES = {"paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3", "figure_b5"]}
 FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3", "figure_b5")]
@@ -114,7 +115,17 @@ def test_what_is_kept(kept_once, run):
         assert (kept_once / "small" / name).read_bytes() == (run.root / name).read_bytes()
 
 
-def test_steps_are_whole_or_kept_in_part(kept_once, run):
+def test_the_trials_of_memorization_are_kept_as_the_network_is(tmp_path):
+    digits = Pipeline(PROFILES["digits"], PROTOCOLS["paper"])
+    assert [step.name for step in keeping._trained(digits)] == list(TRAINED)
+    workspace = Workspace(tmp_path)
+    step = Step("memorization", {}, lambda work: storage.write_bytes(work.folder / "trials.npz", b"0" * 1_000), ())
+    assert keeping._bytes(workspace, step) == 0
+    workspace.run([step])
+    assert keeping._bytes(workspace, step) == 1_000
+
+
+def test_steps_are_whole_or_in_part(kept_once, run):
     workspace = Workspace(kept_once / "small")
     for pipeline in pipelines():
         for step in pipeline.steps:
@@ -129,9 +140,10 @@ def test_steps_are_whole_or_kept_in_part(kept_once, run):
 
 
 def test_large_weights_are_left_out(run, tmp_path, monkeypatch):
-    size = (run.folder(pipelines()[0].network) / "weights.safetensors").stat().st_size
+    network = run.folder(pipelines()[0].network)
+    size = sum((network / name).stat().st_size for name in ("network.json", "history.csv", "weights.safetensors"))
     for limit, names in ((size, {"weights.safetensors"}), (size - 1, set())):
-        monkeypatch.setattr(keeping, "WEIGHTS_BYTES", limit)
+        monkeypatch.setattr(keeping, "TRAINED_BYTES", limit)
         keep(run, one_protocol(), tmp_path / "small")
         found = {path.name for path in (tmp_path / "small" / "network").iterdir()}
         assert found == names | {"network.json", "history.csv", "provenance.json"}
@@ -310,7 +322,8 @@ def test_too_much_is_refused_and_names_the_largest(run, tmp_path):
     n_bytes = keep(run, one_protocol(), folder).n_bytes
     sizes = {name: len(data) for name, data in content(folder).items()}
     assert n_bytes == sum(sizes.values())
-    counted = n_bytes - sizes.pop("network/weights.safetensors")
+    sizes = {name: size for name, size in sizes.items() if not name.startswith("network/")}
+    counted = sum(sizes.values())
     largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
     words = f"{counted / 1e6:.1f} MB are more than the 0.1 MB that may be kept; the largest: "
     words += ", ".join(f"{name} {sizes[name] / 1e6:.2f} MB" for name in largest)
@@ -485,13 +498,18 @@ def test_the_kept_results_are_whole(tmp_path):
         pytest.skip(NONE_KEPT)
     for name in KEPT_PROFILES:
         sizes = {file: len(data) for file, data in content(RESULTS / name).items()}
-        weights = sizes.pop("network/weights.safetensors", 0)
+        trained = {
+            step: sum(sizes.pop(file) for file in list(sizes) if file.startswith(f"{step}/")) for step in TRAINED
+        }
         assert sum(sizes.values()) <= LIMIT_BYTES
-        assert weights <= keeping.WEIGHTS_BYTES
+        # Provenance is not counted.
+        assert max(trained.values()) <= keeping.TRAINED_BYTES + 10_000
         assert paths_of_a_machine(RESULTS / name) == []
         shutil.copytree(RESULTS / name, tmp_path / name)
         for protocol in (protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()):
             pipeline, workspace = Pipeline(PROFILES[name], PROTOCOLS[protocol]), Workspace(tmp_path / name)
+            there = [step for step in keeping._trained(pipeline) if workspace.provenance(step)]
+            assert {workspace.state(step, with_inputs=False) for step in there} == {State.DONE}
             kept = [figure for figure, step in pipeline.figures.items() if workspace.provenance(step)]
             steps = (*pipeline.figures.values(), pipeline.scorecard_of(kept))
             states = {step.name: workspace.state(step) for step in steps}

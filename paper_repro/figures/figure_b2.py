@@ -79,8 +79,9 @@ def caption(stored: Stored) -> str:
 def look_for(stored: Stored) -> str:
     return (
         "A high rank correlation: then the classes that our networks have to memorize are those that the authors' "
-        "networks memorize, whatever the level, and figures 3, 4 and A.11 rest on scores like theirs. Smaller networks "
-        "memorize less that they are shown and know less that they are not, so the marks need not lie on the line."
+        "networks memorize, whatever the level, and figures 3, 4 and A.11 rest on scores like theirs. The marks "
+        "need not lie on the line: networks that know less of images they are not shown have higher scores throughout, "
+        "and networks that do not fit those they are shown have lower ones."
     )
 
 
