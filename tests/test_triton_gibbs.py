@@ -217,8 +217,10 @@ def test_numpy_integers_are_integers():
 
 def test_the_prior_is_factored_without_waiting_for_it(monkeypatch):
     # torch.linalg.cholesky waits for the device, to raise an error if need be.
+    problem = make_problem([6], 2, 1)
+    expected = sweep(problem).labels
     monkeypatch.setattr(torch.linalg, "cholesky", None)
-    sweep(make_problem([6], 2, 1))
+    assert torch.equal(sweep(problem).labels, expected)
 
 
 def test_one_group_without_offsets():
