@@ -191,12 +191,14 @@ def _few(stored: Stored) -> str:
 
 
 def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
+    from paper_repro.figures.scores import words
+
     stored = figures["figure_2"]
     density, distance, low = stored["mean_log_density"], stored["mean_distance"], ~stored["high"]
     among_low = rank_correlation_interval(distance[low], density[low])
     remark = (
         "Rank correlation of the mean distance with mean log-density: "
-        f"{_words(rank_correlation_interval(distance, density))} over all classes, {_words(among_low)} over the "
+        f"{words(rank_correlation_interval(distance, density))} over all classes, {words(among_low)} over the "
         f"{int(low.sum())} low-density ones."
     )
     return [
@@ -212,13 +214,6 @@ def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
             LITTLE,
         ),
     ], remark
-
-
-def _words(interval: Interval) -> str:
-    if not np.isfinite(interval).all():
-        return "undefined"
-    value, low, high = (f"{number:.2f}" for number in interval)
-    return f"{value} ({low} to {high})".replace("-", "−")
 
 
 def _transition(stored: Stored) -> tuple[int, str]:

@@ -121,7 +121,7 @@ def test_relative_entropy(entropy, distance, expected):
     every, among_low = (spearmanr(stored["mean_distance"][own], density[own]).statistic for own in (low | True, low))
     assert claim.parts[1].value == pytest.approx(abs(every), rel=PEER_RELATIVE)
     said = re.sub(r" \([^)]*\)", "", claim.remark).replace("−", "-")
-    assert f": {every:.2f} over all classes, {among_low:.2f} over the {low.sum()} low-density ones." in said
+    assert f": {every:+.2f} over all classes, {among_low:+.2f} over the {low.sum()} low-density ones." in said
 
 
 def test_classes_at_the_same_distance():
