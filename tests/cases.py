@@ -89,3 +89,12 @@ def squared_distance(case: MixtureCase) -> Tensor:
     """[N, M] float64: squared distance of each point to each component in units of its covariance."""
     difference = case.x.double()[:, None] - case.location.double()
     return torch.einsum("mij,nmj->nmi", case.precision_chol.double().tril(), difference).square().sum(-1)
+
+
+def three_groups(D: int = 3, dtype: type = np.float64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points of three groups in random order: names, and 60 + 25 + 1 points."""
+    rng = np.random.default_rng(seed)
+    names = np.array(["fox"] * 60 + ["ant"] * 25 + ["elk"])
+    X = rng.normal(size=(len(names), D)) + 4 * rng.integers(0, 2, size=(len(names), 1))
+    order = rng.permutation(len(names))
+    return X[order].astype(dtype), names[order]

@@ -1,4 +1,4 @@
-"""Dirichlet-process mixtures: the estimator, its chains and the posterior predictive."""
+"""Dirichlet-process mixtures: the estimator and its chains."""
 
 import math
 import os
@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cases import three_groups
 from scipy import stats
-from scipy.special import logsumexp
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE, PUBLISHED_NATS
 
@@ -23,15 +23,6 @@ from classfit.gibbs import Schedule, _random_numbers, advance, start
 from classfit.prior import group_variances, niw_posterior, niw_prior, predictive, standardise, standardised
 
 QUICK = {"n_sweeps": 24, "n_discard": 8, "thin": 4, "random_state": 0}
-
-
-def three_groups(D: int = 3, dtype=np.float64, seed: int = 0):
-    """Points of three groups in random order: names, and 60 + 25 + 1 points."""
-    rng = np.random.default_rng(seed)
-    names = np.array(["fox"] * 60 + ["ant"] * 25 + ["elk"])
-    X = rng.normal(size=(len(names), D)) + 4 * rng.integers(0, 2, size=(len(names), 1))
-    order = rng.permutation(len(names))
-    return X[order].astype(dtype), names[order]
 
 
 @parametrize_with_checks([DPGaussianMixture(n_sweeps=8, n_discard=4, thin=2)])
@@ -107,128 +98,6 @@ def test_log_joint_is_the_partition_probability_times_the_marginal_likelihoods()
     expected = partition + sum(scipy_log_marginal(X[labels.numpy() == k], prior) for k in range(4))
     got = log_joint(labels, torch.tensor([alpha], dtype=torch.float64), torch.from_numpy(X), offsets, prior)
     assert float(got) == pytest.approx(expected, rel=PEER_RELATIVE)
-
-
-def test_density_is_the_mean_over_kept_sweeps_of_the_dp_predictive():
-    """Equation 3, from the labels, with scipy's Student-t only."""
-    X, names = three_groups()
-    model = DPGaussianMixture(**QUICK).fit(X, groups=names)
-    posterior = model.posterior_
-    g = list(posterior.groups).index("fox")
-    a, b = posterior.group_offsets[g : g + 2].tolist()
-    x, n = posterior.x[a:b].numpy(), b - a
-    D = x.shape[1]
-    mu0, kappa0, nu0, S0 = (field[g].numpy() for field in posterior.prior)
-    points = X[:7]
-    per_sweep = []
-    for s in range(len(posterior.labels)):
-        labels, alpha = posterior.labels[s, a:b], posterior.alpha[s, g]
-        terms = []
-        for k in range(-1, labels.max() + 1):  # -1: no members, the prior
-            members = x[labels == k]
-            count = len(members)
-            xbar = members.mean(0) if count else mu0
-            kappa, nu = kappa0 + count, nu0 + count
-            m = (kappa0 * mu0 + count * xbar) / kappa
-            S = S0 + (members - xbar).T @ (members - xbar) + kappa0 * count / kappa * np.outer(xbar - mu0, xbar - mu0)
-            df = nu - D + 1
-            weight = (count if count else alpha) / (n + alpha)
-            terms.append(np.log(weight) + stats.multivariate_t.logpdf(points, m, S * (kappa + 1) / (kappa * df), df=df))
-        per_sweep.append(logsumexp(terms, axis=0))
-    expected = logsumexp(per_sweep, axis=0) - np.log(len(per_sweep))
-    assert np.allclose(model.class_log_density(points)[:, g], expected, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
-    assert np.allclose(model.score_samples(points, ["fox"] * 7), expected, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
-    assert len(posterior.labels) == 4, "sweeps 12, 16, 20 and 24 are kept"
-
-
-def test_density_integrates_to_one_and_samples_follow_it():
-    rng = np.random.default_rng(1)
-    X = np.concatenate([rng.normal(-3, 0.5, 80), rng.normal(2, 1, 120)])[:, None]
-    model = DPGaussianMixture(n_sweeps=60, n_discard=20, random_state=3).fit(X)
-    grid = np.linspace(-60, 60, 60_001)
-    density = np.exp(model.score_samples(grid[:, None]))
-    total = np.trapezoid(density, grid)
-    assert total == pytest.approx(1, abs=2e-3)  # a Student-t of 4 degrees of freedom has 1e-4 of its mass outside
-    draws = model.posterior_.sample(20_000, random_state=5)[:, 0]
-    cumulative = np.interp(np.sort(draws), grid, np.cumsum(density) * (grid[1] - grid[0]))
-    assert stats.kstest(cumulative, "uniform").pvalue > 1e-3
-    assert model.sample(3).shape == (3, 1)
-
-
-def test_samples_in_several_dimensions_have_the_covariance_of_the_predictive():
-    rng = np.random.default_rng(8)
-    A = np.array([[2.0, 0, 0], [1.5, 0.5, 0], [-1, 0.3, 0.2]])
-    x = torch.from_numpy(rng.normal(size=(4000, 3)) @ A.T)
-    offsets = torch.tensor([0, len(x)])
-    mean, variance = group_variances(x, offsets)
-    labels, alpha = np.zeros((1, len(x)), np.int32), np.full((1, 1), 1e-200)
-    one_component = Posterior(x, offsets, np.array([0]), labels, alpha, niw_prior(mean, variance, 1), variance)
-    draws = one_component.sample(40_000, random_state=2)
-    whitened = np.linalg.solve(np.linalg.cholesky(np.cov(x.T)), (draws - x.mean(0).numpy()).T)
-    assert np.allclose(np.cov(whitened), np.eye(3), atol=0.05)  # a transposed factor is off by more than 1
-    assert np.allclose(whitened.mean(1), 0, atol=0.03)
-
-
-# --- Divergences
-
-
-def gaussian_posterior(n: int = 4000, D: int = 2) -> Posterior:
-    """Two groups of one component each: many points and no weight on the prior, so nearly Gaussian predictives."""
-    rng = np.random.default_rng(4)
-    x = np.concatenate([rng.normal(size=(n, D)) * [1, 3], rng.normal(size=(n, D)) * [2, 1] + 1])
-    offsets = torch.tensor([0, n, 2 * n])
-    mean, variance = group_variances(torch.from_numpy(x), offsets)
-    prior = niw_prior(mean, variance, 1)
-    labels = np.zeros((1, 2 * n), np.int32)
-    return Posterior(torch.from_numpy(x), offsets, np.array([0, 1]), labels, np.full((1, 2), 1e-200), prior, variance)
-
-
-def test_kl_divergence_of_gaussians_is_the_closed_form():
-    posterior = gaussian_posterior()
-    kl = posterior.kl_divergence(n_draws=40_000, random_state=0)
-    x = posterior.x.numpy().reshape(2, -1, 2)
-    mean, cov = x.mean(1), np.array([np.cov(group.T) for group in x])
-    for g, h in ((0, 1), (1, 0)):
-        inverse = np.linalg.inv(cov[h])
-        d = mean[h] - mean[g]
-        log_det = np.linalg.slogdet(cov[h])[1] - np.linalg.slogdet(cov[g])[1]
-        expected = 0.5 * (np.trace(inverse @ cov[g]) + d @ inverse @ d - 2 + log_det)
-        # The predictive is a Student-t of 4,000 degrees of freedom: 1e-3 relative.
-        assert abs(kl.value[g, h] - expected) < MONTE_CARLO_SIGMAS * kl.standard_error[g, h] + 2e-3 * expected
-        assert 0 < kl.standard_error[g, h] < 0.1 * kl.value[g, h]
-    assert (np.diag(kl.value) == 0).all()
-
-
-def test_relative_entropy_is_zero_for_a_diagonal_gaussian_and_half_log_det_for_a_correlated_one():
-    posterior = gaussian_posterior()
-    entropy = posterior.relative_entropy(n_draws=20_000, random_state=0)
-    assert np.all(np.abs(entropy.value) < MONTE_CARLO_SIGMAS * entropy.standard_error + 2e-3)
-    rng = np.random.default_rng(9)
-    x = rng.normal(size=(4000, 2)) @ np.array([[1.0, 0.9], [0, 0.4]])
-    offsets = torch.tensor([0, len(x)])
-    mean, variance = group_variances(torch.from_numpy(x), offsets)
-    labels = np.zeros((1, len(x)), np.int32)
-    correlated = Posterior(
-        torch.from_numpy(x),
-        offsets,
-        np.array([0]),
-        labels,
-        np.full((1, 1), 1e-200),
-        niw_prior(mean, variance, 1),
-        variance,
-    )
-    correlation = np.corrcoef(x.T)[0, 1]
-    got = correlated.relative_entropy(n_draws=40_000, random_state=1)
-    expected = -0.5 * np.log(1 - correlation**2)
-    assert abs(got.value[0] - expected) < MONTE_CARLO_SIGMAS * got.standard_error[0] + 2e-3
-
-
-def test_standard_errors_are_the_spread_of_repeated_estimates():
-    posterior = gaussian_posterior(n=300)
-    repeats = [posterior.kl_divergence(n_draws=400, random_state=seed) for seed in range(40)]
-    spread = np.std([r.value[0, 1] for r in repeats], ddof=1)
-    stated = np.mean([r.standard_error[0, 1] for r in repeats])
-    assert 0.6 < spread / stated < 1.6
 
 
 # --- Chains
@@ -356,25 +225,6 @@ def test_predict_names_the_component_of_well_separated_points():
 # --- Storage and bad input
 
 
-@pytest.mark.parametrize("official", [False, True])
-def test_a_saved_posterior_is_the_same_when_loaded(tmp_path, official):
-    X, names = three_groups(dtype=np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantFeatureWarning)
-        posterior = DPGaussianMixture(**QUICK, official=official).fit(X, groups=names).posterior_
-    posterior.save(tmp_path / "posterior.npz")
-    loaded = Posterior.load(tmp_path / "posterior.npz")
-    assert np.array_equal(loaded.log_density(X, names), posterior.log_density(X, names))
-    assert np.array_equal(loaded.sample(5, "fox", 0), posterior.sample(5, "fox", 0))
-    assert list(loaded.groups) == list(posterior.groups)
-    assert [path.name for path in tmp_path.iterdir()] == ["posterior.npz"]
-    (tmp_path / "other.npz").write_bytes((tmp_path / "posterior.npz").read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"other\.npz is not a saved posterior"):
-        Posterior.load(tmp_path / "other.npz")
-    with pytest.raises(FileNotFoundError):
-        Posterior.load(tmp_path / "missing.npz")
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -417,32 +267,6 @@ def test_a_second_fit_leaves_nothing_of_the_first(monkeypatch):
     model.set_params(protocol=None).fit(X)
     assert hasattr(model, "trace_")
     assert not hasattr(model, "convergence_")
-
-
-def test_densities_far_from_the_origin_keep_their_digits():
-    """As float32 the points are what they are: only the arithmetic could lose more."""
-    X = (np.random.default_rng(0).normal(size=(60, 8)) + 1e5).astype(np.float32)
-    single = DPGaussianMixture(2, n_sweeps=8, n_discard=4, random_state=0).fit(X).posterior_
-    double = Posterior(
-        torch.from_numpy(X).double(),
-        *(getattr(single, name) for name in ("group_offsets", "groups", "labels", "alpha", "prior", "variance")),
-    )
-    assert np.abs(single.log_density(X) - double.log_density(X)).max() < 1e-4
-
-
-def test_the_most_probable_component_is_known_where_all_probabilities_underflow():
-    """A new component has the widest tails: far out all others have probability 0, and yet one is more probable."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(400) < 100).astype(np.int32)
-    x = torch.from_numpy(rng.normal(size=(400, 8)) * (1 + labels[:, None]))
-    offsets = torch.tensor([0, 400])
-    prior = niw_prior(*group_variances(x, offsets), 2)
-    posterior = Posterior(x, offsets, np.array([0]), labels[None], np.ones((1, 1)), prior, torch.ones(1, 8))
-    far = np.full((1, 8), 1e6)
-    assert (posterior.component_probabilities(far)[0] == [0, 0, 1]).all()
-    # The wider one, whose degrees of freedom are fewer as well.
-    assert posterior.most_probable_component(far).tolist() == [1]
-    assert posterior.most_probable_component(np.zeros((1, 8))).tolist() == [0]
 
 
 def test_bad_data_are_refused():

@@ -1,0 +1,109 @@
+"""The results that this repository keeps are whole, and its pages are theirs; what makes them small."""
+
+import shutil
+
+import numpy as np
+import pytest
+from kept_files import CHECKOUT, content, paths_of_a_machine
+from typer.testing import CliRunner
+
+from paper_repro import keep as keeping
+from paper_repro import readme
+from paper_repro.cli import app
+from paper_repro.figures.style import compact_svg
+from paper_repro.keep import LIMIT_BYTES
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.steps import State, Workspace
+from paper_repro.traces import thinned
+
+RESULTS = CHECKOUT / "paper_repro" / "results"
+KEPT_PROFILES = readme.kept_profiles(RESULTS)
+TRAINED = ("network", "memorization")
+NONE_KEPT = "no result is kept in paper_repro/results yet"
+
+
+def test_a_page_is_updated_between_its_marks(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nrest\n", encoding="utf-8")
+    assert readme.update(path, "new")
+    assert path.read_text(encoding="utf-8") == f"# Title\n\n{readme.BEGIN}\nnew\n{readme.END}\n\nrest\n"
+    assert not readme.update(path, "new")
+    path.write_text(readme.END + readme.BEGIN, encoding="utf-8")
+    with pytest.raises(ValueError, match="must have the marks"):
+        readme.update(path, "new")
+
+
+@pytest.mark.parametrize(("page", "section"), [("README.md", "section"), ("paper_repro/FINDINGS.md", "findings")])
+def test_the_pages_are_those_of_the_kept_results(page, section):
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    written = getattr(readme, section)(RESULTS)
+    assert text.split(readme.BEGIN)[1].split(readme.END)[0] == f"\n{written}\n"
+    if not KEPT_PROFILES:
+        pytest.skip(f"{NONE_KEPT}: the pages say no more than that")
+
+
+def test_the_kept_results_are_whole(tmp_path):
+    if not KEPT_PROFILES:
+        pytest.skip(NONE_KEPT)
+    for name in KEPT_PROFILES:
+        sizes = {file: len(data) for file, data in content(RESULTS / name).items()}
+        trained = {
+            step: sum(sizes.pop(file) for file in list(sizes) if file.startswith(f"{step}/")) for step in TRAINED
+        }
+        assert sum(sizes.values()) <= LIMIT_BYTES
+        # Provenance is not counted.
+        assert max(trained.values()) <= keeping.TRAINED_BYTES + 10_000
+        assert paths_of_a_machine(RESULTS / name) == []
+        shutil.copytree(RESULTS / name, tmp_path / name)
+        for protocol in (protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()):
+            pipeline, workspace = Pipeline(PROFILES[name], PROTOCOLS[protocol]), Workspace(tmp_path / name)
+            there = [step for step in keeping._trained(pipeline) if workspace.provenance(step)]
+            assert {workspace.state(step, with_inputs=False) for step in there} == {State.DONE}
+            kept = [figure for figure, step in pipeline.figures.items() if workspace.provenance(step)]
+            steps = (*pipeline.figures.values(), pipeline.scorecard_of(kept))
+            states = {step.name: workspace.state(step) for step in steps}
+            assert set(states.values()) <= {State.DONE, State.MISSING}, states
+            drawn = [figure for figure, step in pipeline.figures.items() if states[step.name] == State.DONE]
+            options = [*drawn, "--profile", name, "--protocol", protocol, "--runs-dir", str(tmp_path)]
+            if protocol == "paper":  # one is enough: this takes half a minute
+                result = CliRunner().invoke(app, ["draw", *options])
+                assert result.exit_code == 0, result.output
+            assert CliRunner().invoke(app, ["check", *options]).exit_code == 0
+
+
+def test_thinned_traces():
+    trace = np.arange(400.0)[:, None] + np.array([0.0, 1000.0])
+    trace[100:, 1] = np.nan
+    found = thinned(trace, 60)
+    assert found.shape == (60, 2)
+    assert found.dtype == np.float32
+    assert found[[0, -1], 0].tolist() == [0, 399]
+    assert found[[0, -1], 1].tolist() == [1000, 1099]
+    assert np.isin(found, trace).all()
+    chains = np.stack([trace, trace + 0.5], axis=1)
+    assert thinned(chains, 60).shape == (30, 2, 2)
+    np.testing.assert_array_equal(thinned(chains, 60)[:, 1], thinned(chains, 60)[:, 0] + 0.5)
+    short = thinned(np.array([[3], [4], [-1]]), 60)
+    assert short[:2, 0].tolist() == [3, 4]
+    assert np.isnan(short[2:]).all()
+
+
+def test_compact_pictures():
+    style = ' clip-path="url(#p)" style="fill: none; stroke: #0072b2"'
+    svg = (
+        "<svg>\n <!-- 20 -->\n <defs>\n"
+        '  <path id="m" d="M 0 1.2345678 \nL 2 -0.00049 \nz\n" style="stroke: #0072b2"/>\n'
+        '  <path id="n" d="M 0 1" style="stroke: #0072b2"/>\n </defs>\n <g>\n'
+        f'  <path d="M 1 2 \nL 3 4 \n"{style}/>\n  <path d="M 5 6 \nL 7 8 \n"{style}/>\n'
+        '  <use xlink:href="#m" x="1.23456" y="2" style="opacity: 0.5"/>\n'
+        '  <use xlink:href="#m" x="3" y="4" style="opacity: 0.5"/>\n </g>\n</svg>'
+    )
+    assert compact_svg(svg) == (
+        '<svg><defs><path id="m" d="M0 1.23L2 -0z" style="stroke: #0072b2"/>'
+        '<path id="n" d="M0 1" style="stroke: #0072b2"/></defs>'
+        f'<g><g{style}><path d="M1 2L3 4"/><path d="M5 6L7 8"/></g>'
+        '<use xlink:href="#m" x="1.23" y="2" style="opacity: 0.5"/>'
+        '<use xlink:href="#m" x="3" y="4" style="opacity: 0.5"/>'
+        "</g></svg>"
+    )
