@@ -30,6 +30,7 @@ __all__ = [
     "EXACT",
     "FITTED_SHARE",
     "PAPER",
+    "STATISTICS",
     "VARIANTS",
     "Fit",
     "control_steps",
@@ -55,6 +56,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 the paper's are left out: with kappa0 = 0.1 a hundred classes had not finished after ten minutes of processor."""
 EXACT = [name for name, options in VARIANTS.items() if {"block_size", "corrected"} & options.keys()]
 """Variants that sample the same posterior as the paper's protocol is meant to, exactly."""
+
+
+STATISTICS = (
+    "mean_in",
+    "std_in",
+    "mean_out",
+    "mean_left_out",
+    "log_joint",
+    "n_components",
+    "small_share",
+)
+"""Of a class in a fit; `fit_classes` says what each is."""
 
 
 class Fit(NamedTuple):
@@ -103,9 +116,10 @@ def fit_classes(
         seed: of the run.
 
     Returns:
-        By class [G]: mean_in, std_in (log-density of fitted points, nats), mean_out (of held-out points; nan if there
-        are none), log_joint (mean over kept sweeps, nats), n_components (likewise), small_share (share of points in
-        components of fewer than D points, likewise).
+        By class [G]: mean_in, std_in (log-density of fitted points, nats), mean_out (of held-out points), mean_left_out
+        (of fitted points, each given the others, by `leave_one_out`; both nan where no points are held out), log_joint
+        (mean over kept sweeps, nats), n_components (likewise), small_share (share of points in components of fewer than
+        D points, likewise).
     """
     # Variants share the random numbers of the fit that they are compared with.
     random_state = derived_seed(seed, "controls", fit.stage, fit.D, fit.seed, fit.share)
@@ -115,6 +129,10 @@ def fit_classes(
         warnings.simplefilter("ignore")  # constant features were reported with the main fits
         model.fit(x[fitted], groups=labels[fitted])
     density = model.posterior_.log_density(x, groups=labels)
+    # The estimate from the points that were fitted, where points that were not can say how good it is.
+    left_out = np.full(len(x), np.nan)
+    if fit.share < 1:
+        left_out[fitted] = model.leave_one_out().log_density
     groups = [labels == g for g in model.groups_]
     trace = model.trace_
     kept = trace.sweep > sampler["n_discard"]
@@ -122,6 +140,7 @@ def fit_classes(
         "mean_in": np.array([density[own & fitted].mean() for own in groups]),
         "std_in": np.array([density[own & fitted].std() for own in groups]),
         "mean_out": np.array([density[own & ~fitted].mean() if fit.share < 1 else np.nan for own in groups]),
+        "mean_left_out": np.array([left_out[own & fitted].mean() for own in groups]),
         "log_joint": trace.log_joint[kept].mean(0),
         "n_components": trace.n_components[kept].mean(0),
         "small_share": small_share(model.posterior_.labels, model.posterior_.group_offsets.tolist(), fit.D),
@@ -155,7 +174,8 @@ def controls(work: Work) -> None:
     )
     found = [read_arrays(folder / fit.file) for fit in fits]
     described = {name: np.array([getattr(fit, name) for fit in fits]) for name in Fit._fields}
-    write_arrays(work.folder / "fits.npz", described | {name: np.stack([f[name] for f in found]) for name in found[0]})
+    statistics = {name: np.stack([f[name] for f in found]) for name in STATISTICS}
+    write_arrays(work.folder / "fits.npz", described | statistics)
 
 
 def _run(inputs: Mapping[str, Path], settings: Mapping[str, Any], folder: Path, fit: Fit) -> None:
@@ -214,6 +234,6 @@ def control_steps(pipeline: "Pipeline") -> dict[str, Step]:
     )
     cells = [[stage, few] for stage in channels] + [[stage, many] for stage, width in channels.items() if width >= many]
     n_seeds = {"n_seeds": profile.n_control_seeds, "n_variant_seeds": min(VARIANT_SEEDS, profile.n_control_seeds)}
-    settings = {"cells": cells, **n_seeds, "variants": list(VARIANTS), **pipeline.sampler()}
-    fits = Step("controls", settings, controls, (pipeline.dataset, wide), estimate_controls)
+    settings = {"cells": cells, **n_seeds, "variants": list(VARIANTS), "statistics": list(STATISTICS)}
+    fits = Step("controls", settings | pipeline.sampler(), controls, (pipeline.dataset, wide), estimate_controls)
     return {"wide_representations": wide, "controls": fits}

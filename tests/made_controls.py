@@ -9,7 +9,10 @@ NAMES = list("abcdef")
 
 
 def made_fits(shattered, seed: int = 0):
-    """Fits in random order; shattered(fit, g) says which are. Shattered: 50 nats seen, -20 held out; else 0, -5."""
+    """Fits in random order; shattered(fit, g) says which are.
+
+    Shattered: 50 nats seen, -20 held out, -17 left out; collapsed: 0, -5, -5.
+    """
     fits = planned_fits(CELLS, 3, 2)
     np.random.default_rng(seed).shuffle(fits)
     state = np.array([[shattered(fit, g) for g in range(6)] for fit in fits])
@@ -20,6 +23,7 @@ def made_fits(shattered, seed: int = 0):
         "mean_in": np.where(state, 50.0, 0.0),
         "std_in": np.where(state, 1.0, 20.0),
         "mean_out": np.where(part, np.where(state, -20.0, -5.0), np.nan),
+        "mean_left_out": np.where(part, np.where(state, -17.0, -5.0), np.nan),
         "log_joint": np.where(state, -100.0, -200.0),
         "n_components": np.where(state, 40.0, 5.0),
     }

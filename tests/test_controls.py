@@ -56,6 +56,7 @@ def test_a_fit_is_the_estimators():
         assert found["mean_in"][g] == pytest.approx(density[labels == g].mean(), rel=PEER_RELATIVE)
         assert found["std_in"][g] == pytest.approx(density[labels == g].std(), rel=PEER_RELATIVE)
     assert np.isnan(found["mean_out"]).all()
+    assert np.isnan(found["mean_left_out"]).all()
     trace = model.trace_
     assert found["log_joint"] == pytest.approx(trace.log_joint[trace.sweep > 4].mean(0), rel=PEER_RELATIVE)
     assert found["n_components"] == pytest.approx(trace.n_components[trace.sweep > 4].mean(0), rel=PEER_RELATIVE)
@@ -78,8 +79,10 @@ def test_held_out_points_are_not_fitted(monkeypatch):
     model = DPGaussianMixture(
         3, block_size=4, n_sweeps=12, n_discard=4, thin=2, random_state=derived_seed(0, "controls", 3, 4, 0, 0.8)
     ).fit(x[~out], groups=labels[~out])
-    density = model.score_samples(x, labels)
+    density, left_out = model.score_samples(x, labels), model.leave_one_out().log_density
     for g in (0, 1):
+        own = labels[~out] == g
+        assert found["mean_left_out"][g] == pytest.approx(left_out[own].mean(), rel=PEER_RELATIVE)
         assert found["mean_in"][g] == pytest.approx(density[~out & (labels == g)].mean(), rel=PEER_RELATIVE)
         assert found["mean_out"][g] == pytest.approx(density[out & (labels == g)].mean(), rel=PEER_RELATIVE)
 
@@ -151,6 +154,7 @@ def test_a_run_goes_on_where_it_was_and_gathers_every_fit(tmp_path, monkeypatch)
     k = fits.index(Fit(3, 2, 1, FITTED_SHARE, PAPER))
     assert (stored["stage"][k], stored["D"][k], stored["seed"][k], stored["share"][k]) == (3, 2, 1, FITTED_SHARE)
     expected = fit_classes(np.ascontiguousarray(3 * x[:, :2]), labels, fits[k], settings, 0)
+    assert set(expected) == set(controls.STATISTICS)
     for name, value in expected.items():
         assert np.array_equal(stored[name][k], value, equal_nan=True)
     assert controls.estimate_controls(work) > 0
@@ -186,6 +190,10 @@ def test_figure_b4_in_words():
     assert "mean log-density of 50.0 nats on points that they saw and -20.0 on others; collapsed fits 0.0 and" in words
     assert (
         "Of 2 classes with seeds of both kinds the shattered fits are worse on new points in 2, by 15.0 nats" in words
+    )
+    assert (
+        "differ from these others by +0.0 ± 0.0 nats in collapsed fits and +3.0 ± 0.0 nats in shattered fits (mean and"
+        in words
     )
     expected = stats.spearmanr([5 / 6, 3 / 6, 1 / 6, 0, 0, 0], range(6, 0, -1)).statistic
     assert (

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from paper_repro.chains import SHATTERED
-from paper_repro.controls import EXACT, PAPER, VARIANTS
+from paper_repro.controls import EXACT, PAPER, STATISTICS, VARIANTS
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import rank_correlation, resampled
@@ -24,17 +24,15 @@ def compute(
     """Fits by cell (stage and dimensions), share of points that were fitted, and seed; and by variant.
 
     Args:
-        fits: as the step `controls` stores them: stage, D, seed, share, variant [F]; mean_in, std_in, mean_out,
-            log_joint (nats), n_components, small_share [F, G].
+        fits: as the step `controls` stores them: stage, D, seed, share, variant [F]; its `STATISTICS` [F, G].
         class_names: G names.
         memorization: [G] mean memorization of each class, if known.
 
     Returns:
         class_names; cells [C, 2] (stage, D) and by cell, whole or four fifths of the points, seed and class:
-        shattered [C, 2, S, G] bool, mean_in, std_in, mean_out, log_joint, n_components [C, 2, S, G]; variants [V] and
-        by cell with variants [U, 2] (variant_cells) and variant: variant_seeds (of each), variant_shattered [U, V]
-        (mean over seeds of the number of shattered classes), variant_log_joint [U, V, G] (mean over seeds, nats);
-        memorization [G], or empty.
+        shattered [C, 2, S, G] bool, the other statistics [C, 2, S, G]; variants [V] and by cell with variants [U, 2]
+        (variant_cells) and variant: variant_seeds (of each), variant_shattered [U, V] (mean over seeds of the number of
+        shattered classes), variant_log_joint [U, V, G] (mean over seeds, nats); memorization [G], or empty.
     """
     main = fits["variant"] == PAPER
     by_dimension = sorted(set(zip(fits["D"][main].tolist(), fits["stage"][main].tolist(), strict=True)))
@@ -59,7 +57,7 @@ def compute(
             for stage, D in cells
         ]
     )
-    found = {name: fits[name][rows] for name in ("mean_in", "std_in", "mean_out", "log_joint", "n_components")}
+    found = {name: fits[name][rows] for name in STATISTICS if name != "small_share"}
     shattered = fits["small_share"] > SHATTERED
     variants = [name for name in VARIANTS if name in fits["variant"]]
     n_variant_seeds = 1 + int(fits["seed"][~main].max())
@@ -100,7 +98,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
                     "n_shattered": int(states.sum()),
                 }
                 for state, chosen in (("shattered", states), ("collapsed", ~states)):
-                    for key in ("log_joint", "mean_in", "std_in", "mean_out", "n_components"):
+                    for key in ("log_joint", "mean_in", "std_in", "mean_out", "mean_left_out", "n_components"):
                         values = stored[key][c, p, chosen, g]
                         unit = "" if key == "n_components" else "_nats"
                         row[f"{state}_{key}{unit}"] = float(values.mean()) if len(values) else float("nan")
@@ -189,7 +187,7 @@ def finding(stored: Stored) -> str:
                 f"{always} with all {S}{_overlap(shattered[p])}. "
             )
     for cell in _cells_that_shatter(stored):
-        text += _held_out(stored, cell)
+        text += _held_out(stored, cell) + _left_out(stored, cell)
     text += _exact(stored)
     for (stage, D), numbers in zip(stored["variant_cells"].tolist(), stored["variant_shattered"], strict=True):
         text += (
@@ -240,6 +238,24 @@ def _held_out(stored: Stored, c: int) -> str:
             f"by {-np.mean(gaps):.1f} nats on average. "
         ).replace("by -", "by −")
     return text
+
+
+def _left_out(stored: Stored, c: int) -> str:
+    """How far the estimate of figure B.5, from the points that were fitted, is from points that were not."""
+    state = stored["shattered"][c, 1]
+    error = stored["mean_left_out"][c, 1] - stored["mean_out"][c, 1]
+    parts = []
+    for words, fits in (("collapsed", ~state), ("shattered", state)):
+        of_class = np.array([error[own, g].mean() for g, own in enumerate(fits.T) if own.any()])
+        if len(of_class) > 1:
+            spread = of_class.std(ddof=1) / np.sqrt(len(of_class))
+            parts.append(f"{style.signed(of_class.mean(), 1)} ± {spread:.1f} nats in {words} fits")
+    if not parts:
+        return ""
+    return (
+        "Points left out as in figure B.5, by the same fits, differ from these others by "
+        f"{' and '.join(parts)} (mean and standard error over classes). "
+    )
 
 
 def _exact(stored: Stored) -> str:
