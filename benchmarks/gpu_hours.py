@@ -40,6 +40,7 @@ ROWS = {
     "posterior": "posteriors of {} layers",
     "relative_entropy": "relative entropies of {} stages",
     "kl_by_stage": "KL by stage",
+    "kl_at_other_dimensions": "KL by stage at equal dimensions",
     "generative": "generative classification",
     "controls": "controls of figure 1",
 }

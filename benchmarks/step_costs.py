@@ -138,7 +138,7 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
     elif kind.startswith("relative_entropy_"):
         (posterior,) = step.inputs
         yield _density(posterior.settings, _dimension(posterior), settings["n_draws"], data.n_classes)
-    elif kind == "kl_by_stage":
+    elif kind in ("kl_by_stage", "kl_at_other_dimensions"):
         for D in _dimensions(step):
             for _ in range(3):  # the most, the least and randomly chosen memorized points
                 yield _sweeps(settings, D, data.n_classes, (settings["n_points"] or N_MEMORIZED) // data.n_classes)
@@ -179,7 +179,9 @@ def _points(step: Step, data: Data) -> int:
 
 
 def _dimensions(step: Step) -> list[int]:
-    """Of the stages of a step that reads the representations."""
+    """Of the stages, or cells, of a step that reads the representations."""
+    if "cells" in step.settings:
+        return [D for _, D in step.settings["cells"]]
     (read,) = (step_in for step_in in step.inputs if _kind(step_in) == "representations")
     return [read.settings["dimensions"][f"layer{stage}"] for stage in step.settings["stages"]]
 

@@ -320,8 +320,10 @@ def _c7(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
                 *over_pairs(lambda mean, upper=upper, lower=lower: float(mean[upper, -1] - mean[lower, -1])),  # type: ignore[misc]
             )
         )
-    remark = f"{G} classes have enough points of every kind." if G < LEAST_CLASSES else ""
-    return parts, remark
+    few = f"{G} classes have enough points of every kind." if G < LEAST_CLASSES else ""
+    D = stored["dimensions"]
+    note = f"Dimensions are {', '.join(map(str, D))} at these stages; figure B.6 has them equal."
+    return parts, " ".join(filter(None, (few, note if len(set(D.tolist())) > 1 else "")))
 
 
 def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:

@@ -1,6 +1,6 @@
 """What each figure is computed from: the files of its steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,18 +72,32 @@ def _figure_3(work: Work) -> dict[str, Any]:
 
 
 def _figure_4(work: Work) -> dict[str, Any]:
-    stored, (_, names) = read_arrays(work.input("kl_by_stage") / "kl.npz"), labels_and_names(work)
-    scores, stages = _scores(work)["value"], work.settings["stages"]
-    kinds = ("most", "random", "least")
+    stages = work.settings["stages"]
+    stored = read_arrays(work.input("kl_by_stage") / "kl.npz")
+    return {"stages": stages, **_divergences(work, stored, stages)}
+
+
+def _figure_b6(work: Work) -> dict[str, Any]:
+    cells, dimensions = work.settings["cells"], work.settings["dimensions"]
+    # Where figure 4 has as many dimensions, its numbers; the points and the classes are the same.
+    stored = read_arrays(work.input("kl_at_other_dimensions") / "kl.npz")
+    stored |= read_arrays(work.input("kl_by_stage") / "kl.npz")
+    places = [stage if dimensions[stage - 1] == D else f"{stage}_{D}" for stage, D in cells]
+    return {"cells": cells, **_divergences(work, stored, places)}
+
+
+def _divergences(work: Work, stored: Mapping[str, np.ndarray], places: Sequence[int | str]) -> dict[str, Any]:
+    """Between classes, in the order of the places: stages, or stages and dimensions."""
+    _, names = labels_and_names(work)
+    scores, kinds = _scores(work)["value"], ("most", "random", "least")
     threshold = work.settings["threshold"]
 
-    def over_stages(key: str) -> dict[str, np.ndarray]:
-        return {kind: np.stack([stored[f"{kind}_{key}_{stage}"] for stage in stages]) for kind in kinds}
+    def over_places(key: str) -> dict[str, np.ndarray]:
+        return {kind: np.stack([stored[f"{kind}_{key}_{place}"] for place in places]) for kind in kinds}
 
     return {
-        "stages": stages,
-        "divergence": over_stages("value"),
-        "standard_error": over_stages("standard_error"),
+        "divergence": over_places("value"),
+        "standard_error": over_places("standard_error"),
         "memorization": {kind: scores[stored[f"{kind}_rows"]] for kind in kinds},
         "class_names": [names[g] for g in stored["classes"]],
         "n_classes": len(names),
@@ -249,5 +263,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b3": _figure_b3,
     "figure_b4": _figure_b4,
     "figure_b5": _figure_b5,
+    "figure_b6": _figure_b6,
 }
 """Of `compute` of a figure's module, by its name."""

@@ -1,10 +1,11 @@
-"""What the steps behind figures 4 and A.11 compute: densities of memorized and of typical points.
+"""What the steps behind figures 4, A.11 and B.6 compute: densities of memorized and of typical points.
 
-Both use the protocol's own chain for every density. Each density is a task with a file of its own, as in `robustness`.
+All use the protocol's own chain for every density. Each density is a task with a file of its own, as in `robustness`.
 """
 
 import time
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,27 @@ __all__ = ["estimate_generative", "estimate_kl_by_stage", "generative", "kl_by_s
 
 
 def kl_by_stage(work: Work) -> None:
-    """KL divergences between classes, at each stage, of the most, the least and randomly chosen memorized points."""
+    """KL divergences between classes, at each stage, of the most, the least and randomly chosen memorized points.
+
+    With settings["cells"], pairs of a stage and a number of dimensions, likewise in each of these.
+    """
     from paper_repro.workers import run_tasks
 
     settings, labels = work.settings, _scores_and_labels(work)[1]
     kept, classes = _groups_of_classes(work)
-    tasks = [(name, stage) for name in kept for stage in settings["stages"]]
+    cells = _cells(settings)
+    tasks = [(name, *cell) for name in kept for cell in cells]
     run_tasks(
-        partial(_class_divergences, work.folder, dict(settings), work.input("representations"), kept, labels),
+        partial(_class_divergences, work.folder, dict(settings), _representations(work), kept, labels),
         tasks,
         lambda task: checkpoint_of(work.folder, task).exists(),
         description="KL between classes",
         console=work.console,
     )
     arrays = {"classes": classes, **{f"{name}_rows": rows for name, rows in kept.items()}}
-    for name, stage in tasks:
-        for key, value in read_arrays(checkpoint_of(work.folder, (name, stage))).items():
-            arrays[f"{name}_{key}_{stage}"] = value
+    for name, *cell in tasks:
+        for key, value in read_arrays(checkpoint_of(work.folder, (name, *cell))).items():
+            arrays["_".join(map(str, (name, key, *cell)))] = value
     write_arrays(work.folder / "kl.npz", arrays)
 
 
@@ -44,15 +49,31 @@ def estimate_kl_by_stage(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
     settings, labels = work.settings, _scores_and_labels(work)[1]
-    (kept, classes), folder = _groups_of_classes(work), work.input("representations")
+    (kept, classes), folder, cells = _groups_of_classes(work), _representations(work), _cells(settings)
     total = 0.0
     with one_thread():
-        for stage in settings["stages"]:
+        for cell in cells:
             for rows in kept.values():
-                values = read_arrays(folder / f"layer{stage}.npz")["values"][rows]
+                values = _values(folder, *cell)[rows]
                 seconds, model = _timed_fit(settings, values, labels[rows])
                 total += seconds + _seconds_of_divergences(model, len(classes), settings["n_draws"])
-    return total / min(n_workers(), len(kept) * len(settings["stages"]))
+    return total / min(n_workers(), len(kept) * len(cells))
+
+
+def _cells(settings: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """(stage, dimensions) of figure B.6, or (stage,) of figure 4, which has all dimensions that are there."""
+    if "cells" in settings:
+        return [(stage, D) for stage, D in settings["cells"]]
+    return [(stage,) for stage in settings["stages"]]
+
+
+def _representations(work: Work) -> Path:
+    return work.input("wide_representations" if "cells" in work.settings else "representations")
+
+
+def _values(representations: Path, stage: int, D: int | None = None) -> np.ndarray:
+    """[N, D] of a stage: its D leading singular vectors, or all that are kept."""
+    return read_arrays(representations / f"layer{stage}.npz")["values"][:, :D]
 
 
 def _groups_of_classes(work: Work) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -160,11 +181,12 @@ def _class_divergences(
     representations: Path,
     groups: dict[str, np.ndarray],
     labels: np.ndarray,
-    task: tuple[str, int],
+    task: tuple[Any, ...],
 ) -> None:
-    name, stage = task
+    name, stage, *D = task
     rows = groups[name]
-    values = read_arrays(representations / f"layer{stage}.npz")["values"][rows]
+    values = np.ascontiguousarray(_values(representations, stage, *D)[rows])
+    # The random numbers do not depend on D, so that numbers of dimensions are compared by the same ones.
     model = _mixture(settings, name, stage).fit(values, groups=labels[rows])
     seed = derived_seed(settings["seed"], "divergence", name, stage)
     estimate = model.posterior_.kl_divergence(n_draws=settings["n_draws"], random_state=seed)

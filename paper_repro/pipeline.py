@@ -113,13 +113,13 @@ class Pipeline:
         self.left_out = self._left_out(STAGES[-2:])
         self.classes = self._classes()
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
+        self.controls = control_steps(self)
+        absent |= set() if self.controls else {"figure_b4", "figure_b6"}
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= without_published(self)
         absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
         absent |= set() if self.left_out else {"figure_b5"}
-        self.controls = control_steps(self)
-        absent |= set() if self.controls else {"figure_b4"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         self.scorecard = self.scorecard_of(self.figures)
 
@@ -163,8 +163,8 @@ class Pipeline:
             *shared,
             *densities,
             *others,
-            *self.robustness.values(),
             *self.controls.values(),
+            *self.robustness.values(),
             *self.figures.values(),
             self.scorecard,
         ]

@@ -37,6 +37,7 @@ FINDINGS = (
     "figure_b3",
     "figure_b4",
     "figure_b5",
+    "figure_b6",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 

@@ -1,10 +1,11 @@
-"""The steps behind figures 3, 4 and A.11, as a part of the pipeline.
+"""The steps behind figures 3, 4, A.11 and B.6, as a part of the pipeline.
 
 dataset -> memorization                                     networks on random subsets
 dataset, posterior of stage 4 -> density bins               networks without each bin
         density bins -> certification, attacks              -> figure 3
 memorization, representations -> KL by stage                -> figure 4
                               -> generative classification  -> figure A.11
+memorization, wide representations -> KL at other dimensions -> figure B.6, with those by stage
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ROBUSTNESS_FIGURES", "robustness_figure", "robustness_steps"]
 
-ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11")
+ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6")
 
 
 def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
-    """By name."""
+    """By name; without controls there is none at other dimensions."""
     scale, seed, folder = _scale(pipeline), pipeline.seed, pipeline.folder
     subset_networks = {"network": {**pipeline.network.settings, **scale.network}, "seed": seed}
     stages = {"stages": sorted(pipeline.posteriors), **pipeline.sampler()}
@@ -63,15 +64,15 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset, bins),
         robustness.estimate_attacks,
     )
+    pairs = {
+        "threshold": scale.threshold,
+        "n_points": scale.n_memorized,
+        "least_points": scale.least_points,
+        "n_draws": scale.kl_draws,
+    }
     kl = Step(
         f"{folder}/kl_by_stage",
-        {
-            **stages,
-            "threshold": scale.threshold,
-            "n_points": scale.n_memorized,
-            "least_points": scale.least_points,
-            "n_draws": scale.kl_draws,
-        },
+        stages | pairs,
         memorized_densities.kl_by_stage,
         (pipeline.dataset, pipeline.representations, memorization),
         memorized_densities.estimate_kl_by_stage,
@@ -83,7 +84,17 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset, pipeline.representations, memorization),
         memorized_densities.estimate_generative,
     )
-    steps = (memorization, bins, certification, attacks, kl, generative)
+    steps = [memorization, bins, certification, attacks, kl, generative]
+    if pipeline.controls:
+        others = [cell for cell in _cells(pipeline) if cell not in _cells_of_figure_4(pipeline)]
+        other = Step(
+            f"{folder}/kl_at_other_dimensions",
+            {"cells": others, **pipeline.sampler(), **pairs},
+            memorized_densities.kl_by_stage,
+            (pipeline.dataset, pipeline.controls["wide_representations"], memorization),
+            memorized_densities.estimate_kl_by_stage,
+        )
+        steps.append(other)
     return {step.name.rsplit("/", 1)[-1]: step for step in steps}
 
 
@@ -97,14 +108,26 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
         noise = {"sigma": scale.sigma, "n0": scale.n0, "n": scale.n, "alpha": scale.alpha}
         made = (steps["density_bins"], steps["certification"], steps["attacks"])
         return words | noise, (*scores, pipeline.posteriors[4], *made)
-    if name == "figure_4":
+    if name in ("figure_4", "figure_b6"):
         chosen = {"threshold": scale.threshold, "least_points": scale.least_points}
         dimensions = {"dimensions": list(pipeline.profile.dimensions)}
-        return words | stages | chosen | dimensions, (*scores, steps["kl_by_stage"])
+        if name == "figure_4":
+            return words | stages | chosen | dimensions, (*scores, steps["kl_by_stage"])
+        needed = (*scores, steps["kl_by_stage"], steps["kl_at_other_dimensions"])
+        return words | {"cells": _cells(pipeline)} | chosen | dimensions, needed
     return words | stages, (*scores, steps["generative"])
+
+
+def _cells(pipeline: "Pipeline") -> list[list[int]]:
+    """Stages and numbers of dimensions of figure B.6."""
+    return list(pipeline.controls["controls"].settings["cells"])
+
+
+def _cells_of_figure_4(pipeline: "Pipeline") -> list[list[int]]:
+    return [[stage, D] for stage, D in zip(pipeline.posteriors, pipeline.profile.dimensions, strict=True)]
 
 
 def _scale(pipeline: "Pipeline") -> RobustnessScale:
     if pipeline.profile.robustness is None:
-        raise ValueError(f"profile must have a scale for figures 3, 4 and A.11, {pipeline.profile.name} has none")
+        raise ValueError(f"profile must have a scale for figures 3, 4, A.11 and B.6, {pipeline.profile.name} has none")
     return pipeline.profile.robustness

@@ -136,6 +136,8 @@ def test_settings_of_a_step_decide_its_cost():
     (entropy,) = step_costs._work(pipeline.entropies[1], data)
     assert (entropy.D, entropy.shape, entropy.times) == (16, {"points": 100_000}, 100)
     assert len(list(step_costs._work(pipeline.robustness["kl_by_stage"], data))) == 2 * 3 * 4
+    other = list(step_costs._work(pipeline.robustness["kl_at_other_dimensions"], data))
+    assert [part.D for part in other[::6]] == [16, 16, 64, 64]
     whole, part = (part.shape["group"] for part in list(step_costs._work(pipeline.controls["controls"], data))[:4:2])
     assert (whole, part) == (500, 400)
     with pytest.raises(ValueError, match="cost is known here, got a/new_step"):

@@ -175,20 +175,26 @@ def by_stage(order, third_step):
     rng = np.random.default_rng(0)
     level = np.array([10.0, 20.0, 20.0 + third_step, 30.0 + third_step])
     offset = order * np.array([-15.0, 0.0, 15.0])
-    return level[None, :, None, None] + offset[:, None, None, None] + rng.standard_normal((3, 4, 30, 30))
+    values = level[None, :, None, None] + offset[:, None, None, None] + rng.standard_normal((3, 4, 30, 30))
+    return {"divergence": values, "dimensions": np.array([16, 16, 64, 64])}
 
 
 @pytest.mark.parametrize(
     ("order", "third_step", "expected"), [(1, 80.0, REPRODUCED), (-1, 80.0, NOT_REPRODUCED), (1, 0.0, NOT_REPRODUCED)]
 )
 def test_divergence_by_stage(order, third_step, expected):
-    assert verdict("C7", "figure_4", {"divergence": by_stage(order, third_step)}) == expected
+    assert verdict("C7", "figure_4", by_stage(order, third_step)) == expected
 
 
 def test_two_classes_cannot_decide_on_divergences():
-    stored = {"divergence": by_stage(1, 80.0)[..., :2, :2]}
-    (claim,) = assess({"figure_4": stored})
-    assert claim.remark == "2 classes have enough points of every kind."
+    stored = by_stage(1, 80.0)
+    (claim,) = assess({"figure_4": stored | {"divergence": stored["divergence"][..., :2, :2]}})
+    assert claim.remark == (
+        "2 classes have enough points of every kind. Dimensions are 16, 16, 64, 64 at these stages; figure B.6 has "
+        "them equal."
+    )
+    (claim,) = assess({"figure_4": stored | {"dimensions": np.array([16, 16, 16, 16])}})
+    assert claim.remark == ""
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Figures 3, 4 and A.11: what is computed from made numbers, and what is said of it."""
+"""Figures 3, 4, A.11 and B.6: what is computed from made numbers, and what is said of it."""
 
 import numpy as np
 import pytest
-from made_robustness import N_BINS, STAGES, made_figure_3, made_figure_4, made_figure_a11
+from made_robustness import CELLS, N_BINS, STAGES, made_figure_3, made_figure_4, made_figure_a11, made_figure_b6
 from tolerances import PEER_RELATIVE
 
-from paper_repro.figures import figure_3, figure_4, figure_a11
+from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6
 
 WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
 
@@ -63,6 +63,24 @@ def test_figure_4_is_over_pairs():
     assert "are a fixed number" in words
     threshold = figure_4.caption({**stored, "threshold": np.array(0.9)})
     assert "have scores above 0.9" in threshold
+
+
+def test_figure_b6_has_each_number_of_dimensions_apart():
+    stored = figure_b6.compute(**made_figure_b6()) | WORDS
+    assert figure_b6.finding(stored) == (
+        "With D = 16 at stages 1, 2, 3, 4: random points 15.0, 30.0, 45.0, 60.0 nats, the largest growth from 1 to 2; "
+        "from the largest at stage 4: least memorized, random, most memorized. "
+        "With D = 64 at stages 3, 4: random points 45.0, 160.0 nats, the largest growth from 3 to 4; "
+        "from the largest at stage 4: least memorized, random, most memorized."
+    )
+    rows = figure_b6.table(stored)
+    assert [(row["dimensions"], row["stage"]) for row in rows[:6]] == [tuple(cell[::-1]) for cell in CELLS]
+    assert rows[5]["mean_kl_nats"] == pytest.approx(140)
+    assert "3 of 5 classes: those with at least 2 points" in figure_b6.caption(stored)
+    left, right = figure_b6.draw(stored).axes
+    assert [len(axes.patches) for axes in (left, right)] == [2, 2]  # shaded: as in figure 4, 16, 16, 64, 64
+    for axes, random in ((left, [15, 30, 45, 60]), (right, [45, 160])):
+        assert axes.containers[1].lines[0].get_ydata().tolist() == pytest.approx(random)
 
 
 def test_figure_a11_f1():

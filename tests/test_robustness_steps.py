@@ -1,4 +1,4 @@
-"""The steps behind figures 3, 4 and A.11 at a scale of seconds: kills, shards, and that the numbers fit together."""
+"""The steps behind figures 3, 4, A.11 and B.6 at a scale of seconds: kills, shards, numbers that fit together."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import State, Workspace
 from paper_repro.storage import read_arrays
 
-FIGURES = ("figure_3", "figure_4", "figure_a11")
+FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6")
 CODE = """
 import sys
 from pathlib import Path
@@ -70,6 +70,20 @@ def test_the_numbers_fit_together(finished, pipeline):
     G = len(kl["classes"])
     assert kl["most_value_4"].shape == (G, G)
     assert scores["value"][kl["most_rows"]].mean() > scores["value"][kl["least_rows"]].mean()
+    other = read_arrays(made["kl_at_other_dimensions"] / "kl.npz")
+    for name in ("classes", "most_rows", "random_rows", "least_rows"):
+        np.testing.assert_array_equal(other[name], kl[name])
+    # Figure 4 has 4, 4, 8, 8 dimensions; figure B.6 takes what it can from there.
+    stored = read_arrays(finished.folder(pipeline.figures["figure_b6"]) / "numbers.npz")
+    cells = list(zip(stored["stages"].tolist(), stored["cell_dimensions"].tolist(), strict=True))
+    assert cells == [(1, 4), (2, 4), (3, 4), (4, 4), (1, 8), (2, 8), (3, 8), (4, 8)]
+    for k, kind in enumerate(("most", "random", "least")):
+        from_figure_4 = {(1, 4): 1, (2, 4): 2, (3, 8): 3, (4, 8): 4}
+        for cell, values in zip(cells, stored["divergence"][k], strict=True):
+            place = from_figure_4.get(cell)
+            expected = kl[f"{kind}_value_{place}"] if place else other[f"{kind}_value_{cell[0]}_{cell[1]}"]
+            np.testing.assert_array_equal(values, expected)
+    assert "random_value_4_8" not in other
     left_out = read_arrays(made["generative"] / "generative.npz")
     rows = np.concatenate([left_out[f"{kind}_rows"] for kind in ("most", "random", "least")])
     assert len(set(rows.tolist())) == 150

@@ -10,7 +10,7 @@ from paper_repro.figures import FIGURES, style
 from paper_repro.figures.by_stage import KINDS, lines
 from paper_repro.figures.style import Stored, styled
 
-__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "points_of_each_kind", "table"]
 
 
 def compute(
@@ -91,6 +91,15 @@ def draw(stored: Stored) -> Figure:
 
 
 def caption(stored: Stored) -> str:
+    return (
+        "KL divergence between the predictive densities of two classes, mean (mark) and standard deviation (bar) over "
+        f"all ordered pairs of {points_of_each_kind(stored)} Stages differ in dimension ("
+        f"{', '.join(map(str, stored['dimensions'].tolist()))}). {stored['networks']} {stored['note']}"
+    )
+
+
+def points_of_each_kind(stored: Stored) -> str:
+    """Which classes and points the divergences are of: the sentences that follow "pairs of"."""
     threshold = float(stored["threshold"])
     chosen = (
         "the most memorized points are a fixed number (the paper: scores above 0.9)"
@@ -104,12 +113,10 @@ def caption(stored: Stored) -> str:
         )
     )
     return (
-        "KL divergence between the predictive densities of two classes, mean (mark) and standard deviation (bar) over "
-        f"all ordered pairs of {len(stored['class_names'])} of {int(stored['n_classes'])} classes: those with at least "
+        f"{len(stored['class_names'])} of {int(stored['n_classes'])} classes: those with at least "
         f"{int(stored['least_points'])} points of each kind (the paper: 100). Densities are fitted to the points of "
         f"one kind only; {chosen}, and there are as many of the other kinds before classes are left out. Scores from "
-        f"{int(stored['n_trials'])} trials: {ranges}. Stages differ in dimension ("
-        f"{', '.join(map(str, stored['dimensions'].tolist()))}). {stored['networks']} {stored['note']}"
+        f"{int(stored['n_trials'])} trials: {ranges}."
     )
 
 

@@ -1,0 +1,116 @@
+"""Figure B.6: figure 4 with as many dimensions at every stage, so that depth and dimension do not change together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from paper_repro.figures import FIGURES, figure_4, style
+from paper_repro.figures.by_stage import KINDS, lines
+from paper_repro.figures.style import Stored, styled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+RANDOM = list(KINDS).index("random")
+SHADE = "#eef2f7"
+"""Where figure 4 has as many dimensions."""
+
+
+def compute(
+    cells: Sequence[Sequence[int]],
+    divergence: Mapping[str, np.ndarray],
+    standard_error: Mapping[str, np.ndarray],
+    memorization: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    n_classes: int,
+    least_points: int,
+    scale: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """As figure 4, in each cell.
+
+    Args:
+        cells: C pairs of a stage and a number of dimensions.
+        divergence: by kind (most, random, least), [C, G, G] in nats.
+        standard_error, memorization, class_names, n_classes, least_points, scale: as there; dimensions are those of
+            figure 4 by stage.
+
+    Returns:
+        As there, with cells in the place of stages; and cell_dimensions [C].
+    """
+    stages, D = zip(*cells, strict=True)
+    found = figure_4.compute(
+        stages, divergence, standard_error, memorization, class_names, n_classes, least_points, scale
+    )
+    return found | {"cell_dimensions": np.array(D)}
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a kind and cell."""
+    rows = figure_4.table(stored)
+    return [
+        {"dimensions": int(D)} | row
+        for row, D in zip(rows, np.tile(stored["cell_dimensions"], len(KINDS)), strict=True)
+    ]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    dimensions = _dimensions(stored)
+    figure = style.canvas(f"Figure B.6 · {FIGURES['figure_b6']}", stored, width=4.6 * len(dimensions), height=3.9)
+    panels = figure.subplots(1, len(dimensions), squeeze=False)[0]
+    first, last = stored["stages"].min() - 0.4, stored["stages"].max() + 0.4
+    for axes, D in zip(panels, dimensions, strict=True):
+        own = stored["cell_dimensions"] == D
+        for stage in stored["stages"][own]:
+            if _as_in_figure_4(stored, stage, D):
+                axes.axvspan(stage - 0.4, stage + 0.4, color=SHADE, zorder=0)
+        lines(axes, stored["stages"][own].tolist(), stored["mean"][:, own], stored["std"][:, own])
+        axes.set_xlim(first, last)
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"D = {D} at every stage" if own.sum() > 1 else f"D = {D}", fontweight="normal", fontsize=9)
+    panels[0].set_ylabel("KL between classes, mean ± std over pairs (nats)")
+    panels[0].legend(loc="upper left", fontsize=8.5)
+    return figure
+
+
+def caption(stored: Stored) -> str:
+    return (
+        "Beyond the paper. Figure 4 again, with one number of leading singular vectors at every stage; a stage with "
+        "fewer channels is left out. Each panel has a vertical scale of its own. Shaded: as many dimensions as in "
+        "figure 4. KL divergence between the predictive densities of two classes, mean (mark) and standard deviation "
+        f"(bar) over all ordered pairs of {figure_4.points_of_each_kind(stored)} {stored['networks']} {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    kept = ", ".join(map(str, stored["dimensions"].tolist()))
+    return (
+        f"Whether classes part between stages 2 and 3 here too. Figure 4 has {kept} dimensions at its stages, and a "
+        "divergence grows with their number; only within a panel is growth that of the stages."
+    )
+
+
+def finding(stored: Stored) -> str:
+    return " ".join(_panel(stored, D) for D in _dimensions(stored))
+
+
+def _panel(stored: Stored, D: int) -> str:
+    own = stored["cell_dimensions"] == D
+    stages, mean = stored["stages"][own], stored["mean"][:, own]
+    at = f"stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))}"
+    text = f"With D = {D} at {at}: random points {', '.join(f'{value:.1f}' for value in mean[RANDOM])} nats"
+    if len(stages) > 1:
+        s = int(np.argmax(np.diff(mean[RANDOM])))
+        text += f", the largest growth from {stages[s]} to {stages[s + 1]}"
+    order = ", ".join(list(KINDS.values())[k][0] for k in np.argsort(-mean[:, -1]))
+    return f"{text}; from the largest at stage {stages[-1]}: {order}."
+
+
+def _dimensions(stored: Stored) -> list[int]:
+    return sorted(set(stored["cell_dimensions"].tolist()))
+
+
+def _as_in_figure_4(stored: Stored, stage: int, D: int) -> bool:
+    """Figure 4's stages are 1, 2, ..., in the order of its dimensions."""
+    return bool(stored["dimensions"][stage - 1] == D)
