@@ -18,12 +18,20 @@ SHATTERED = 0.5
 
 def small_share(labels: np.ndarray, edges: Sequence[int], D: int) -> np.ndarray:
     """[G] share of each class's points in components of fewer than D points, mean over the kept sweeps [S, N]."""
+    share = in_small_components(labels, edges, D)
+    return np.array([share[a:b].mean() for a, b in pairwise(edges)])
 
-    def of_class(part: np.ndarray) -> float:
-        sizes = [np.bincount(row) for row in part]
-        return float(np.mean([size[size < D].sum() for size in sizes])) / part.shape[1]
 
-    return np.array([of_class(labels[:, a:b]) for a, b in pairwise(edges)])
+def in_small_components(labels: np.ndarray, edges: Sequence[int], D: int) -> np.ndarray:
+    """[N] share of the kept sweeps [S, N] in which each point is in a component of fewer than D points.
+
+    Points are sorted by class, in segments between the edges; labels are numbers within a class.
+    """
+
+    def of_class(part: np.ndarray) -> np.ndarray:
+        return np.mean([np.bincount(row)[row] < D for row in part], axis=0)
+
+    return np.concatenate([of_class(labels[:, a:b]) for a, b in pairwise(edges)])
 
 
 def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.chains import small_share
+from paper_repro.chains import in_small_components, small_share
 from paper_repro.computations import labels_and_names, load_network, log_density_of, representation_of, values_of
 from paper_repro.published import class_memorization, matched, published_memorization
 from paper_repro.steps import Work
@@ -223,6 +223,25 @@ def _figure_b5(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_b7(work: Work) -> dict[str, Any]:
+    stages = dict(zip(work.settings["stages"], work.settings["dimensions"], strict=True))
+    densities = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
+    posteriors = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "posterior.npz") for stage in stages}
+    # Densities and posteriors have their points sorted by class.
+    by_class = np.argsort(labels_and_names(work)[0], kind="stable")
+    return {
+        **{name: {stage: found[name] for stage, found in densities.items()} for name in ("seen", "left_out")},
+        "small": {
+            stage: in_small_components(posteriors[stage]["labels"], posteriors[stage]["group_offsets"].tolist(), D)
+            for stage, D in stages.items()
+        },
+        "memorization": _scores(work)["value"][by_class],
+        "dimensions": stages,
+        "n_bins": work.settings["n_bins"],
+        "scale": {name: work.settings[name] for name in ("n_trials", "networks")},
+    }
+
+
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
     """Log-densities and dimensions of these layers, numbered from 1."""
     folders = [work.input(f"posterior_{layer}") for layer in layers]
@@ -264,5 +283,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b4": _figure_b4,
     "figure_b5": _figure_b5,
     "figure_b6": _figure_b6,
+    "figure_b7": _figure_b7,
 }
 """Of `compute` of a figure's module, by its name."""

@@ -119,7 +119,7 @@ class Pipeline:
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= without_published(self)
         absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
-        absent |= set() if self.left_out else {"figure_b5"}
+        absent |= set() if self.left_out else {"figure_b5", "figure_b7"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         self.scorecard = self.scorecard_of(self.figures)
 

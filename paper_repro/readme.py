@@ -38,6 +38,7 @@ FINDINGS = (
     "figure_b4",
     "figure_b5",
     "figure_b6",
+    "figure_b7",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 

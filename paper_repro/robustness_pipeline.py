@@ -1,4 +1,4 @@
-"""The steps behind figures 3, 4, A.11 and B.6, as a part of the pipeline.
+"""The steps behind figures 3, 4, A.11, B.6 and B.7, as a part of the pipeline.
 
 dataset -> memorization                                     networks on random subsets
 dataset, posterior of stage 4 -> density bins               networks without each bin
@@ -6,6 +6,7 @@ dataset, posterior of stage 4 -> density bins               networks without eac
 memorization, representations -> KL by stage                -> figure 4
                               -> generative classification  -> figure A.11
 memorization, wide representations -> KL at other dimensions -> figure B.6, with those by stage
+memorization, posteriors, points left out             -> figure B.7
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ROBUSTNESS_FIGURES", "robustness_figure", "robustness_steps"]
 
-ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6")
+ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
+PAPER_BINS = 50
+"""Of figure 3 in the paper; figure B.7 needs no network for each, and has as many under every profile."""
 
 
 def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
@@ -115,6 +118,12 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
             return words | stages | chosen | dimensions, (*scores, steps["kl_by_stage"])
         needed = (*scores, steps["kl_by_stage"], steps["kl_at_other_dimensions"])
         return words | {"cells": _cells(pipeline)} | chosen | dimensions, needed
+    if name == "figure_b7":
+        kept = list(pipeline.left_out)
+        dimensions = {"dimensions": [pipeline.profile.dimensions[stage - 1] for stage in kept]}
+        posteriors = [pipeline.posteriors[stage] for stage in kept]
+        bins = {"stages": kept, "n_bins": PAPER_BINS}
+        return words | bins | dimensions, (*scores, *posteriors, *pipeline.left_out.values())
     return words | stages, (*scores, steps["generative"])
 
 
@@ -129,5 +138,7 @@ def _cells_of_figure_4(pipeline: "Pipeline") -> list[list[int]]:
 
 def _scale(pipeline: "Pipeline") -> RobustnessScale:
     if pipeline.profile.robustness is None:
-        raise ValueError(f"profile must have a scale for figures 3, 4, A.11 and B.6, {pipeline.profile.name} has none")
+        raise ValueError(
+            f"profile must have a scale for figures 3, 4, A.11, B.6 and B.7, {pipeline.profile.name} has none"
+        )
     return pipeline.profile.robustness

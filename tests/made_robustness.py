@@ -1,4 +1,4 @@
-"""Made numbers for figures 3, 4, A.11 and B.6."""
+"""Made numbers for figures 3, 4, A.11, B.6 and B.7."""
 
 import numpy as np
 
@@ -65,6 +65,21 @@ def made_figure_b6():
     return {"cells": CELLS, **numbers}
 
 
+def made_figure_b7():
+    """Of 100 points the last 10, densest as fitted and least dense left out, are in small components at stage 4."""
+    density, last = np.arange(100.0), np.arange(100) >= 90
+    memorization = 1 - density / 100 + 0.5 * last
+    return {
+        "seen": {3: density, 4: density + 50 * last},
+        "left_out": {3: density, 4: density - 200 * last},
+        "small": {3: np.zeros(100), 4: 0.75 * last},
+        "memorization": memorization,
+        "dimensions": {3: 16, 4: 64},
+        "n_bins": 20,
+        "scale": {"n_trials": 60, "networks": SENTENCE},
+    }
+
+
 def made_figure_a11():
     """All right at the last stage; before it, one in three of the most memorized is wrong."""
     labels = np.arange(30) % 3
@@ -85,4 +100,5 @@ MADE_ROBUSTNESS = {
     "figure_4": made_figure_4,
     "figure_a11": made_figure_a11,
     "figure_b6": made_figure_b6,
+    "figure_b7": made_figure_b7,
 }

@@ -1,11 +1,22 @@
-"""Figures 3, 4, A.11 and B.6: what is computed from made numbers, and what is said of it."""
+"""Figures 3, 4, A.11, B.6 and B.7: what is computed from made numbers, and what is said of it."""
+
+import re
 
 import numpy as np
 import pytest
-from made_robustness import CELLS, N_BINS, STAGES, made_figure_3, made_figure_4, made_figure_a11, made_figure_b6
+from made_robustness import (
+    CELLS,
+    N_BINS,
+    STAGES,
+    made_figure_3,
+    made_figure_4,
+    made_figure_a11,
+    made_figure_b6,
+    made_figure_b7,
+)
 from tolerances import PEER_RELATIVE
 
-from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6
+from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6, figure_b7
 
 WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
 
@@ -81,6 +92,41 @@ def test_figure_b6_has_each_number_of_dimensions_apart():
     assert [len(axes.patches) for axes in (left, right)] == [2, 2]  # shaded: as in figure 4, 16, 16, 64, 64
     for axes, random in ((left, [15, 30, 45, 60]), (right, [45, 160])):
         assert axes.containers[1].lines[0].get_ydata().tolist() == pytest.approx(random)
+
+
+def test_figure_b7_bins_points_in_both_orders():
+    numbers = made_figure_b7()
+    stored = figure_b7.compute(**numbers) | WORDS
+    memorization = numbers["memorization"].reshape(20, 5)
+    assert stored["seen_memorization"][1] == pytest.approx(memorization.mean(1))
+    # Left out the last ten points come first.
+    assert stored["left_out_memorization"][1] == pytest.approx(np.roll(memorization.mean(1), 2))
+    assert stored["seen_error"][1] == pytest.approx(memorization.std(1) / np.sqrt(5))
+    assert stored["seen_small"][1].tolist() == [0] * 18 + [0.75] * 2
+    assert stored["left_out_small"][1].tolist() == [0.75] * 2 + [0] * 18
+    assert stored["seen_density"][1, -1] == pytest.approx(97 + 50)
+    assert stored["n_small"].tolist() == [0, 10]
+    assert stored["by_size_left_out"][1] == pytest.approx([94.5 - 200, 44.5])
+    assert np.isnan(stored["by_size_seen"][0, 0])
+    rows = figure_b7.table(stored)
+    assert len(rows) == 2 * 2 * 20
+    assert (rows[60]["stage"], rows[60]["points"], rows[60]["share_in_small_components"]) == (4, "left out", 0.75)
+
+
+def test_figure_b7_in_words():
+    words = figure_b7.finding(figure_b7.compute(**made_figure_b7()) | WORDS)
+    of_3, of_4 = words.split(" At stage 4 ")
+    assert of_3.startswith("At stage 3 no point is mostly in components of fewer than 16 points. In bins by")
+    assert of_3.count("is −0.85, and the largest rise from one bin to the next is +0.45.") == 2
+    assert of_4.startswith(
+        "10 of 100 points are mostly in components of fewer than 64 points: they and the others have a mean "
+        "log-density of 144.5 and 44.5 nats as fitted, −105.5 and 44.5 left out, and a mean "
+        "memorization of 0.55 and 0.55."
+    )
+    # Two bins before and after: of 0.58 to 0.51 less 0.18 to 0.11, on average.
+    assert "is −1.00 below bin 19, the first of mostly such points, where it changes by +0.40 (+0.3" in of_4
+    # Left out they come first: there is nothing before them.
+    assert re.search(r"by density left out its rank correlation with density is −0\.\d\d, and the largest rise", of_4)
 
 
 def test_figure_a11_f1():

@@ -1,4 +1,4 @@
-"""The steps behind figures 3, 4, A.11 and B.6 at a scale of seconds: kills, shards, numbers that fit together."""
+"""The steps behind figures 3, 4, A.11, B.6, B.7 at a scale of seconds: kills, shards, numbers that fit together."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from tolerances import PEER_RELATIVE
 from typer.testing import CliRunner
 
 from paper_repro.cli import app
@@ -19,7 +20,7 @@ from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import State, Workspace
 from paper_repro.storage import read_arrays
 
-FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6")
+FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
 CODE = """
 import sys
 from pathlib import Path
@@ -90,6 +91,17 @@ def test_the_numbers_fit_together(finished, pipeline):
     assert left_out["most_predicted"].shape == (4, 50)
     for step in pipeline.robustness.values():
         assert not list(finished.folder(step).glob("checkpoint*"))
+
+
+def test_bins_of_points_left_out_are_of_the_same_points(finished, pipeline):
+    """Points lie sorted by class in one file, and as in the dataset in the other."""
+    stored = read_arrays(finished.folder(pipeline.figures["figure_b7"]) / "numbers.npz")
+    memorization = read_arrays(finished.folder(pipeline.robustness["memorization"]) / "scores.npz")["value"]
+    for s, stage in enumerate((3, 4)):
+        density = read_arrays(finished.folder(pipeline.posteriors[stage]) / "density.npz")["log_density"]
+        for b, rows in enumerate(np.array_split(np.argsort(density, kind="stable"), 50)):
+            assert stored["seen_density"][s, b] == pytest.approx(density[rows].mean(), rel=PEER_RELATIVE)
+            assert stored["seen_memorization"][s, b] == pytest.approx(memorization[rows].mean(), rel=PEER_RELATIVE)
 
 
 def pipeline_labels(workspace, pipeline):
