@@ -94,9 +94,10 @@ def _profile(folder: Path) -> str:
             break
     if scored := [name for name in protocols if (folder / name / "scorecard" / "scorecard.json").is_file()]:
         parts.append(_scorecard(folder, scored))
-    if pictured := [name for name in protocols if (folder / name / "figure_b5" / "figure_b5.png").is_file()]:
-        words = f"Figure B.5, protocol {pictured[-1]}: {FIGURES['figure_b5']}"
-        parts.append(f"![{words}]({link}/{pictured[-1]}/figure_b5/figure_b5.png)")
+    for figure in ("figure_b7", "figure_b5"):
+        if pictured := [name for name in protocols if (folder / name / figure / f"{figure}.png").is_file()]:
+            words = f"Figure B.{figure[-1]}, protocol {pictured[-1]}: {FIGURES[figure]}"
+            parts.append(f"![{words}]({link}/{pictured[-1]}/{figure}/{figure}.png)")
     reports = ", ".join(f"[{name}]({link}/{name}/report.html)" for name in protocols)
     parts.append(
         f"Reports with statistics, intervals and every figure, by protocol: {reports} (HTML pages, to be opened in a "

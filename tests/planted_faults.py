@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ["classfit", "kernels", "tests", "pyproject.toml"]
+COPIED = ["classfit", "kernels", "paper_repro", "tests", "pyproject.toml"]
 
 
 class Fault(NamedTuple):
@@ -173,6 +173,15 @@ FAULTS = [
     Fault("EM: new mean without the old one", "classfit/em_steps.py",
           "mixtures.means.to(dtype) + statistics.sums", "statistics.sums",
           ("test_em_steps.py", "steps_equal_scikit_learn")),
+    # The paper's figures: against their own inputs.
+    Fault("figures: B.6 has all dimensions everywhere", "paper_repro/memorized_densities.py",
+          '["values"][:, :D]', '["values"]', ("test_robustness_steps.py", "numbers_fit_together")),
+    Fault("figures: B.7 has memorization in another order than densities", "paper_repro/figure_arguments.py",
+          '["value"][by_class]', '["value"]', ("test_robustness_steps.py", "of_the_same_points")),
+    Fault("figures: B.7 bins all points by density as fitted", "paper_repro/figures/figure_b7.py",
+          '("left_out", left_out[stage])):', '("left_out", seen[stage])):', ("test_robustness_figures.py", "b7_bins")),
+    Fault("figures: B.4 takes points as fitted for left out", "paper_repro/controls.py",
+          "model.leave_one_out().log_density", "density[fitted]", ("test_controls.py", "held_out_points")),
 ]  # fmt: skip
 
 
@@ -238,11 +247,12 @@ def main(words: list[str]) -> int:
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
             else:
                 shutil.copy(source, copy / name)
+        code = "import classfit, kernels, paper_repro; print(classfit.__file__, kernels.__file__, paper_repro.__file__)"
         where = subprocess.run(
-            [sys.executable, "-c", "import classfit, kernels; print(classfit.__file__, kernels.__file__)"],
+            [sys.executable, "-c", code],
             cwd=copy, env=environment(copy, cache), capture_output=True, text=True, check=True,
         ).stdout.split()  # fmt: skip
         if not all(Path(file).resolve().is_relative_to(copy.resolve()) for file in where):

@@ -85,6 +85,7 @@ def test_the_numbers_fit_together(finished, pipeline):
             expected = kl[f"{kind}_value_{place}"] if place else other[f"{kind}_value_{cell[0]}_{cell[1]}"]
             np.testing.assert_array_equal(values, expected)
     assert "random_value_4_8" not in other
+    assert not np.array_equal(other["random_value_4_4"], kl["random_value_4"])
     left_out = read_arrays(made["generative"] / "generative.npz")
     rows = np.concatenate([left_out[f"{kind}_rows"] for kind in ("most", "random", "least")])
     assert len(set(rows.tolist())) == 150
