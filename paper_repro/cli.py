@@ -393,10 +393,15 @@ def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
 
 
 def _redraw(workspace: Workspace, step: Step, name: str) -> bool:
-    """Draw from stored numbers, if they are there and whole."""
+    """Draw from stored numbers, if they are there and whole, and what this version draws from."""
     if workspace.provenance(step) is None or "numbers.npz" in workspace.damaged_files(step):
         return False
-    draw_figure(workspace.folder(step), name)
+    try:
+        draw_figure(workspace.folder(step), name)
+    except KeyError:
+        if workspace.state(step, with_inputs=False) == State.STALE:
+            return False
+        raise
     workspace.record(step)
     return True
 

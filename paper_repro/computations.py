@@ -54,8 +54,9 @@ def draw(folder: Path, name: str) -> None:
     from paper_repro.figures import style
 
     module, stored = figure_module(name), read_arrays(folder / "numbers.npz")
-    write_csv(folder / f"{name}.csv", module.table(stored))
-    style.save(module.draw(stored), folder, name)
+    rows, picture = module.table(stored), module.draw(stored)
+    write_csv(folder / f"{name}.csv", rows)
+    style.save(picture, folder, name)
 
 
 def dataset(work: Work, source: Path | None = None) -> None:

@@ -95,12 +95,13 @@ def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
         return about
     folder, module = workspace.folder(step), figure_module(name)
     stored = read_arrays(folder / "numbers.npz")
-    return about | {
-        "svg": inline_svg((folder / f"{name}.svg").read_text(encoding="utf-8"), name),
-        "caption": module.caption(stored),
-        "look_for": module.look_for(stored),
-        "finding": module.finding(stored),
-    }
+    try:
+        words = {part: getattr(module, part)(stored) for part in ("caption", "look_for", "finding")}
+    except KeyError:
+        if state == State.STALE:  # numbers of another version, which kept others
+            return about
+        raise
+    return about | words | {"svg": inline_svg((folder / f"{name}.svg").read_text(encoding="utf-8"), name)}
 
 
 def _side_by_side(comparison: Comparison) -> dict[str, Any]:

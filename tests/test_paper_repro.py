@@ -23,6 +23,7 @@ from paper_repro import storage
 from paper_repro.cli import app
 from paper_repro.computations import derived_seed
 from paper_repro.figures import FIGURES as ALL_FIGURES
+from paper_repro.figures import figure_b4
 from paper_repro.pipeline import DEFAULTS, DENSITY_FIGURES, STAGES, Pipeline
 from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
@@ -207,6 +208,27 @@ def test_draw_refuses_damaged_numbers(runs, command):
     assert said in result.output
     # Neither is it left out in silence.
     assert command("draw", "--profile", "tiny", "--runs-dir", runs).exit_code == 1
+
+
+def test_numbers_of_another_version_are_out_of_date(runs, command, monkeypatch):
+    """Which kept less than this one draws from: the report is written all the same, and says what to run."""
+
+    def lacks(_):
+        raise KeyError("a number that is new")
+
+    for part in ("table", "finding"):
+        monkeypatch.setattr(figure_b4, part, lacks)
+    with pytest.raises(KeyError, match="that is new"):  # up to date, that would be a fault of this version
+        write_report(Workspace(runs / "tiny"), Pipeline(TINY_PROFILE, TINY_PROTOCOL))
+    monkeypatch.setitem(PROFILES, "tiny", replace(TINY_PROFILE, note="Something else."))
+    before = results(runs / "tiny" / "paper" / "figure_b4")
+    result = command("draw", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 1
+    assert "No whole numbers are stored for figure_b4: use" in result.output
+    assert results(runs / "tiny" / "paper" / "figure_b4") == before
+    page = (runs / "tiny" / "paper" / "report.html").read_text()
+    assert f"<b>Figure B.4</b>, {ALL_FIGURES['figure_b4']}: stale. Run <code>paper-repro run figure_b4" in page
+    assert page.count("Out of date:") == len(FIGURES) - 1
 
 
 def test_check(runs, command):
