@@ -36,7 +36,11 @@ def test_figure_3_bins():
     rows = figure_3.table(stored)
     assert rows[0]["certified_radius_pixels"] == pytest.approx(0.2)
     assert [row["bin"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert "0.80 in the lowest bin, 0.00 in the highest" in figure_3.finding(stored)
+    assert "0.80 in the lowest bin, 0.00 in the highest, rank" in figure_3.finding(stored)
+    peaked = figure_3.finding({**stored, "f1": np.array([0.2, 0.1, 0.9, 0.8, 0.7, 0.6])})
+    assert "without the bin: 0.20 in the lowest bin, 0.60 in the highest (least 0.10 in bin 2, most 0.90 in bin 3)" in (
+        peaked
+    )
     words = figure_3.caption(stored)
     for said in (
         "6 bins of 20",
@@ -117,16 +121,18 @@ def test_figure_b7_in_words():
     words = figure_b7.finding(figure_b7.compute(**made_figure_b7()) | WORDS)
     of_3, of_4 = words.split(" At stage 4 ")
     assert of_3.startswith("At stage 3 no point is mostly in components of fewer than 16 points. In bins by")
-    assert of_3.count("is −0.85, and the largest rise from one bin to the next is +0.45.") == 2
+    assert of_3.count("of −0.85, and rises from one bin to the next by at most +0.45.") == 2
     assert of_4.startswith(
         "10 of 100 points are mostly in components of fewer than 64 points: they and the others have a mean "
         "log-density of 144.5 and 44.5 nats as fitted, −105.5 and 44.5 left out, and a mean "
         "memorization of 0.55 and 0.55."
     )
     # Two bins before and after: of 0.58 to 0.51 less 0.18 to 0.11, on average.
-    assert "is −1.00 below bin 19, the first of mostly such points, where it changes by +0.40 (+0.3" in of_4
+    assert "of −1.00 up to bin 18, and changes by +0.40 (+0.39 to +0.41) at bin 19, the first of mostly" in of_4
     # Left out they come first: there is nothing before them.
-    assert re.search(r"by density left out its rank correlation with density is −0\.\d\d, and the largest rise", of_4)
+    assert re.search(
+        r"by density left out memorization has a rank correlation with density of −0\.\d\d, and rises", of_4
+    )
 
 
 def test_figure_a11_f1():

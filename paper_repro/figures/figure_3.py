@@ -209,6 +209,13 @@ def finding(stored: Stored) -> str:
     ):
         values = stored[name]
         level = f"{values[0]:.2f} in the lowest bin, {values[-1]:.2f} in the highest"
+        extremes = {"least": int(np.argmin(values)), "most": int(np.argmax(values))}
+        inside = [
+            f"{kind} {values[b]:.2f} in bin {b + 1}"
+            for kind, b in extremes.items()
+            if values[b] not in (values[0], values[-1])
+        ]
+        level += f" ({', '.join(inside)})" if inside else ""
         constant = bool((values == values[0]).all())
         rank = "" if constant else f", rank correlation with density {style.signed(spearmanr(bins, values)[0])}"
         parts.append(f"{words}: {level}{rank}")

@@ -166,12 +166,13 @@ def _order(stored: Stored, s: int, kind: str) -> str:
     if at == 0:  # no bin is mostly of such points, or the lowest is: there is nothing before it
         rise = style.signed(float(np.diff(values).max()))
         return (
-            f"In bins by density {order} its rank correlation with density is {rank}, and the largest rise from one "
-            f"bin to the next is {rise}."
+            f"In bins by density {order} memorization has a rank correlation with density of {rank}, and rises from "
+            f"one bin to the next by at most {rise}."
         )
     change, low, high = (style.signed(value) for value in difference(values, errors, at))
     before = style.signed(rank_correlation(values[:at], np.arange(at)))
     return (
-        f"In bins by density {order} its rank correlation with density is {before} below bin {at + 1}, the first of "
-        f"mostly such points, where it changes by {change} ({low} to {high}); over all bins {rank}."
+        f"In bins by density {order} memorization has a rank correlation with density of {before} up to bin {at}, and "
+        f"changes by {change} ({low} to {high}) at bin {at + 1}, the first of mostly such points; over all bins the "
+        f"rank correlation is {rank}."
     )
