@@ -322,7 +322,7 @@ def _c7(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
         )
     few = f"{G} classes have enough points of every kind." if G < LEAST_CLASSES else ""
     D = stored["dimensions"]
-    note = f"Dimensions are {', '.join(map(str, D))} at these stages; figure B.6 has them equal."
+    note = f"Dimensions are {', '.join(map(str, D))} at these stages; under `paper`, figure B.6 has them equal."
     return parts, " ".join(filter(None, (few, note if len(set(D.tolist())) > 1 else "")))
 
 

@@ -238,6 +238,7 @@ def _figure_b7(work: Work) -> dict[str, Any]:
         "memorization": _scores(work)["value"][by_class],
         "dimensions": stages,
         "n_bins": work.settings["n_bins"],
+        "remark": work.settings["remark"],
         "scale": {name: work.settings[name] for name in ("n_trials", "networks")},
     }
 

@@ -40,7 +40,7 @@ WHOLE_FIT = (
 ALL_POINTS = (
     "Both densities are of the fit to all points of a class, not of those to four fifths of it that other figures show."
 )
-"""What figure B.5 says under that protocol."""
+"""What figures B.5 and B.7 say under that protocol."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -128,6 +128,11 @@ class Pipeline:
         """The line under every figure's title."""
         official = " as coded (--official)" if self.official else ""
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
+
+    @property
+    def of_all_points(self) -> str:
+        """What a caption says of points as fitted, where other figures show held-out ones."""
+        return ALL_POINTS if self.protocol.density == "heldout" else ""
 
     @property
     def n_discard(self) -> int | None:
@@ -297,7 +302,7 @@ class Pipeline:
             "figure_b4": scores_of(self.profile),
             "figure_b5": {
                 "stages": list(self.left_out),
-                "remark": ALL_POINTS if self.protocol.density == "heldout" else "",
+                "remark": self.of_all_points,
             }
             | scores_of(self.profile),
         }

@@ -111,18 +111,18 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
         noise = {"sigma": scale.sigma, "n0": scale.n0, "n": scale.n, "alpha": scale.alpha}
         made = (steps["density_bins"], steps["certification"], steps["attacks"])
         return words | noise, (*scores, pipeline.posteriors[4], *made)
-    if name in ("figure_4", "figure_b6"):
-        chosen = {"threshold": scale.threshold, "least_points": scale.least_points}
-        dimensions = {"dimensions": list(pipeline.profile.dimensions)}
-        if name == "figure_4":
-            return words | stages | chosen | dimensions, (*scores, steps["kl_by_stage"])
+    chosen: dict[str, Any] = {"threshold": scale.threshold, "least_points": scale.least_points}
+    chosen["dimensions"] = list(pipeline.profile.dimensions)
+    if name == "figure_4":
+        return words | stages | chosen, (*scores, steps["kl_by_stage"])
+    if name == "figure_b6":
         needed = (*scores, steps["kl_by_stage"], steps["kl_at_other_dimensions"])
-        return words | {"cells": _cells(pipeline)} | chosen | dimensions, needed
+        return words | {"cells": _cells(pipeline)} | chosen, needed
     if name == "figure_b7":
         kept = list(pipeline.left_out)
         dimensions = {"dimensions": [pipeline.profile.dimensions[stage - 1] for stage in kept]}
         posteriors = [pipeline.posteriors[stage] for stage in kept]
-        bins = {"stages": kept, "n_bins": PAPER_BINS}
+        bins = {"stages": kept, "n_bins": PAPER_BINS, "remark": pipeline.of_all_points}
         return words | bins | dimensions, (*scores, *posteriors, *pipeline.left_out.values())
     return words | stages, (*scores, steps["generative"])
 

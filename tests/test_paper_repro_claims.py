@@ -190,8 +190,8 @@ def test_two_classes_cannot_decide_on_divergences():
     stored = by_stage(1, 80.0)
     (claim,) = assess({"figure_4": stored | {"divergence": stored["divergence"][..., :2, :2]}})
     assert claim.remark == (
-        "2 classes have enough points of every kind. Dimensions are 16, 16, 64, 64 at these stages; figure B.6 has "
-        "them equal."
+        "2 classes have enough points of every kind. Dimensions are 16, 16, 64, 64 at these stages; under `paper`, "
+        "figure B.6 has them equal."
     )
     (claim,) = assess({"figure_4": stored | {"dimensions": np.array([16, 16, 16, 16])}})
     assert claim.remark == ""

@@ -17,6 +17,8 @@ from made_robustness import (
 from tolerances import PEER_RELATIVE
 
 from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6, figure_b7
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PROFILES, PROTOCOLS
 
 WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
 
@@ -115,6 +117,14 @@ def test_figure_b7_bins_points_in_both_orders():
     rows = figure_b7.table(stored)
     assert len(rows) == 2 * 2 * 20
     assert (rows[60]["stage"], rows[60]["points"], rows[60]["share_in_small_components"]) == (4, "left out", 0.75)
+
+
+def test_figure_b7_says_what_its_densities_are_of():
+    caption = figure_b7.caption(figure_b7.compute(**made_figure_b7(), remark="Of all points.") | WORDS)
+    assert "mostly the prior's. Of all points. Networks are made up. A note." in caption
+    for protocol, said in (("heldout", True), ("converged", False)):
+        settings = Pipeline(PROFILES["digits"], PROTOCOLS[protocol]).figures["figure_b7"].settings
+        assert ("of the fit to all points" in settings["remark"]) == said
 
 
 def test_figure_b7_in_words():

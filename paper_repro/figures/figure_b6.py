@@ -1,6 +1,6 @@
 """Figure B.6: figure 4 with as many dimensions at every stage, so that depth and dimension do not change together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,32 +17,19 @@ SHADE = "#eef2f7"
 """Where figure 4 has as many dimensions."""
 
 
-def compute(
-    cells: Sequence[Sequence[int]],
-    divergence: Mapping[str, np.ndarray],
-    standard_error: Mapping[str, np.ndarray],
-    memorization: Mapping[str, np.ndarray],
-    class_names: Sequence[str],
-    n_classes: int,
-    least_points: int,
-    scale: Mapping[str, Any],
-) -> dict[str, np.ndarray]:
+def compute(cells: Sequence[Sequence[int]], **numbers: Any) -> dict[str, np.ndarray]:
     """As figure 4, in each cell.
 
     Args:
         cells: C pairs of a stage and a number of dimensions.
-        divergence: by kind (most, random, least), [C, G, G] in nats.
-        standard_error, memorization, class_names, n_classes, least_points, scale: as there; dimensions are those of
-            figure 4 by stage.
+        numbers: what `figure_4.compute` takes beside stages, with cells in their place; the scale's dimensions are
+            those of figure 4, by stage.
 
     Returns:
         As there, with cells in the place of stages; and cell_dimensions [C].
     """
     stages, D = zip(*cells, strict=True)
-    found = figure_4.compute(
-        stages, divergence, standard_error, memorization, class_names, n_classes, least_points, scale
-    )
-    return found | {"cell_dimensions": np.array(D)}
+    return figure_4.compute(stages, **numbers) | {"cell_dimensions": np.array(D)}
 
 
 def table(stored: Stored) -> list[dict[str, Any]]:

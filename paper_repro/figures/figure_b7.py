@@ -26,6 +26,7 @@ def compute(
     dimensions: Mapping[int, int],
     n_bins: int,
     scale: Mapping[str, Any],
+    remark: str = "",
 ) -> dict[str, np.ndarray]:
     """Means of each bin, in both orders of the points, and of the points of small components.
 
@@ -37,6 +38,7 @@ def compute(
         dimensions: by stage, D of the space of the densities.
         n_bins: B.
         scale: what a caption says: n_trials, and a sentence on the networks that the scores come from.
+        remark: a sentence for the caption.
 
     Returns:
         stages, dimensions [S]; of each kind, seen and left_out: {kind}_density (nats), {kind}_memorization, its
@@ -72,6 +74,7 @@ def compute(
         "stages": np.array(stages),
         "dimensions": np.array([dimensions[stage] for stage in stages]),
         "n_points": np.array(len(memorization)),
+        "remark": np.array(remark),
         **{name: np.array(values) for name, values in found.items()},
         **{name: np.array(value) for name, value in scale.items()},
     }
@@ -102,9 +105,8 @@ def draw(stored: Stored) -> Figure:
     panels = figure.subplots(2, n_stages, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
     x = np.arange(1, stored["seen_density"].shape[1] + 1)
     for s, (stage, D) in enumerate(zip(stored["stages"], stored["dimensions"], strict=True)):
-        for (kind, (words, colour, mark)), step in zip(KINDS.items(), (0, 1), strict=True):
-            look: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 3, "linewidth": 1.2}
-            look |= {"label": words, "zorder": 3 - step}
+        for kind, (words, colour, mark) in reversed(KINDS.items()):  # as fitted above left out
+            look: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 3, "linewidth": 1.2, "label": words}
             panels[0, s].plot(x, stored[f"{kind}_memorization"][s], **look)
             panels[1, s].plot(x, stored[f"{kind}_small"][s], **look)
         panels[0, s].set_title(f"Stage {stage}  (D = {D})")
@@ -126,8 +128,8 @@ def caption(stored: Stored) -> str:
         f"memorization, from {int(stored['n_trials'])} networks trained on random 70% subsets; standard errors of a "
         f"bin's mean are at most {error:.3f}. Below: mean share of the kept labellings in which a point is in a "
         "component of fewer points than dimensions, whose covariance is mostly the prior's. "
-        f"{stored['networks']} {stored['note']}"
-    )
+        f"{stored['remark']} {stored['networks']} {stored['note']}"
+    ).replace("  ", " ")
 
 
 def look_for(stored: Stored) -> str:
