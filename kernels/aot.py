@@ -32,7 +32,14 @@ from triton.compiler import ASTSource
 from kernels.triton.common import INTERPRETED, TARGETS, Case
 
 FOLDER = Path(__file__).parent / "aot_tables"
-MODULES = ("gaussian_log_density", "mixture_log_density", "em_statistics", "component_statistics", "gibbs_sweep")
+MODULES = (
+    "components",
+    "gaussian_log_density",
+    "mixture_log_density",
+    "em_statistics",
+    "component_statistics",
+    "gibbs_sweep",
+)
 
 
 class Limits(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 pytest.importorskip("triton")
 
@@ -225,7 +225,7 @@ def test_the_installed_version_of_triton_is_preferred(monkeypatch):
 
 
 VIEWS = {
-    "alias", "as_strided", "detach", "diagonal", "empty", "expand", "permute", "select", "slice", "split", "squeeze",
+    "alias", "as_strided", "detach", "diagonal", "empty", "expand", "new_empty", "permute", "select", "slice", "split", "squeeze",
     "t", "transpose", "unbind", "unsqueeze", "view", "_local_scalar_dense", "_unsafe_view",
 }  # fmt: skip
 
@@ -236,7 +236,16 @@ def test_launches_of_em_statistics_are_counted(monkeypatch, D):
 
     class Counted:
         def __getitem__(self, grid):
-            return lambda *args, **options: launches.append("kernel")
+            return self
+
+        def __call__(self, *args, **options):
+            launches.append("kernel")
+
+    class Layout(Counted):
+        def __call__(self, *args, **options):
+            super().__call__()
+            with _disable_current_modes():
+                args[4].fill_(24 * 2)
 
     class Trace(TorchDispatchMode):
         def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -245,9 +254,13 @@ def test_launches_of_em_statistics_are_counted(monkeypatch, D):
             return operation(*args, **(kwargs or {}))
 
     engine = importlib.import_module("kernels.triton")
+    monkeypatch.setattr(importlib.import_module("kernels.triton.em_statistics"), "_layout_kernel", Layout())
     for module, kernel in (
+        ("components", "_pack_kernel"),
+        ("components", "_relative_kernel"),
         ("em_statistics", "_statistics_kernel"),
-        ("em_statistics", "_group_sum_kernel"),
+        ("em_statistics", "_log_likelihood_kernel"),
+        ("em_statistics", "_merge_kernel"),
         ("mixture_log_density", "_mixture_kernel"),
     ):
         monkeypatch.setattr(importlib.import_module(f"kernels.triton.{module}"), kernel, Counted())
@@ -255,6 +268,6 @@ def test_launches_of_em_statistics_are_counted(monkeypatch, D):
     offsets = {name: value.to(DEVICE) for name, value in offsets.items()}
     x, W = torch.zeros(24, D, device=DEVICE), torch.eye(D, device=DEVICE).repeat(6, 1, 1)
     with Trace():
-        engine.em_statistics(x, x[:6, 0], x[:6], W, **offsets)
-    assert launches.count("kernel") == 3
+        engine.em_statistics(x, x[0, :6], x[:6], W, **offsets)
+    assert launches.count("kernel") == 7
     assert len(launches) == model.EM_LAUNCHES, launches

@@ -26,7 +26,6 @@ registers and 608 instructions a component, these kernels 128 and 398.
 
 # mypy: allow-untyped-defs
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -158,7 +157,7 @@ def squared_distance_streamed(
 
 @triton.jit
 def log_density(q, p_constant, STUDENT_T: tl.constexpr):
-    """From squared distances and the component's three constants (`component_constants`)."""
+    """From squared distances and the component's three constants (`components.py`)."""
     constant = tl.load(p_constant)
     if STUDENT_T:
         power = tl.load(p_constant + 1)
@@ -270,49 +269,6 @@ def tile_cases(
     return cases
 
 
-def pack_factor(precision_chol: Tensor, blocks: Blocks) -> Tensor:
-    """[M, DP (DP + BK) / 2]: the blocks of the lower triangle, row after row of them, padded with zeros; M may be 0."""
-    M, D, _ = precision_chol.shape
-    DP, BK = padded(D), blocks.features
-    # Few operations, however many blocks: each is a launch.
-    square = torch.nn.functional.pad(precision_chol.tril(), (0, DP - D, 0, DP - D))
-    row, col = torch.tril_indices(DP // BK, DP // BK, device=precision_chol.device)
-    return square.view(M, DP // BK, BK, DP // BK, BK).transpose(2, 3)[:, row, col].contiguous()
-
-
 def group_of(offsets: Tensor, n: int) -> Tensor:
     """[n] int64: the group that each of n points or components belongs to."""
     return torch.searchsorted(offsets[1:].contiguous(), torch.arange(n, device=offsets.device), right=True)
-
-
-def component_constants(precision_chol: Tensor, df: Tensor | None) -> Tensor:
-    """[M, 3] float64: what `log_density` needs beside the squared distance q: the first term, (df + D)/2 and 1/df.
-
-    Gaussian:   log det W - D/2 log(2 pi)                                       - q / 2
-    Student-t:  log det W - D/2 log(df pi) + lgamma((df + D)/2) - lgamma(df/2)  - (df + D)/2 log(1 + q / df)
-    """
-    D = precision_chol.shape[1]
-    constant = precision_chol.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
-    if df is None:
-        constant = constant - 0.5 * D * math.log(2 * math.pi)
-        return torch.stack([constant, torch.full_like(constant, 0.5), torch.ones_like(constant)], dim=1)
-    df = df.double()
-    constant = constant - 0.5 * D * torch.log(df * math.pi) + torch.lgamma(0.5 * (df + D)) - torch.lgamma(0.5 * df)
-    return torch.stack([constant, 0.5 * (df + D), 1 / df], dim=1)
-
-
-def relative_constants(
-    log_weight: Tensor, precision_chol: Tensor, df: Tensor | None, component_offsets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`component_constants` plus log weights, less the largest of each group; and these [G], 0 where there is none.
-
-    A kernel then rounds numbers of the size of q, whatever the unit of the data, and a group's numbers are its own.
-    """
-    constants = component_constants(precision_chol, df)
-    constants[:, 0] += log_weight.double()
-    group = group_of(component_offsets, len(constants))
-    largest = constants.new_full((len(component_offsets) - 1,), -math.inf)
-    largest.scatter_reduce_(0, group, constants[:, 0], "amax")
-    largest = torch.where(largest == -math.inf, 0.0, largest)
-    constants[:, 0] -= largest[group]
-    return constants, largest

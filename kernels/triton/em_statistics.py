@@ -1,4 +1,4 @@
-"""The E-step of EM and the moments for its M-step, on the GPU, in two launches.
+"""The E-step of EM and the moments for its M-step, on the GPU, in two launches, and five small ones beside them.
 
 1. The log joint density of each point and each component of its group, n_g K_g numbers a group, and their logsumexp
    (`mixture_log_density.py`), all relative to the group's largest constant.
@@ -14,6 +14,9 @@
 
 Where a group has many points, its points are cut into `splits` runs to make PROGRAMS programs, so the buffers hold
 about PROGRAMS scatters at most. No atomics: the order of every sum follows from the shapes.
+
+Before them: `components.py`, and where each component's log joints begin. After them: the log-likelihood of each group,
+and the runs of each component merged. Torch's operations on such small tensors cost the host more than these launches.
 
 Responsibilities of a point add up to 1 however far it is, because log joints are computed once, and their logsumexp is
 kept as two numbers, the largest and the log of the sum relative to it: as one float32 it would be off by whole nats
@@ -34,20 +37,22 @@ from kernels.triton.common import (
     Case,
     Table,
     dot,
-    group_of,
     launch_options,
     padded,
     padded_rows,
-    relative_constants,
     target,
     tile_cases,
     tile_constexprs,
 )
+from kernels.triton.components import pack, relative
+from kernels.triton.mixture_log_density import BLOCKS as JOINT_BLOCKS
 from kernels.triton.mixture_log_density import joint_log_density
 from kernels.types import EMStatistics
 
 PROGRAMS = 1024
 SUMMED = 1024  # log-likelihoods at a time
+LOOKED_AT = 256  # groups or components at a time
+MERGED_ROWS = 32  # of a scatter in a program, at most
 
 # float32 at D = 64: tiles of 64 points would take fewer instructions a point (56 for 72 on sm_90, with Triton 3.9), but
 # 254 registers on sm_80.
@@ -77,29 +82,35 @@ def em_statistics(
     name = target(x)
     if group_offsets is None or component_offsets is None:
         group_offsets, component_offsets = (torch.tensor([0, n], device=x.device) for n in (N, M))
-    group_offsets = group_offsets.contiguous()
-    G = len(group_offsets) - 1
-    constants, largest = relative_constants(log_weight, precision_chol, None, component_offsets)
-    group = group_of(component_offsets, M)
-    joint, start, evidence = joint_log_density(
-        x, constants, mean, precision_chol, component_offsets, group_offsets, group
-    )
+    group_offsets, component_offsets = group_offsets.contiguous(), component_offsets.contiguous()
+    G, DP = len(group_offsets) - 1, padded(D)
+    factor, constants = pack(precision_chol, None, log_weight, JOINT_BLOCKS[x.dtype, DP], name)
+    constants, largest = relative(constants, component_offsets, x.dtype, name)
+    layout = torch.empty(2 * M + 1, dtype=torch.int64, device=x.device)
+    group, start, size = layout[:M], layout[M : 2 * M], layout[2 * M :]
+    with torch.cuda.device_of(x):
+        _layout_kernel[(G,)](
+            group_offsets, component_offsets, group, start, size, G, BN=LOOKED_AT, **launch_options(4, name)
+        )  # fmt: skip
+    joint, evidence = joint_log_density(
+        x, constants, mean, factor, component_offsets, group_offsets, start, int(size)
+    )  # fmt: skip
     log_likelihood = torch.empty(G, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
-        _group_sum_kernel[(G,)](
-            evidence.double().sum(0), group_offsets, log_likelihood, BN=SUMMED, **launch_options(4, name)
-        )
-    log_likelihood += largest * group_offsets.diff()
+        _log_likelihood_kernel[(G,)](
+            evidence.contiguous(), group_offsets, largest, log_likelihood, N, BN=SUMMED, **launch_options(4, name)
+        )  # fmt: skip
     if M == 0:
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
 
-    blocks = BLOCKS[x.dtype, padded(D)]
+    blocks = BLOCKS[x.dtype, DP]
     splits = max(1, min(triton.cdiv(PROGRAMS, M), triton.cdiv(N, G * blocks.points)))
-    DP = padded(D)
     scatter_blocks = 1 if blocks.features == DP else 3
     counts = torch.empty(splits, M, dtype=x.dtype, device=x.device)
     shifts = torch.empty(splits, M, DP, dtype=x.dtype, device=x.device)
     scatters = torch.empty(splits, M, DP, DP, dtype=x.dtype, device=x.device)
+    out = EMStatistics(x.new_empty(M), x.new_empty(M, D), x.new_empty(M, D, D), log_likelihood)
+    rows = min(DP, MERGED_ROWS)
     with torch.cuda.device_of(x):
         _statistics_kernel[(M * splits * scatter_blocks,)](
             padded_rows(x),
@@ -119,19 +130,11 @@ def em_statistics(
             **tile_constexprs(x.dtype, D, blocks, name),
             **launch_options(blocks.warps, name, MOST_REGISTERS),
         )
-    count, total, scatter = merge(counts, shifts[..., :D], scatters[..., :D, :D])
-    return EMStatistics(count.to(x.dtype), total.to(x.dtype), scatter.to(x.dtype), log_likelihood)
-
-
-def merge(counts: Tensor, shifts: Tensor, scatters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[M], [M, D], [M, D, D] float64: counts, sums and scatters, of partial ones [splits, M, ...] about their means."""
-    counts, shifts = counts.double(), shifts.double()
-    count = counts.sum(0)
-    total = (counts[..., None] * shifts).sum(0)
-    new_mean = total / torch.where(count > 0, count, 1.0)[:, None]
-    apart = counts.sqrt()[..., None] * (shifts - new_mean)
-    scatter = scatters.sum(0, dtype=torch.float64) + torch.einsum("smi,smj->mij", apart, apart)
-    return count, total, scatter.tril() + scatter.tril(-1).mT
+        _merge_kernel[(M * (DP // rows),)](
+            counts, shifts, scatters, out.counts, out.sums, out.scatters, M, D, splits,
+            DP=DP, ROWS=rows, **launch_options(4, name, MOST_REGISTERS),
+        )  # fmt: skip
+    return out
 
 
 @triton.jit(do_not_specialize=["N", "M", "splits", "scatter_blocks"])
@@ -201,16 +204,82 @@ def _statistics_kernel(
     tl.store(scatters_ptr + out * DP * DP + o_row[:, None] * DP + o_col[None, :], scatter)
 
 
-@triton.jit
-def _group_sum_kernel(value_ptr, offsets_ptr, out_ptr, BN: tl.constexpr):
+@triton.jit(do_not_specialize=["G"])
+def _layout_kernel(group_offsets_ptr, component_offsets_ptr, group_ptr, start_ptr, size_ptr, G, BN: tl.constexpr):
+    """Group of each component, where its log joints begin (less its group's first point), and how many there are."""
+    g = tl.program_id(0)
+    o_n = tl.arange(0, BN)
+    before = tl.zeros([BN], tl.int64)
+    for start in tl.range(0, g, BN):
+        o_g = start + o_n
+        p_points = group_offsets_ptr + o_g
+        p_components = component_offsets_ptr + o_g
+        n_points = tl.load(p_points + 1, mask=o_g < g, other=0) - tl.load(p_points, mask=o_g < g, other=0)
+        n_components = tl.load(p_components + 1, mask=o_g < g, other=0) - tl.load(p_components, mask=o_g < g, other=0)
+        before += n_points * n_components
+    begin = tl.sum(before, axis=0)
+    first_point = tl.load(group_offsets_ptr + g)
+    n_points = tl.load(group_offsets_ptr + g + 1) - first_point
+    first = tl.load(component_offsets_ptr + g)
+    last = tl.load(component_offsets_ptr + g + 1)
+    for start in tl.range(first, last, BN):
+        o_m = start + o_n
+        tl.store(group_ptr + o_m, tl.zeros([BN], tl.int64) + g, mask=o_m < last)
+        tl.store(start_ptr + o_m, begin + (o_m - first) * n_points - first_point, mask=o_m < last)
+    tl.store(size_ptr, begin + (last - first) * n_points, mask=g == G - 1)
+
+
+@triton.jit(do_not_specialize=["N"])
+def _log_likelihood_kernel(evidence_ptr, offsets_ptr, largest_ptr, out_ptr, N, BN: tl.constexpr):
+    """Of each group, in float64: the sum of both rows of evidence, and the constant that they are relative to."""
     group = tl.program_id(0)
     first = tl.load(offsets_ptr + group)
     last = tl.load(offsets_ptr + group + 1)
     total = tl.zeros([BN], tl.float64)
-    for start in range(first, last, BN):
+    for start in tl.range(first, last, BN):
         o_n = start + tl.arange(0, BN)
-        total += tl.load(value_ptr + o_n, mask=o_n < last, other=0.0).to(tl.float64)
-    tl.store(out_ptr + group, tl.sum(total))
+        total += tl.load(evidence_ptr + o_n, mask=o_n < last, other=0.0).to(tl.float64)
+        total += tl.load(evidence_ptr + N + o_n, mask=o_n < last, other=0.0).to(tl.float64)
+    constant = tl.load(largest_ptr + group) * (last - first).to(tl.float64)
+    tl.store(out_ptr + group, tl.sum(total, axis=0) + constant)
+
+
+@triton.jit(do_not_specialize=["M", "D", "splits"])
+def _merge_kernel(
+    counts_ptr, shifts_ptr, scatters_ptr, count_ptr, sum_ptr, scatter_ptr, M, D, splits,
+    DP: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Counts, sums and ROWS rows of the scatters of a component, in float64, of those of its runs about their means."""
+    pid = tl.program_id(0)
+    m = (pid // (DP // ROWS)).to(tl.int64)
+    o_row = (pid % (DP // ROWS)) * ROWS + tl.arange(0, ROWS)
+    o_col = tl.arange(0, DP)
+    count = tl.full([], 0.0, tl.float64)
+    total_row = tl.zeros([ROWS], tl.float64)
+    total_col = tl.zeros([DP], tl.float64)
+    for split in tl.range(0, splits):
+        run = tl.cast(split, tl.int64) * M + m
+        n = tl.load(counts_ptr + run).to(tl.float64)
+        count += n
+        total_row += n * tl.load(shifts_ptr + run * DP + o_row).to(tl.float64)
+        total_col += n * tl.load(shifts_ptr + run * DP + o_col).to(tl.float64)
+    divisor = tl.where(count > 0, count, 1.0)
+    mean_row = total_row / divisor
+    mean_col = total_col / divisor
+    # Of a run's scatter only the lower triangle is written.
+    o_lower = tl.maximum(o_row[:, None], o_col[None, :]) * DP + tl.minimum(o_row[:, None], o_col[None, :])
+    scatter = tl.zeros([ROWS, DP], tl.float64)
+    for split in tl.range(0, splits):
+        run = tl.cast(split, tl.int64) * M + m
+        n = tl.load(counts_ptr + run).to(tl.float64)
+        apart_row = tl.load(shifts_ptr + run * DP + o_row).to(tl.float64) - mean_row
+        apart_col = tl.load(shifts_ptr + run * DP + o_col).to(tl.float64) - mean_col
+        scatter += tl.load(scatters_ptr + run * DP * DP + o_lower).to(tl.float64)
+        scatter += n * (apart_row[:, None] * apart_col[None, :])
+    tl.store(count_ptr + m, count, mask=pid % (DP // ROWS) == 0)
+    tl.store(sum_ptr + m * D + o_row, total_row, mask=o_row < D)
+    m_out = (o_row < D)[:, None] & (o_col < D)[None, :]
+    tl.store(scatter_ptr + m * D * D + o_row[:, None] * D + o_col[None, :], scatter, mask=m_out)
 
 
 def aot_cases() -> list[Case]:
@@ -220,7 +289,20 @@ def aot_cases() -> list[Case]:
         "N": "i32", "M": "i32", "splits": "i32", "scatter_blocks": "i32",
     }  # fmt: skip
     cases = tile_cases(BLOCKS, _statistics_kernel, signature, "em", MOST_REGISTERS)
-    types = {"value_ptr": "*fp64", "offsets_ptr": "*i64", "out_ptr": "*fp64"}
+    offsets = ("group_offsets_ptr", "component_offsets_ptr", "group_ptr", "start_ptr", "size_ptr")
+    layout = dict.fromkeys(offsets, "*i64") | {"G": "i32"}
     for name in TARGETS:
-        cases.append(Case("em group sum", name, _group_sum_kernel, types, {"BN": SUMMED}, launch_options(4, name)))
+        options = launch_options(4, name)
+        cases.append(Case("em layout", name, _layout_kernel, layout, {"BN": LOOKED_AT}, options))
+        for short in ("fp32", "fp64"):
+            types = {"evidence_ptr": f"*{short}", "offsets_ptr": "*i64", "largest_ptr": "*fp64", "out_ptr": "*fp64"}
+            constants = {"BN": SUMMED}
+            types |= {"N": "i32"}
+            cases.append(Case(f"em log-likelihood {short}", name, _log_likelihood_kernel, types, constants, options))
+            pointers = [key for key in _merge_kernel.arg_names if key.endswith("_ptr")]
+            types = dict.fromkeys(pointers, f"*{short}") | dict.fromkeys(("M", "D", "splits"), "i32")
+            for DP in (16, 32, 64, 128):
+                constants = {"DP": DP, "ROWS": min(DP, MERGED_ROWS)}
+                most = launch_options(4, name, MOST_REGISTERS)
+                cases.append(Case(f"em merge {short} D={DP}", name, _merge_kernel, types, constants, most))
     return cases

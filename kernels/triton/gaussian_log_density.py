@@ -17,12 +17,10 @@ from kernels.triton.common import (
     Blocks,
     Case,
     Table,
-    component_constants,
     launch_options,
     load_factor,
     load_points,
     log_density,
-    pack_factor,
     padded,
     padded_rows,
     squared_distance,
@@ -31,19 +29,20 @@ from kernels.triton.common import (
     tile_cases,
     tile_constexprs,
 )
+from kernels.triton.components import pack
 
 COMPONENTS = 16
 
 # Those of `mixture_log_density.py`, whose loop this is.
 BLOCKS: Table = {
-    (torch.float32, 16): Blocks(points=128, features=16, warps=8),
-    (torch.float32, 32): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 16): Blocks(points=128, features=16, warps=2),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=4),
     (torch.float32, 64): Blocks(points=128, features=32, warps=8),
     (torch.float32, 128): Blocks(points=128, features=32, warps=8),
-    (torch.float64, 16): Blocks(points=64, features=16, warps=8),
-    (torch.float64, 32): Blocks(points=64, features=32, warps=8),
-    (torch.float64, 64): Blocks(points=32, features=32, warps=4),
-    (torch.float64, 128): Blocks(points=64, features=16, warps=8),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=2),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=2),
+    (torch.float64, 64): Blocks(points=64, features=32, warps=4),
+    (torch.float64, 128): Blocks(points=64, features=16, warps=4),
 }
 
 
@@ -60,12 +59,13 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
     if M == 0:
         return out
     blocks = BLOCKS[x.dtype, padded(D)]
+    factor, constants = pack(precision_chol, df, None, blocks, name)
     with torch.cuda.device_of(x):
         _component_kernel[(triton.cdiv(N, blocks.points) * triton.cdiv(M, COMPONENTS),)](
             padded_rows(x),
             padded_rows(location),
-            pack_factor(precision_chol, blocks),
-            component_constants(precision_chol, df).to(x.dtype),
+            factor,
+            constants.to(x.dtype),
             out,
             N,
             M,

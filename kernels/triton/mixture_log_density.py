@@ -26,31 +26,31 @@ from kernels.triton.common import (
     load_factor,
     load_points,
     log_density,
-    pack_factor,
     padded,
     padded_rows,
-    relative_constants,
     squared_distance,
     squared_distance_streamed,
     target,
     tile_cases,
     tile_constexprs,
 )
+from kernels.triton.components import pack, relative
 
 PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of an H100: the last one is 1/8 at most
+SEARCHED = tl.constexpr(256)  # groups at a time
 LEAST_COMPONENTS = 8  # in a split, against the load of the tile
 
 # float32 at D = 64: 128 registers and 48 KiB on sm_90 with Triton 3.9 (3.8 takes 166), so that two programs share a
 # multiprocessor, one at work while the other waits. float64 at D = 128: with blocks of 32 features gfx942 spills.
 BLOCKS: Table = {
-    (torch.float32, 16): Blocks(points=128, features=16, warps=8),
-    (torch.float32, 32): Blocks(points=128, features=32, warps=8),
+    (torch.float32, 16): Blocks(points=128, features=16, warps=2),
+    (torch.float32, 32): Blocks(points=128, features=32, warps=4),
     (torch.float32, 64): Blocks(points=128, features=32, warps=8),
     (torch.float32, 128): Blocks(points=128, features=32, warps=8),
-    (torch.float64, 16): Blocks(points=64, features=16, warps=8),
-    (torch.float64, 32): Blocks(points=64, features=32, warps=8),
-    (torch.float64, 64): Blocks(points=32, features=32, warps=4),
-    (torch.float64, 128): Blocks(points=64, features=16, warps=8),
+    (torch.float64, 16): Blocks(points=64, features=16, warps=2),
+    (torch.float64, 32): Blocks(points=64, features=32, warps=2),
+    (torch.float64, 64): Blocks(points=64, features=32, warps=4),
+    (torch.float64, 128): Blocks(points=64, features=16, warps=4),
 }
 
 
@@ -68,8 +68,11 @@ def mixture_log_density(
     offsets = component_offsets
     if offsets is None:
         offsets = torch.tensor([0, len(location)], device=x.device)
-    constants, largest = relative_constants(log_weight, precision_chol, df, offsets)
-    out = _launch(x, constants, location, precision_chol, df is not None, offsets, group_offsets)[0]
+    offsets, name = offsets.contiguous(), target(x)
+    blocks = BLOCKS[x.dtype, padded(x.shape[1])]
+    factor, constants = pack(precision_chol, df, log_weight, blocks, name)
+    constants, largest = relative(constants, offsets, x.dtype, name)
+    out = _launch(x, constants, location, factor, df is not None, offsets, group_offsets)[0]
     out = out[0] if len(out) == 1 else torch.logsumexp(out, dim=0)
     if group_offsets is not None:
         return out[:, 0] + largest[group_of(group_offsets, len(x))].to(x.dtype)
@@ -81,33 +84,37 @@ def joint_log_density(
     x: Tensor,
     constants: Tensor,
     mean: Tensor,
-    precision_chol: Tensor,
+    factor: Tensor,
     component_offsets: Tensor,
     group_offsets: Tensor,
-    group: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaussian log-densities of each point under each component of its group, with the given constants; group [M].
+    start: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Gaussian log-densities of each point under each component of its group, with the given constants and factors.
+
+    Args:
+        constants, factor: of `components.py`.
+        start: [M], of which this says what it is.
+        size: of `joint`: points times components, over all groups.
 
     Returns:
-        joint, start [M]: that of point n under component m is joint[start[m] + n].
+        joint [size]: that of point n under component m is joint[start[m] + n].
         evidence [2, N]: the largest of a point's, and the log of the sum relative to it; -inf for a density of zero.
     """
-    ends = group_offsets.diff()[group].cumsum(0)
-    start = ends - group_offsets[group + 1]
-    joint = torch.empty(int(ends[-1]) if len(ends) else 0, dtype=x.dtype, device=x.device)
-    arguments = (x, constants, mean, precision_chol, False, component_offsets, group_offsets, start, joint)
+    joint = torch.empty(size, dtype=x.dtype, device=x.device)
+    arguments = (x, constants, mean, factor, False, component_offsets, group_offsets, start, joint)
     largest, log_total = evidence = _launch(*arguments)[..., 0]
     if len(largest) == 1:
-        return joint, start, evidence[:, 0]
+        return joint, evidence[:, 0]
     top = largest.amax(0)
-    return joint, start, torch.stack([top, torch.logsumexp(largest - top + log_total, dim=0)])
+    return joint, torch.stack([top, torch.logsumexp(largest - top + log_total, dim=0)])
 
 
 def _launch(
     x: Tensor,
     constants: Tensor,
     location: Tensor,
-    precision_chol: Tensor,
+    factor: Tensor,
     student_t: bool,
     component_offsets: Tensor,
     group_offsets: Tensor | None,
@@ -123,25 +130,24 @@ def _launch(
     own = group_offsets is not None
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)
-    component_offsets = component_offsets.contiguous()
-    tile_group, tile_first, tile_last = point_tiles(group_offsets, N, blocks.points)
-    n_tiles, n_columns = len(tile_group), 1 if own else G
+    # As many tiles as there can be, so that the host need not wait for the offsets; those left over hold no point.
+    n_groups = len(group_offsets) - 1
+    n_tiles, n_columns = N // blocks.points + n_groups, 1 if own else G
     splits = max(1, min(triton.cdiv(PROGRAMS, n_tiles * n_columns), M // (G * LEAST_COMPONENTS)))
     out = torch.empty(1 if joint is None else 2, splits, N, n_columns, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
         _mixture_kernel[(n_tiles * n_columns * splits,)](
             padded_rows(x),
             padded_rows(location),
-            pack_factor(precision_chol, blocks),
-            constants.to(x.dtype),
+            factor,
+            constants,
             component_offsets,
-            tile_group,
-            tile_first,
-            tile_last,
+            group_offsets.contiguous(),
             component_offsets if start is None else start,
             out if joint is None else joint,
             out,
             N,
+            n_groups,
             n_tiles,
             n_columns,
             splits,
@@ -153,25 +159,29 @@ def _launch(
     return out
 
 
-def point_tiles(group_offsets: Tensor, N: int, BN: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tiles of at most BN points of one group each: group, first point and the end of the group's points, all int64.
+@triton.jit
+def _tile_of(group_offsets_ptr, tile, n_groups, BN: tl.constexpr):
+    """Group, first point and number of points (0 or less: left over) of a tile of at most BN points of one group.
 
-    There are N // BN + G, which is as many as there can be, so that the host need not wait for the offsets. Those left
-    over hold no point.
+    The tiles of a group begin at number offset // BN + group, which leaves room for ceil(points / BN) of each.
     """
-    group_tiles = (group_offsets.diff() + BN - 1) // BN
-    ends = group_tiles.cumsum(0)
-    G = len(ends)
-    tile = torch.arange(N // BN + G, device=group_offsets.device)
-    group = torch.searchsorted(ends, tile, right=True).clamp(max=G - 1)
-    first = group_offsets[group] + (tile - (ends - group_tiles)[group]) * BN
-    return group, first, group_offsets[group + 1]
+    group = 0
+    for start in tl.range(0, n_groups, SEARCHED):
+        o_g = start + tl.arange(0, SEARCHED)
+        inside = o_g < n_groups
+        first_tile = tl.load(group_offsets_ptr + o_g, mask=inside, other=0) // BN + o_g
+        group += tl.sum((inside & (first_tile <= tile)).to(tl.int32), axis=0)
+    group -= 1
+    first = tl.load(group_offsets_ptr + group)
+    last = tl.load(group_offsets_ptr + group + 1)
+    row = first + (tile - first // BN - group) * BN
+    return group, row, last - row
 
 
-@triton.jit(do_not_specialize=["N", "n_tiles", "n_columns", "splits"])
+@triton.jit(do_not_specialize=["N", "n_groups", "n_tiles", "n_columns", "splits"])
 def _mixture_kernel(
-    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, tile_group_ptr, tile_first_ptr,
-    tile_last_ptr, start_ptr, joint_ptr, out_ptr, N, n_tiles, n_columns, splits,
+    x_ptr, location_ptr, factor_ptr, constants_ptr, component_offsets_ptr, group_offsets_ptr, start_ptr,
+    joint_ptr, out_ptr, N, n_groups, n_tiles, n_columns, splits,
     DP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
     STUDENT_T: tl.constexpr, JOINT: tl.constexpr,
 ):  # fmt: skip
@@ -181,9 +191,8 @@ def _mixture_kernel(
     tile = pid % n_tiles
     column = (pid // n_tiles) % n_columns
     split = (pid // n_tiles // n_columns).to(tl.int64)
-    row = tl.load(tile_first_ptr + tile)
-    n_points = tl.load(tile_last_ptr + tile) - row
-    group = tl.load(tile_group_ptr + tile) + column
+    group, row, n_points = _tile_of(group_offsets_ptr, tile, n_groups, BN)
+    group += column
     first = tl.load(component_offsets_ptr + group)
     last = tl.load(component_offsets_ptr + group + 1)
     in_split = tl.cdiv(last - first, splits)
@@ -231,9 +240,9 @@ def _mixture_kernel(
 def aot_cases() -> list[Case]:
     signature = {
         "x_ptr": "*x", "location_ptr": "*x", "factor_ptr": "*x", "constants_ptr": "*x",
-        "component_offsets_ptr": "*i64", "tile_group_ptr": "*i64", "tile_first_ptr": "*i64", "tile_last_ptr": "*i64",
+        "component_offsets_ptr": "*i64", "group_offsets_ptr": "*i64",
         "start_ptr": "*i64", "joint_ptr": "*x", "out_ptr": "*x",
-        "N": "i32", "n_tiles": "i32", "n_columns": "i32", "splits": "i32",
+        "N": "i32", "n_groups": "i32", "n_tiles": "i32", "n_columns": "i32", "splits": "i32",
     }  # fmt: skip
     return [
         case
