@@ -3,7 +3,8 @@
     make bench-gpu          or          python -m benchmarks.gpu [--seed N] [--seconds 460] [--output FILE.json]
 
 1. every kernel against the reference, on fresh random inputs (`gpu_checks.py`); where one fails, nothing is timed
-2. the card's own ceilings: copy bandwidth, and matrix products in TF32, float32 and float64
+2. the card's own ceilings: copy bandwidth, and matrix products in TF32, float32 and float64; and what the host needs
+   for a launch
 3. each operation at the paper's shapes, by device events, median, without and with its argument checks (for which the
    host waits); beside it torch.distributions and scikit-learn's mixture on the same card, and what
    `performance_model.py` predicted for the installed version of Triton
@@ -60,6 +61,7 @@ class Sizes(NamedTuple):
     matmul: int = 8192
     copied: int = 2**30
     """Bytes."""
+    launches: int = 200
     repeats: int = 15
 
 
@@ -81,7 +83,8 @@ def run(
         say("Nothing is timed: not every check passed.")
         return report
     report["ceilings"] = ceilings(device, sizes)
-    say(json.dumps(report["ceilings"]))
+    report["host_seconds"] = host_seconds(device, sizes)
+    say(json.dumps(report["ceilings"] | report["host_seconds"]))
     predicted = _predictions(device)
     report["predicted_from_kernels_of_triton"] = performance_model.version_here() if predicted else None
     report["timings"], report["left_out"] = [], []
@@ -121,6 +124,28 @@ def ceilings(device: str, sizes: Sizes) -> dict[str, float]:
         out[name] = 2 * n**3 / timed(multiply, device, sizes.repeats)["median"]
     torch.set_float32_matmul_precision(before)
     return out
+
+
+def host_seconds(device: str, sizes: Sizes) -> dict[str, float]:
+    """Of an operation of torch and of a Triton kernel that do next to nothing, when many are asked for."""
+    em = importlib.import_module("kernels.triton.em_statistics")
+    offsets, number = torch.arange(2, device=device), torch.zeros(2, dtype=torch.float64, device=device)
+    options = em.launch_options(4, em.target(number[:, None]))
+    calls = {
+        "torch_operation": lambda: number.add_(0),
+        "triton_launch": lambda: em._log_likelihood_kernel[(1,)](
+            number, offsets, number[:1], number[1:], 1, BN=em.SUMMED, **options
+        ),
+    }
+
+    def many(call: Callable[[], Any]) -> None:
+        for _ in range(sizes.launches):
+            call()
+
+    return {
+        name: timed(functools.partial(many, call), device, sizes.repeats)["median"] / sizes.launches
+        for name, call in calls.items()
+    }
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int, warm_up: int = 2) -> dict[str, float]:

@@ -18,7 +18,7 @@ from benchmarks import step_costs
 from benchmarks.performance_model import GPUS, LAUNCH_SECONDS
 from benchmarks.record import RESULTS
 from benchmarks.report import HOURS
-from benchmarks.roofline import PEAKS, PUBLISHED, shares
+from benchmarks.roofline import MEASURED, PEAKS, shares
 from benchmarks.step_costs import PROFILE_NAMES
 from classfit.storage import replacing
 from paper_repro.profiles import PROFILES
@@ -55,7 +55,7 @@ def predictions(names: Sequence[str] = PROFILE_NAMES) -> dict[str, Any]:
         "peaks": {
             name: {"single": gpu.single, "memory": gpu.memory, **PEAKS[name]._asdict()} for name, gpu in GPUS.items()
         },
-        "published": {name: known._asdict() for name, known in PUBLISHED.items()},
+        "measured": {name: known._asdict() for name, known in MEASURED.items()},
         "share_of_best_case": shares(),
         "launch_seconds": LAUNCH_SECONDS,
         "components": step_costs.COMPONENTS,
@@ -133,10 +133,10 @@ def show(stored: Stored, console: Console) -> None:
             flops, *cells = _cells([cost])
             table.add_row(cost["step"], flops, f"{cost['bytes'] / 1e15:.3g}", *cells)
         console.print(table)
-    published = ", ".join(f"{share:.0%} in {name}" for name, share in stored["share_of_best_case"].items())
+    measured = ", ".join(f"{share:.0%} in {name}" for name, share in stored["share_of_best_case"].items())
     console.print(
         "Predictions, not measurements. Best: every operation at the published peak of flops or bandwidth, or the "
-        f"launches. Likely: the least share of it that was published for an A100 ({published}). Densities: the "
+        f"launches. Likely: the least share of it that was measured ({measured}). Densities: the "
         "performance model of the Triton kernels, and (two cores) what paper-repro does, on the processor."
     )
 

@@ -14,6 +14,7 @@ products: of whole blocks, at the peak rate. Instructions: those of the loop, of
 schedulers. Shared memory: what tensor cores and threads read and write, 128 bytes a cycle. Programs: how many fit, by
 registers and shared memory; one fills the waits of another. The last, partly empty, round of programs is counted;
 clocks that fall under load, and traffic from L2, are not, so it is rather the best that can happen than the likeliest.
+Measured since, on an H200: densities take 2.1 times as long, Gibbs sweeps 1.0 and 1.4 times (`benchmarks.gpu_report`).
 A Gibbs sweep is a chain of steps that wait for each other: its model counts them.
 """
 
@@ -85,9 +86,12 @@ SHARED_BYTES_A_CYCLE = 128
 L2_BYTES_A_CYCLE = 64
 SCHEDULERS = 4
 BARRIER_CYCLES = 30
-LAUNCH_SECONDS = 5e-6
+LAUNCH_SECONDS = 13e-6
+"""Of the host for an operation of torch, and for a Triton kernel: 12.6 and 25.8 us, measured beside an H200
+(`results/gpu`), with torch 2.11 and Triton 3.6."""
+TRITON_LAUNCH_SECONDS = 26e-6
 EM_LAUNCHES = 7
-"""Of EM statistics, torch's operations included: counted in a trace by `tests/test_bench_gpu.py`."""
+"""Triton kernels of EM statistics; no operation of torch, as `tests/test_bench_gpu.py` counts in a trace."""
 
 
 class Prediction(NamedTuple):
@@ -163,7 +167,7 @@ def _predict_mixture(
     splits = max(1, min(math.ceil(2048 / math.ceil(N / BN)), M // 8))
     grid = math.ceil(N / BN) * splits
     rounds = math.ceil(grid / (gpu.multiprocessors * programs))
-    seconds = rounds * programs * math.ceil(M / splits) * cycles / gpu.clock + 2 * LAUNCH_SECONDS
+    seconds = rounds * programs * math.ceil(M / splits) * cycles / gpu.clock + 3 * TRITON_LAUNCH_SECONDS
     flops = float(N) * M * D * (D + 1)
     traffic = 4.0 * (N * D + M * (D * (D + 1) // 2 + D + 1) + N)
     floor = max(flops * _split(gpu) / gpu.single, traffic / gpu.memory)
@@ -187,7 +191,7 @@ def _main_loop(kernel: dict[str, Any]) -> int:
 
 
 def _predict_em(name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: int) -> Prediction:
-    """Log joint densities, then moments: two kernels, and small operations of torch whose launches are most of it."""
+    """Log joint densities, then moments: two kernels, and five small ones whose launches are most of it."""
     gpu, shape = GPUS[name], SHAPES["EM statistics"]
     N, M, G = shape["points"], shape["components"], shape["groups"]
     joint, moments = kernels[f"em joint fp32 D={D}", gpu.target], kernels[f"em fp32 D={D}", gpu.target]
@@ -203,7 +207,7 @@ def _predict_em(name: str, kernels: dict[tuple[str, str], dict[str, Any]], D: in
     flops = float(N) * M / G * 2 * D * (D + 1)  # whitening, and the lower half of a scatter
     traffic = 4.0 * (N * D + 2 * M * (D * D + D + 1))
     floor = max(flops * _split(gpu) / gpu.single, traffic / gpu.memory)
-    launches = EM_LAUNCHES * LAUNCH_SECONDS
+    launches = EM_LAUNCHES * TRITON_LAUNCH_SECONDS
     seconds = kernel_seconds + launches
     bound = "launches" if kernel_seconds < launches else bound
     return Prediction("EM statistics", name, D, flops, traffic, floor, seconds, floor / seconds, bound, programs)

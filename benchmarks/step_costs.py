@@ -2,8 +2,7 @@
 
 Networks: the flops and bytes of every operation of a pass (`benchmarks.network_work`), times the passes that the step's
 own settings ask for. The best case is a GPU at its peaks (`benchmarks.roofline`), or the launches of all operations if
-that is longer. The likely case has, on every GPU, the least share of the best case that was published for an A100, and
-twice the time for a launch.
+that is longer. The likely case has, on every GPU, the least share of the best case that was measured on one.
 
 Densities: `benchmarks.performance_model` at the step's shapes (block size 1), in the best case with 10 components a
 class, in the likely one with 50. `paper-repro` fits densities on the processor, so hours there stand beside, from the
@@ -258,7 +257,7 @@ def attack_passes(budgets: Mapping[str, Sequence[float]]) -> tuple[int, int]:
 
 def _seconds(part: Passes | Densities, name: str, case: str) -> float:
     if isinstance(part, Passes):
-        launches = len(part.operations) * LAUNCH_SECONDS * (2 if case == "likely" else 1)
+        launches = len(part.operations) * LAUNCH_SECONDS
         share = min(shares().values()) if case == "likely" else 1.0
         return part.times * max(roofline(part.operations, name) / share, launches)
     return part.times * _predicted(part, name, case).seconds

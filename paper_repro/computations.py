@@ -179,7 +179,7 @@ def representations(work: Work) -> None:
 def estimate_representations(work: Work) -> float:
     import torch
 
-    from paper_repro.training import part_that_is_short
+    from paper_repro.training import part_that_is_short, typical
 
     data, _, prepare = read_dataset(work)
     network = load_network(work).eval()
@@ -190,7 +190,7 @@ def estimate_representations(work: Work) -> float:
         return _seconds(lambda: network(prepare(data["train_images"][:n].to(device))).cpu())
 
     n = part_that_is_short(seconds, min(512, len(data["train_images"])))
-    return seconds(n) / n * len(data["train_images"])
+    return typical(seconds, n) / n * len(data["train_images"])
 
 
 def posterior(work: Work) -> None:

@@ -19,7 +19,10 @@ PACKAGES = ("classfit", "torch", "torchvision", "timm", "numpy", "scipy", "sciki
 
 @cache
 def software() -> dict[str, Any]:
-    """Versions, git commit (None outside a checkout; "+changes" with uncommitted ones) and the machine."""
+    """Versions, git commit (None outside a checkout; "+changes" with uncommitted ones) and the machine.
+
+    A GPU is named where there is one: networks run on it.
+    """
     import torch
 
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
@@ -29,6 +32,8 @@ def software() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
     return {"versions": versions, "commit": _commit(), "machine": machine}
 
 

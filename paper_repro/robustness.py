@@ -106,7 +106,7 @@ def certification(work: Work) -> None:
 
 def estimate_certification(work: Work) -> float:
     from paper_repro.certification import smoothed_counts
-    from paper_repro.training import part_that_is_short
+    from paper_repro.training import part_that_is_short, typical
     from paper_repro.workers import n_workers, one_thread
 
     settings, networks = work.settings, _subset_networks(work)
@@ -121,7 +121,7 @@ def estimate_certification(work: Work) -> float:
 
     with one_thread():
         n = part_that_is_short(seconds, n)
-        return seconds(n) / n * n_passes / n_workers()
+        return typical(seconds, n) / n * n_passes / n_workers()
 
 
 def attacks(work: Work) -> None:

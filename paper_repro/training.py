@@ -27,6 +27,7 @@ __all__ = [
     "learning_rate",
     "part_that_is_short",
     "train",
+    "typical",
 ]
 
 
@@ -162,9 +163,7 @@ def estimate_seconds(
 
     whole = min(settings.batch_size, len(images))
     n = part_that_is_short(seconds, whole)
-    # The first updates also choose kernels and allocate memory; the median passes over them.
-    timed = [seconds(n) for _ in range(7 if n == whole else 1)]
-    return median(timed) * whole / n * settings.epochs * _updates_per_epoch(images, settings)
+    return typical(seconds, n) * whole / n * settings.epochs * _updates_per_epoch(images, settings)
 
 
 def part_that_is_short(seconds: Callable[[int], float], whole: int) -> int:
@@ -172,6 +171,15 @@ def part_that_is_short(seconds: Callable[[int], float], whole: int) -> int:
     n = min(4, whole)
     seconds(n)
     return int(min(whole, max(n, n * LONG_SECONDS / seconds(n))))
+
+
+def typical(seconds: Callable[[int], float], n: int) -> float:
+    """What `seconds` takes for n images: once if that is long, else the median of seven.
+
+    The first time also chooses kernels and allocates memory: on a GPU, up to a hundred times as long as all others.
+    """
+    first = seconds(n)
+    return first if first > LONG_SECONDS / 2 else median([first, *(seconds(n) for _ in range(6))])
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 pytest.importorskip("triton")
 
 import kernels
-from benchmarks import gpu, gpu_checks
+from benchmarks import gpu, gpu_checks, gpu_report
 from benchmarks import performance_model as model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -22,7 +22,7 @@ README = Path(__file__).parents[1] / "README.md"
 NEWEST = model.stored_versions()[-1]
 SMALL = gpu.Sizes(
     checked=20, checked_features=(3,), features=(3,), points=20, components=7, peer_points=5, groups=2, group=8,
-    per_group=2, sweeps=2, matmul=16, copied=64, repeats=1,
+    per_group=2, sweeps=2, matmul=16, copied=64, launches=2, repeats=1,
 )  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered in log:RuntimeWarning")
@@ -38,6 +38,7 @@ def test_a_run_checks_everything_times_everything_and_is_stored(tmp_path):
         assert operation in names
     assert all(check["bitwise"] for check in report["checks"])
     assert set(report["ceilings"]) == {"copy", "matmul_tf32", "matmul_float32", "matmul_float64"}
+    assert all(0 < seconds < 1 for seconds in report["host_seconds"].values()), report["host_seconds"]
     assert report["left_out"] == []
     assert [t["operation"] for t in report["timings"]] == [
         "mixture density", "EM statistics", "component statistics", "Gibbs sweeps", "Gibbs sweeps, blocks of 4",
@@ -211,6 +212,25 @@ def test_the_readme_has_the_predictions_of_the_newest_table(rows):
     assert found in README.read_text(), f"python -m benchmarks.performance_model --triton {NEWEST}"
 
 
+def test_the_readme_has_what_was_measured():
+    report = gpu_report.newest()
+    assert report["passed"]
+    assert all(check["passed"] and check["bitwise"] for check in report["checks"])
+    assert report["left_out"] == []
+    found = gpu_report.markdown(report)
+    assert len(found.splitlines()) == 2 + len(report["timings"])
+    assert found in README.read_text(), "python -m benchmarks.gpu_report"
+
+
+def test_a_measurement_of_an_unknown_gpu_has_no_prediction():
+    report = gpu_report.newest()
+    unknown = report | {"gpu": report["gpu"] | {"name": "Another GPU"}}
+    lines, before = gpu_report.markdown(unknown).splitlines(), gpu_report.markdown(report).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == [line.split(" | ")[2] for line in before[2:]]
+    assert {line.split(" | ")[3].strip() for line in lines[2:]} == {""}
+    assert "23 ms" in before[2].split(" | ")[3]
+
+
 def test_the_installed_version_of_triton_is_preferred(monkeypatch):
     triton = importlib.import_module("triton")
     for version in model.stored_versions():
@@ -225,8 +245,8 @@ def test_the_installed_version_of_triton_is_preferred(monkeypatch):
 
 
 VIEWS = {
-    "alias", "as_strided", "detach", "diagonal", "empty", "expand", "new_empty", "permute", "select", "slice", "split", "squeeze",
-    "t", "transpose", "unbind", "unsqueeze", "view", "_local_scalar_dense", "_unsafe_view",
+    "alias", "as_strided", "detach", "diagonal", "empty", "expand", "new_empty", "permute", "select", "slice", "split",
+    "squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "_local_scalar_dense", "_unsafe_view",
 }  # fmt: skip
 
 

@@ -126,6 +126,21 @@ def test_an_estimate_is_of_all_updates(digits):
     assert 0 < short < long
 
 
+def test_an_estimate_passes_over_what_happens_once():
+    """On a GPU the first batch of a size takes as long as a hundred others; on two cores every batch is long."""
+    calls = []
+
+    def on_a_gpu(n):
+        calls.append(n)
+        return 0.9 if len(calls) == 1 else 0.01
+
+    assert training.typical(on_a_gpu, 5) == 0.01
+    assert set(calls) == {5}
+    calls.clear()
+    assert training.typical(lambda n: calls.append(n) or 1.5, 5) == 1.5
+    assert calls == [5]
+
+
 def test_the_digits_profile_reaches_its_accuracy(digits):
     """97% on the test images, at the profile's own settings but for half the epochs, to save time."""
     network = residual_network((2, 2, 2, 2), width=DIGITS.width, n_classes=10, in_channels=1, seed=0)

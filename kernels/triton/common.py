@@ -45,6 +45,8 @@ class Blocks(NamedTuple):
     features: int
     """BK: features in a block of the factor (of `em_statistics.py`: of a scatter)."""
     warps: int
+    registers: int | None = None
+    """That a thread may take (NVIDIA only), where ptxas left alone would spill for an occupancy."""
 
 
 class Case(NamedTuple):
@@ -264,7 +266,7 @@ def tile_cases(
         types = {key: f"*{short}" if kind == "*x" else kind for key, kind in signature.items()}
         for name in TARGETS:
             constants = tile_constexprs(dtype, DP, blocks, name) | constexprs
-            options = launch_options(blocks.warps, name, registers)
+            options = launch_options(blocks.warps, name, registers or blocks.registers)
             cases.append(Case(f"{label} {short} D={DP}", name, kernel, types, constants, options))
     return cases
 

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.common import (
+    MOST_REGISTERS,
     Blocks,
     Case,
     Table,
@@ -42,7 +43,7 @@ BLOCKS: Table = {
     (torch.float64, 16): Blocks(points=64, features=16, warps=2),
     (torch.float64, 32): Blocks(points=64, features=32, warps=2),
     (torch.float64, 64): Blocks(points=64, features=32, warps=4),
-    (torch.float64, 128): Blocks(points=64, features=16, warps=4),
+    (torch.float64, 128): Blocks(points=64, features=16, warps=4, registers=MOST_REGISTERS),
 }
 
 
@@ -72,7 +73,7 @@ def component_log_density(x: Tensor, location: Tensor, precision_chol: Tensor, d
             **tile_constexprs(x.dtype, D, blocks, name),
             COMPONENTS=COMPONENTS,
             STUDENT_T=df is not None,
-            **launch_options(blocks.warps, name),
+            **launch_options(blocks.warps, name, blocks.registers),
         )
     return out
 
