@@ -31,10 +31,10 @@ ALL_TABLES = pytest.mark.parametrize(
 
 
 def excused(version, kernel):
-    """Spills that are known of an older version of Triton, none at the paper's sizes on sm_90. The newest has none."""
+    """Spills that are known of an older version of Triton. The newest has none."""
     label, target = kernel["label"], kernel["target"]
     if version == "3.8.0":
-        # Up to 15 stores and 9 loads a program.
+        # Up to 11 stores and 17 loads a program.
         return label.endswith("fp32 D=64") and target == "sm_80"
     if version != "3.6.0":
         return False
@@ -43,6 +43,7 @@ def excused(version, kernel):
         or (target == "sm_100" and kernel["module"] == "component_statistics")  # in float64 too
         or (target == "sm_100" and label == "em joint fp32 D=128")  # 3 stores and 4 loads, for an occupancy
         or (target == "sm_90" and label.startswith("gibbs") and "block=32" in label)
+        or (target == "sm_90" and label == "em joint fp64 D=64")  # 8 stores and 4 loads
     )
 
 

@@ -59,7 +59,12 @@ def test_the_kept_results_are_whole(tmp_path):
         for protocol in (protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()):
             pipeline, workspace = Pipeline(PROFILES[name], PROTOCOLS[protocol]), Workspace(tmp_path / name)
             there = [step for step in keeping._trained(pipeline) if workspace.provenance(step)]
-            assert {workspace.state(step, with_inputs=False) for step in there} == {State.DONE}
+            # A network of full width is more than the repository keeps.
+            large = {step.name for step in there if workspace.provenance(step).get("left_out")}
+            assert large <= {"network"}
+            assert not (large and name == "cifar100-laptop")
+            found = {step.name: workspace.state(step, with_inputs=False) for step in there}
+            assert found == {step: State.KEPT if step in large else State.DONE for step in found}
             kept = [figure for figure, step in pipeline.figures.items() if workspace.provenance(step)]
             steps = (*pipeline.figures.values(), pipeline.scorecard_of(kept))
             states = {step.name: workspace.state(step) for step in steps}
