@@ -182,6 +182,20 @@ FAULTS = [
           '("left_out", left_out[stage])):', '("left_out", seen[stage])):', ("test_robustness_figures.py", "b7_bins")),
     Fault("figures: B.4 takes points as fitted for left out", "paper_repro/controls.py",
           "model.leave_one_out().log_density", "density[fitted]", ("test_controls.py", "held_out_points")),
+    # Triton's kernels, under the interpreter.
+    Fault("Triton: runs merged as if their means were equal", "kernels/triton/em_statistics.py",
+          "scatter += n * (apart_row[:, None] * apart_col[None, :])",
+          "scatter += 0 * n * (apart_row[:, None] * apart_col[None, :])",
+          ("test_triton_densities.py", "statistics_equal_the_reference and dtype1")),
+    Fault("Triton: log-likelihood without the constants that densities are relative to", "kernels/triton/em_statistics.py",
+          "tl.sum(total, axis=0) + constant)", "tl.sum(total, axis=0))",
+          ("test_triton_densities.py", "statistics_of_ragged_groups")),
+    Fault("Triton: the first tile of a group counted to the group before", "kernels/triton/mixture_log_density.py",
+          "(first_tile <= tile)", "((first_tile < tile) | (o_g == 0))",
+          ("test_triton_densities.py", "statistics_of_ragged_groups")),
+    Fault("Triton: factors packed with what lies above the diagonal", "kernels/triton/components.py",
+          "(row < D) & (col <= row)", "(row < D) & (col < D)",
+          ("test_triton_densities.py", "layout_does_not_matter")),
 ]  # fmt: skip
 
 
