@@ -187,7 +187,7 @@ FAULTS = [
           "scatter += n * (apart_row[:, None] * apart_col[None, :])",
           "scatter += 0 * n * (apart_row[:, None] * apart_col[None, :])",
           ("test_triton_densities.py", "statistics_equal_the_reference and dtype1")),
-    Fault("Triton: log-likelihood without the constants that densities are relative to", "kernels/triton/em_statistics.py",
+    Fault("Triton: log-likelihood without the constants of its densities", "kernels/triton/em_statistics.py",
           "tl.sum(total, axis=0) + constant)", "tl.sum(total, axis=0))",
           ("test_triton_densities.py", "statistics_of_ragged_groups")),
     Fault("Triton: the first tile of a group counted to the group before", "kernels/triton/mixture_log_density.py",
