@@ -17,7 +17,7 @@ from benchmarks.gpu import RESULTS
 __all__ = ["main", "markdown", "newest"]
 
 LIKE = {"H200": "H100"}
-"""GPUs whose kernels run as on another that the model knows, by their names' beginnings."""
+"""GPUs whose kernels run as on another that the model knows."""
 
 PER_SWEEP = "Gibbs sweeps"
 
@@ -43,17 +43,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         operation = timing["operation"] + (f", {timing['components']:.1f} components" if sweeps else "")
         guess = _prediction(timing, known, version)
         # Three products of TF32 for one of float32.
-        share = f"{3 * timing['flops'] / report['ceilings']['matmul_tf32'] / seconds:.0%}" if _dense(timing) else ""
+        rate = 3 * timing.get("flops", 0.0) / seconds
+        share = f"{rate / report['ceilings']['matmul_tf32']:.0%}" if timing["operation"] == "mixture density" else ""
         peers = "; ".join(
             f"{peer}: {found['ratio']:.3g} times as long" for peer, found in timing.get("peers", {}).items()
         )
-        cells = (operation, str(D), _time(seconds), _time(guess) if guess else "", share, peers)
+        cells = (operation, str(D), model.in_words(seconds), model.in_words(guess) if guess else "", share, peers)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _dense(timing: Mapping[str, Any]) -> bool:
-    return timing["operation"] == "mixture density"
 
 
 def _prediction(timing: Mapping[str, Any], known: str | None, version: str) -> float | None:
@@ -73,15 +70,15 @@ def _prediction(timing: Mapping[str, Any], known: str | None, version: str) -> f
     return None
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1e3:.2g} ms"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE.json", help="default: the newest stored run")
     file = parser.parse_args().file
-    print(markdown(json.loads(file.read_text()) if file else newest()))
+    try:
+        report = json.loads(file.read_text()) if file else newest()
+        print(markdown(report))
+    except (OSError, ValueError, KeyError) as problem:
+        parser.error(f"{file} is no report of `python -m benchmarks.gpu`: {problem!r}")
 
 
 if __name__ == "__main__":

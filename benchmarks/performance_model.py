@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["GPUS", "SHAPES", "Prediction", "load_kernels", "predict", "predict_gibbs", "stored_versions"]
+__all__ = ["GPUS", "SHAPES", "Prediction", "in_words", "load_kernels", "predict", "predict_gibbs", "stored_versions"]
 
 AOT = Path(__file__).parents[1] / "kernels" / "aot_tables"
 
@@ -305,12 +305,12 @@ def markdown(rows: list[Prediction], version: str) -> str:
             cells = []
             for row in own:
                 fraction = f" ({row.fraction:.0%})" if operation == "mixture density" else ""
-                cells.append(_time(row.seconds) + fraction)
+                cells.append(in_words(row.seconds) + fraction)
             lines.append(f"| {operation} | {D} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _time(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1e3:.2g} ms"
 
 
@@ -333,7 +333,7 @@ def main() -> None:
     for row in rows:
         table.add_row(
             row.operation, row.gpu, str(row.features), f"{row.flops / 1e9:.4g}", f"{row.bytes / 1e6:.4g}",
-            _time(row.floor), _time(row.seconds), f"{row.fraction:.0%}", row.bound, str(row.programs),
+            in_words(row.floor), in_words(row.seconds), f"{row.fraction:.0%}", row.bound, str(row.programs),
         )  # fmt: skip
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)

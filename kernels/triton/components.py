@@ -10,8 +10,8 @@
 2. A program a group: the first constants less the largest of the group. So a density kernel rounds numbers of the size
    of q, whatever the unit of the data, and a group's numbers are its own.
 
-As some 30 of torch's operations the same took longer than an EM step's work: the host needs about 18 us for each
-(measured on a machine with an H200).
+With torch's operations instead an EM step had 78 launches and took 1.4 ms, three times as long as now, since the host
+needs longer for each than the device (measured on an H200).
 """
 
 # mypy: allow-untyped-defs

@@ -86,8 +86,8 @@ def em_statistics(
     G, DP = len(group_offsets) - 1, padded(D)
     factor, constants = pack(precision_chol, None, log_weight, JOINT_BLOCKS[x.dtype, DP], name)
     constants, largest = relative(constants, component_offsets, x.dtype, name)
-    layout = torch.empty(2 * M + 1, dtype=torch.int64, device=x.device)
-    group, start, size = layout[:M], layout[M : 2 * M], layout[2 * M :]
+    # Each a tensor of its own: a kernel for a view at another address would have to be compiled.
+    group, start, size = (torch.empty(n, dtype=torch.int64, device=x.device) for n in (M, M, 1))
     with torch.cuda.device_of(x):
         _layout_kernel[(G,)](
             group_offsets, component_offsets, group, start, size, G, BN=LOOKED_AT, **launch_options(4, name)
