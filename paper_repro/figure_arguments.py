@@ -35,7 +35,7 @@ def _figure_2(work: Work) -> dict[str, Any]:
         "labels": labels,
         "relative_entropy": entropy["value"],
         "standard_error": entropy["standard_error"],
-        "from_prior": entropy.get("from_prior"),
+        "from_prior": entropy["from_prior"],
         "class_names": class_names,
     }
 

@@ -209,7 +209,7 @@ class Pipeline:
         return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
 
     def _entropy(self, stage: int) -> Step:
-        settings = {"stage": stage, "n_draws": self.protocol.entropy_draws, "seed": self.seed}
+        settings = {"stage": stage, "n_draws": self.protocol.entropy_draws, "log_q": "exact", "seed": self.seed}
         name = f"{self.folder}/relative_entropy_stage_{stage}"
         return Step(
             name, settings, compute.relative_entropy, (self.posteriors[stage],), compute.estimate_relative_entropy

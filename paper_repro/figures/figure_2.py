@@ -27,7 +27,7 @@ def compute(
     labels: np.ndarray,
     relative_entropy: np.ndarray,
     standard_error: np.ndarray,
-    from_prior: np.ndarray | None,
+    from_prior: np.ndarray,
     class_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Class by class: mean log-density, mean distance between its points, and relative entropy; and lines through them.
@@ -38,32 +38,29 @@ def compute(
         labels: [N] class of each point, 0..G - 1.
         relative_entropy, standard_error: [G] in nats, of each class's density from the diagonal Gaussian with the same
             mean and variances (equation 4), and the error of its Monte Carlo part.
-        from_prior: [G] in nats, what the prior's component (the second term of equation 3) contributes to it; None if
-            that was not stored.
+        from_prior: [G] in nats, what the prior's component (the second term of equation 3) contributes to it.
         class_names: G names.
 
     Returns:
-        class_names, mean_log_density, mean_distance, relative_entropy, standard_error [G]; high [G] bool; and for each
-        of the two the least-squares line and the correlation: distance_line, entropy_line [3] = slope, intercept, r.
-        With from_prior also that, and without_prior_line, of relative entropy less from_prior.
+        class_names, mean_log_density, mean_distance, relative_entropy, standard_error, from_prior [G]; high [G]
+        bool; and the least-squares line and the correlation, [3] = slope, intercept, r, of each: distance_line,
+        entropy_line and, of relative entropy less from_prior, without_prior_line.
     """
     from classfit import density_groups
 
     mean, _ = class_statistics(log_density, labels, len(class_names))
     distance = np.array([mean_distance(representations[labels == g]) for g in range(len(class_names))])
-    prior = {}
-    if from_prior is not None:
-        line = _least_squares(mean, relative_entropy - from_prior)
-        prior = {"from_prior": np.asarray(from_prior, dtype=np.float64), "without_prior_line": line}
-    return prior | {
+    return {
         "class_names": np.array(class_names),
         "mean_log_density": mean,
         "mean_distance": distance,
         "relative_entropy": np.asarray(relative_entropy, dtype=np.float64),
         "standard_error": np.asarray(standard_error, dtype=np.float64),
+        "from_prior": np.asarray(from_prior, dtype=np.float64),
         "high": density_groups(mean).high,
         "distance_line": _least_squares(mean, distance),
         "entropy_line": _least_squares(mean, relative_entropy),
+        "without_prior_line": _least_squares(mean, relative_entropy - from_prior),
     }
 
 
@@ -76,7 +73,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "mean_distance": float(stored["mean_distance"][g]),
             "relative_entropy_nats": float(stored["relative_entropy"][g]),
             "standard_error_nats": float(stored["standard_error"][g]),
-            **({"from_prior_nats": float(stored["from_prior"][g])} if "from_prior" in stored else {}),
+            "from_prior_nats": float(stored["from_prior"][g]),
             "high_density": bool(stored["high"][g]),
         }
         for g, name in enumerate(stored["class_names"])
@@ -118,7 +115,7 @@ def finding(stored: Stored) -> str:
         f"{style.signed(entropy[2])} for relative entropy (slope {style.signed(entropy[0])} nats a nat). "
         f"Relative entropies lie between {values.min():.1f} and {values.max():.1f} nats."
     )
-    if "from_prior" in stored and stored["from_prior"].any():
+    if stored["from_prior"].any():
         prior, without = stored["from_prior"], stored["without_prior_line"]
         text += (
             f" Of these, the prior's component (the second term of equation 3, wide and of little weight) contributes "
