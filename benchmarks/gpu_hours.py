@@ -86,7 +86,7 @@ def markdown(stored: Stored, profile: str) -> str:
 
 
 def totals(stored: Stored) -> str:
-    """A table for the README: all networks of each profile, and its densities on the processor."""
+    """A table for the README: all networks of each profile, and its densities without a GPU."""
     lines = ["| all networks of | EFLOP | " + " | ".join(GPUS) + " | densities, two cores |"]
     lines.append("| --- |" + " ---: |" * (len(GPUS) + 2))
     for profile, found in stored["profiles"].items():
@@ -137,7 +137,7 @@ def show(stored: Stored, console: Console) -> None:
     console.print(
         "Predictions, not measurements. Best: every operation at the published peak of flops or bandwidth, or the "
         f"launches. Likely: the least share of it that was measured ({measured}). Densities: the "
-        "performance model of the Triton kernels, and (two cores) what paper-repro does, on the processor."
+        "performance model of the Triton kernels, and, where there is no GPU, two cores."
     )
 
 

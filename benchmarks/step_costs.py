@@ -5,9 +5,9 @@ own settings ask for. The best case is a GPU at its peaks (`benchmarks.roofline`
 that is longer. The likely case has, on every GPU, the least share of the best case that was measured on one.
 
 Densities: `benchmarks.performance_model` at the step's shapes (block size 1), in the best case with 10 components a
-class, in the likely one with 50. `paper-repro` fits densities on the processor, so hours there stand beside, from the
-stored benchmark. Not counted: reading the data, singular vectors, drawing random numbers, points left out, figures;
-minutes in all.
+class, in the likely one with 50. Hours on two cores, for where there is no GPU, stand beside, from the stored
+benchmark. Not counted: reading the data, singular vectors, drawing random numbers, points left out, figures; minutes in
+all.
 """
 
 import inspect

@@ -1,7 +1,9 @@
 """What tells whether a chain is where it should be."""
 
+import torch
 from torch import Tensor
 
+from classfit.devices import moved
 from kernels import GibbsState, NIWPrior, unchecked
 from kernels.cpu import threads
 
@@ -20,7 +22,6 @@ def log_joint(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, p
     Returns:
         float64 of the shape of alpha, in nats, on the processor: there it is computed, wherever the tensors are.
     """
-    here = x.cpu()
-    state = GibbsState(labels.cpu(), alpha.cpu())
-    on_processor = NIWPrior(*(field.cpu() for field in prior))
-    return unchecked(here).log_joint(state, here, prior=on_processor, group_offsets=group_offsets)
+    cpu = torch.device("cpu")
+    here, state, on_processor = x.to(cpu), moved(GibbsState(labels, alpha), cpu), moved(prior, cpu)
+    return unchecked(here).log_joint(state, here, prior=on_processor, group_offsets=group_offsets.to(cpu))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from classfit import convergence
 from classfit.convergence import Chains, Convergence
+from classfit.devices import checked, moved
 from classfit.gibbs import Chain, Schedule, advance, start, stream
 from classfit.groups import Grouping, one_group, sort_by_group
 from classfit.leave_one_out import LeaveOneOut
@@ -87,6 +88,9 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             (`classfit.convergence`). The protocols set block_size, n_sweeps, n_discard and thin, whatever these were.
         kappa0, nu0, S0_scale: the prior, if not the paper's: kappa0 in points; nu0 degrees of freedom, above D - 1
             (None: D + 2); S0 = S0_scale diag(variance) / K0^(2/D).
+        device: where sweeps are made and densities evaluated: None is the processor, "cuda" a GPU. Sweeps in other
+            places are rounded in another order, so chains are other draws from the same posterior. The chains of
+            "converged" are made on the processor anyhow: split-merge moves have no GPU kernel; its densities are not.
 
     Attributes:
         posterior_: `Posterior`, the fitted predictive of every group.
@@ -113,6 +117,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         kappa0: float = KAPPA0,
         nu0: float | None = None,
         S0_scale: float = 1.0,
+        device: str | torch.device | None = None,
     ) -> None:
         self.n_init_components = n_init_components
         self.block_size = block_size
@@ -128,6 +133,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         self.kappa0 = kappa0
         self.nu0 = nu0
         self.S0_scale = S0_scale
+        self.device = device
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> "DPGaussianMixture":
         """Sample the posterior of every group.
@@ -138,7 +144,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             groups: [N] name of each point's group, numbers or strings; None puts all in one group.
 
         Raises:
-            ValueError: X not finite or not two-dimensional, a setting out of range, or a checkpoint of another fit.
+            ValueError: X not finite or not two-dimensional, a setting out of range, a device that is not here,
+                `corrected` on a GPU, or a checkpoint of another fit.
 
         Warns:
             ConstantFeatureWarning: a feature does not vary within a group; it is given variance 1 there.
@@ -166,7 +173,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         self.groups_, self._order = grouping.names, grouping.order
         self.posterior_ = Posterior(
             x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, self.official
-        )
+        ).to(self.device)
         return self
 
     def score_samples(self, X: Any, groups: Any = None) -> np.ndarray:
@@ -241,6 +248,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
                 f"n_sweeps - n_discard must be at least thin, or nothing is kept; "
                 f"got {self.n_sweeps} - {self.n_discard} < {self.thin}"
             )
+        if self.corrected and checked(self.device).type != "cpu":
+            raise ValueError(f"corrected must be False on device {self.device!r}: it has no GPU kernel")
         chain = (self.block_size, self.n_sweeps, self.n_discard, self.thin)
         block_size, n_sweeps, n_discard, thin = (4, 400, 320, 4) if self.protocol == "paper" else map(int, chain)
         if self.corrected and (self.official or self.protocol is not None):
@@ -262,13 +271,18 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
     def _run_chain(self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule) -> Chain:
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
+        device = checked(self.device)
+        there, prior_there = x.to(device), moved(prior, device)
+        settings = schedule._asdict() | self._prior(x.shape[1])
+        # On another device the chain would go on, but not to the same result.
+        settings |= {} if device.type == "cpu" else {"device": device.type}
 
         def step(chain: Chain) -> Chain:
             n_sweeps = min(SWEEPS_A_CALL, schedule.n_sweeps - chain.sweep)
-            return advance(chain, n_sweeps, x, offsets, streams, prior, schedule)
+            return advance(chain, n_sweeps, there, offsets, streams, prior_there, schedule)
 
         return self._go_on(
-            _identity(x, offsets, streams, schedule._asdict() | self._prior(x.shape[1])),
+            _identity(x, offsets, streams, settings),
             Chain,
             lambda: start(schedule, offsets, streams),
             step,

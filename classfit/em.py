@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 import kernels
+from classfit.devices import checked
 from classfit.em_steps import Fit, Mixtures, expectation_maximisation, initial_labels
 from classfit.groups import index_of, one_group, sort_by_group
 from classfit.prior import group_variances
@@ -58,6 +59,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         init_params: "k-means++" or "random", see `classfit.em_steps.initial_labels`.
         random_state: int, numpy RandomState or None.
         verbose: 1 shows a progress bar.
+        device: where EM runs and densities are evaluated: None is the processor, "cuda" a GPU.
 
     Attributes (float64; M components, those of the first group first):
         groups_: [G] names of the groups, sorted; [0] if fitted without groups.
@@ -82,6 +84,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         init_params: str = "k-means++",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
+        device: str | torch.device | None = None,
     ) -> None:
         self.n_components = n_components
         self.tol = tol
@@ -91,6 +94,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.init_params = init_params
         self.random_state = random_state
         self.verbose = verbose
+        self.device = device
 
     def fit(self, X: Any, y: Any = None, groups: Any = None) -> Self:
         """Fit a mixture to each group.
@@ -101,8 +105,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             groups: [N] names, or None for one group.
 
         Raises:
-            ValueError: a parameter out of range; X not finite; a group with fewer points than components; a covariance
-                that is singular to working precision.
+            ValueError: a parameter out of range; a device that is not here; X not finite; a group with fewer points
+                than components; a covariance that is singular to working precision.
         """
         candidates = self._check_parameters()
         X = validate_data(self, X, dtype=[np.float64, np.float32])
@@ -176,7 +180,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         for g, rows in rows_of_groups:
             z, log_weight, mean, precision_chol = self._arguments(X[rows], g)
             joint = log_weight + kernels.gaussian_log_density(z, mean, precision_chol)
-            probability[rows, : len(mean)] = joint.double().softmax(1).numpy()
+            probability[rows, : len(mean)] = joint.double().softmax(1).cpu().numpy()
         return probability
 
     def predict(self, X: Any, groups: Any = None) -> np.ndarray:
@@ -274,11 +278,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         labels = [
             initial_labels(points[start.group], start.n_components, self.init_params, start.seed) for start in starts
         ]
+        device = checked(self.device)
         return expectation_maximisation(
-            torch.from_numpy(np.concatenate(x)).to(dtype),
-            torch.from_numpy(np.concatenate(labels)),
-            torch.from_numpy(np.cumsum([0] + [len(group) for group in x])),
-            torch.from_numpy(np.cumsum([0] + [start.n_components for start in starts])),
+            torch.from_numpy(np.concatenate(x)).to(device, dtype),
+            torch.from_numpy(np.concatenate(labels)).to(device),
+            torch.from_numpy(np.cumsum([0] + [len(group) for group in x])).to(device),
+            torch.from_numpy(np.cumsum([0] + [start.n_components for start in starts])).to(device),
             tol=self.tol,
             max_iter=self.max_iter,
             reg_covar=self.reg_covar,
@@ -301,16 +306,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return [(int(g), np.flatnonzero(index == g)) for g in np.unique(index)]
 
     def _arguments(self, X: np.ndarray, g: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centred and scaled points, and the log weights, means and factors of group g, in the dtype of X."""
+        """Centred and scaled points, and the log weights, means and factors of group g, in the dtype of X, on the
+        device."""
         centre, scale = self._frames[g]
         weights, means, _, precision_chol = self._mixtures[g]
-        dtype = _torch_dtype(X)
-        z = torch.from_numpy((X - centre) / scale)
-        return z.to(dtype), weights.log().to(dtype), means.to(dtype), precision_chol.to(dtype)
+        device, dtype = checked(self.device), _torch_dtype(X)
+        z = torch.from_numpy((X - centre) / scale).to(device, dtype)
+        return z, weights.log().to(device, dtype), means.to(device, dtype), precision_chol.to(device, dtype)
 
     def _log_density(self, X: np.ndarray, g: int) -> np.ndarray:
         """[N] under group g."""
-        log_density = kernels.mixture_log_density(*self._arguments(X, g)).double().numpy()
+        log_density = kernels.mixture_log_density(*self._arguments(X, g)).double().cpu().numpy()
         return log_density - np.log(self._frames[g][1]).sum()
 
     def _warn(self, groups: Sequence[bool] | np.ndarray, message: str) -> None:

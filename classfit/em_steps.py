@@ -15,6 +15,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 import kernels
+from classfit.devices import moved
 from kernels.cpu import threads
 
 __all__ = ["Fit", "Mixtures", "e_step", "expectation_maximisation", "initial_labels", "initial_mixtures", "m_step"]
@@ -37,6 +38,7 @@ class Fit(NamedTuple):
     """The end of EM in one group."""
 
     mixture: Mixtures
+    """On the processor."""
     log_likelihood: float
     """Mean over the points under just this mixture, in nats."""
     n_iter: int
@@ -84,7 +86,7 @@ def initial_mixtures(
     pooled = moments.scatters.sum(1) / sizes[:, None, None]
     pooled.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
     precision_chol, singular = _precision_chol(pooled, x.dtype)
-    present = torch.arange(K) < n_components[:, None]
+    present = torch.arange(K, device=x.device) < n_components[:, None]
     weights = (moments.counts / sizes[:, None].double())[present]
     group = torch.repeat_interleave(n_components)
     return Mixtures(weights, moments.means[present], pooled[group], precision_chol[group]), singular[group]
@@ -158,7 +160,8 @@ def expectation_maximisation(
     A group that stops is dropped from the steps that follow.
 
     Args:
-        x: [N, D] points sorted by group, float32 or float64, centred and scaled.
+        x: [N, D] points sorted by group, float32 or float64, centred and scaled; EM runs where they are,
+            and the rest must be there.
         labels: [N] int64, component of each point within its group.
         group_offsets, component_offsets: [G + 1] int64; no group is empty.
         tol: in nats.
@@ -172,9 +175,9 @@ def expectation_maximisation(
     fits: dict[int, Fit] = {}
     mixtures, bad = initial_mixtures(x, labels, group_offsets, component_offsets, reg_covar)
     improved = mixtures
-    groups = torch.arange(len(group_offsets) - 1)
-    bound = torch.full((len(groups),), -torch.inf, dtype=torch.float64)
-    converged = torch.zeros(len(groups), dtype=torch.bool)
+    groups = torch.arange(len(group_offsets) - 1, device=x.device)
+    bound = torch.full((len(groups),), -torch.inf, dtype=torch.float64, device=x.device)
+    converged = torch.zeros(len(groups), dtype=torch.bool, device=x.device)
     singular = stop = _group_sums(bad.double(), component_offsets) > 0
     for step in count():
         if stop.any():
@@ -183,6 +186,7 @@ def expectation_maximisation(
                 a, b = component_offsets[i : i + 2].tolist()
                 # A copy, or the groups that go on would keep the memory of all.
                 mixture = Mixtures(*(field[a:b] if stop.all() else field[a:b].clone() for field in mixtures))
+                mixture = moved(mixture, torch.device("cpu"))
                 n_iter = max(step - 1, 0)
                 fits[int(groups[i])] = Fit(mixture, float(bound[i]), n_iter, bool(converged[i]), bool(singular[i]))
             if stop.all():
@@ -228,4 +232,4 @@ def _select(keep: Tensor, offsets: Tensor) -> Tensor:
 
 def _group_sums(values: Tensor, offsets: Tensor) -> Tensor:
     group = torch.repeat_interleave(offsets.diff())
-    return torch.zeros(len(offsets) - 1, dtype=values.dtype).index_add_(0, group, values)
+    return values.new_zeros(len(offsets) - 1).index_add_(0, group, values)

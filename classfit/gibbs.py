@@ -108,9 +108,10 @@ def advance(
     """The chain after `n_sweeps` more sweeps of every group, in one call of the kernel.
 
     Args:
-        x: [N, D] points sorted by group.
+        x: [N, D] points sorted by group; the sweeps run where they are.
+        group_offsets: [G + 1] int64, on the processor.
         streams: [G] `stream` of each group's name.
-        prior: of each group, in the units of x.
+        prior: of each group, in the units of x and on its device.
     """
     numbers = _random_numbers(schedule, streams, chain.sweep, n_sweeps, group_offsets, x.device)
     order, uniforms, noise, correction = numbers

@@ -42,7 +42,7 @@ def leave_one_out(
     """Densities of all points, each given the others of its group.
 
     Args:
-        x, group_offsets, labels, alpha, prior: as of `Posterior`.
+        x, group_offsets, labels, alpha, prior: as of `Posterior`; it is computed where x and prior are.
         verbose: 1 shows a progress bar.
 
     Returns:
@@ -54,13 +54,13 @@ def leave_one_out(
         points = x[a:b].double()
         new = student_t_log_density(points, *prior_predictive(prior, g))
         draws = [
-            _given_labels(points, torch.from_numpy(z).long(), float(value), prior, g, new)
+            _given_labels(points, torch.from_numpy(z).long().to(x.device), float(value), prior, g, new)
             for z, value in zip(labels[:, a:b], alpha[:, g], strict=True)
         ]
         log_weight = -torch.stack(draws)
         total = torch.logsumexp(log_weight, 0)
-        log_density[a:b] = np.log(len(draws)) - total.numpy()
-        effective[a:b] = torch.exp(2 * total - torch.logsumexp(2 * log_weight, 0)).numpy()
+        log_density[a:b] = np.log(len(draws)) - total.cpu().numpy()
+        effective[a:b] = torch.exp(2 * total - torch.logsumexp(2 * log_weight, 0)).cpu().numpy()
     return LeaveOneOut(log_density, effective)
 
 
@@ -72,8 +72,8 @@ def _given_labels(x: Tensor, labels: Tensor, alpha: float, prior: NIWPrior, grou
     joint = size.log() + student_t_log_density(x, *components)
     own = (size[labels] - 1).log() + _of_members(x, labels, fitted, components)
     # Without its only point a component is not there.
-    joint[torch.arange(len(x)), labels] = torch.where(size[labels] > 1, own, -torch.inf)
-    return torch.logsumexp(torch.cat([joint, np.log(alpha) + new], 1), 1) - np.log(len(x) - 1 + alpha)
+    joint[torch.arange(len(x), device=x.device), labels] = torch.where(size[labels] > 1, own, -torch.inf)
+    return torch.logsumexp(torch.cat([joint, new + np.log(alpha)], 1), 1) - np.log(len(x) - 1 + alpha)
 
 
 def _of_members(x: Tensor, labels: Tensor, fitted: NIWPosterior, components: StudentT) -> Tensor:
@@ -88,7 +88,7 @@ def _of_members(x: Tensor, labels: Tensor, fitted: NIWPosterior, components: Stu
     factor = (kappa + 1) / (kappa * components.df)
     chol = components.precision_chol
     half_log_det = D / 2 * factor.log() + chol.diagonal(dim1=1, dim2=2).log().sum(1)
-    q = torch.empty(len(x), dtype=torch.float64)
+    q = torch.empty_like(x[:, 0])
     for k in range(len(chol)):
         members = labels == k
         q[members] = factor[k] * ((x[members] - components.location[k]) @ chol[k].T).square().sum(1)

@@ -7,13 +7,14 @@ whenever they are needed, so a posterior is small, exact, and free of anything t
 import json
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from classfit.devices import checked, moved
 from classfit.groups import index_of
 from classfit.leave_one_out import LeaveOneOut, leave_one_out
 from classfit.prior import StudentT, niw_posterior, predictive, prior_predictive
@@ -74,6 +75,8 @@ class Posterior:
         prior: NIWPrior of the groups, in the units of x.
         variance: [G, D] variance of each feature, of the diagonal Gaussian that `relative_entropy` compares with.
         official: see above.
+
+    Attributes: all of these, and device, where densities are evaluated: the processor, before `to`.
     """
 
     def __init__(
@@ -92,6 +95,16 @@ class Posterior:
         self.x, self.group_offsets, self.groups = x, group_offsets, groups
         self.labels, self.alpha = labels, alpha
         self.prior, self.variance, self.official = prior, variance, official
+        self.device = torch.device("cpu")
+
+    def to(self, device: str | torch.device | None) -> Self:
+        """This posterior, for use on that device ("cuda" is a GPU, None the processor): what it holds stays here.
+
+        Raises:
+            ValueError: no such device is here.
+        """
+        self.device = checked(device)
+        return self
 
     @threads.reserved()
     def mixture(self, group: int) -> Mixture:
@@ -180,7 +193,8 @@ class Posterior:
         """
         if self.official:
             raise ValueError("official must be False: the published predictive is no mean over the posterior of labels")
-        return leave_one_out(self.x, self.group_offsets, self.labels, self.alpha, self.prior, verbose=verbose)
+        x, prior = self.x.to(self.device), moved(self.prior, self.device)
+        return leave_one_out(x, self.group_offsets, self.labels, self.alpha, prior, verbose=verbose)
 
     @threads.reserved()
     def component_probabilities(self, X: Any, groups: Any = None) -> np.ndarray:
@@ -212,7 +226,9 @@ class Posterior:
         for g in np.unique(own):
             rows = torch.from_numpy(np.flatnonzero(own == g))
             mixture = last.mixture(g)
-            joint = mixture.log_weight + student_t_log_density(points[rows], *mixture.components)
+            components = moved(mixture.components, self.device)
+            density = student_t_log_density(points[rows], *components)
+            joint = mixture.log_weight + density.cpu()
             out[rows, : joint.shape[1] - 1] = joint[:, :-1]
             out[rows, -1] = joint[:, -1]
         return out
@@ -304,8 +320,9 @@ class Posterior:
             mixture = self.mixture(g)
             draws.append(self._draw(mixture, n_draws, streams[g]))
             log_p.append(self._mixture_log_density(draws[g], mixture))
+        every = torch.cat(draws).to(self.device)
         for h in track(range(G), "KL divergence", disable=not verbose):
-            log_q = self._mixture_log_density(torch.cat(draws), self.mixture(h)).reshape(G, n_draws)
+            log_q = self._mixture_log_density(every, self.mixture(h)).reshape(G, n_draws)
             for g in range(G):
                 if g != h:
                     value[g, h], error[g, h] = _mean(log_p[g] - log_q[g])
@@ -353,15 +370,17 @@ class Posterior:
         points = torch.as_tensor(np.ascontiguousarray(X), dtype=torch.float64)
         if points.ndim != 2 or points.shape[1] != self.x.shape[1]:
             raise ValueError(f"X must have shape [n, {self.x.shape[1]}], got {list(points.shape)}")
-        return points
+        return points.to(self.device)
 
     def _mixture_log_density(self, points: Tensor, mixture: Mixture) -> np.ndarray:
-        location, precision_chol, df = mixture.components
-        centre = torch.softmax(mixture.log_weight, 0) @ location
+        """[n] of points [n, D] on any device."""
+        location, precision_chol, df = moved(mixture.components, self.device)
+        log_weight, offsets = mixture.log_weight.to(self.device), mixture.offsets.to(self.device)
+        centre = torch.softmax(log_weight, 0) @ location
         about = StudentT(location - centre, precision_chol, df)
-        near, components = (points - centre).to(self.x.dtype), (field.to(self.x.dtype) for field in about)
-        parts = mixture_log_density(near, mixture.log_weight, *StudentT(*components), component_offsets=mixture.offsets)
-        return parts.double().mean(1).numpy()
+        near, components = (points.to(self.device) - centre).to(self.x.dtype), (f.to(self.x.dtype) for f in about)
+        parts = mixture_log_density(near, log_weight, *StudentT(*components), component_offsets=offsets)
+        return parts.double().mean(1).cpu().numpy()
 
     def _draw(self, mixture: Mixture, n: int, rng: np.random.Generator) -> Tensor:
         """Draws location + W^-1 z sqrt(df / chi2_df), component by component, then shuffled."""

@@ -135,7 +135,7 @@ def niw_posterior(prior: NIWPrior, group: int, statistics: ComponentStatistics) 
 def prior_predictive(prior: NIWPrior, group: int) -> StudentT:
     """Density of the first point of a component: t_0, of one group, as one component."""
     D = prior.mu0.shape[1]
-    nothing = (torch.zeros(1, 1, *shape, dtype=torch.float64) for shape in ((), (D,), (D, D)))
+    nothing = (prior.mu0.new_zeros(1, 1, *shape) for shape in ((), (D,), (D, D)))
     return predictive(niw_posterior(prior, group, ComponentStatistics(*nothing)))
 
 

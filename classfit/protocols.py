@@ -37,6 +37,7 @@ def heldout(
     random_state: int = 0,
     checkpoint_folder: str | PathLike | None = None,
     verbose: int = 0,
+    device: str | None = None,
 ) -> ProtocolDensity:
     """Log posterior predictive density of each point from a fit to the other folds of its group.
 
@@ -48,7 +49,7 @@ def heldout(
         X: [N, D] points, float32 or float64.
         groups: [N] name of each point's group; every group needs at least n_folds points.
         n_folds: at least 2.
-        n_init_components, protocol, verbose: as of `DPGaussianMixture`.
+        n_init_components, protocol, verbose, device: as of `DPGaussianMixture`.
         random_state: seed of the folds and, with the number of the fold, of the fits.
         checkpoint_folder: where each fold's fit keeps its checkpoint; None keeps none.
 
@@ -82,6 +83,7 @@ def heldout(
             random_state=random_state + f,
             checkpoint=None if checkpoint_folder is None else Path(checkpoint_folder) / f"fold{f}.npz",
             verbose=verbose,
+            device=device,
         ).fit(X[~out], groups=names[~out])
         density = model.score_samples(X, names)
         log_density[out] = density[out]
@@ -93,14 +95,20 @@ def heldout(
 
 
 def em(
-    X: Any, groups: Any, *, n_components: tuple[int, ...] = (1, 2, 3, 4, 6, 8), random_state: int = 0, verbose: int = 0
+    X: Any,
+    groups: Any,
+    *,
+    n_components: tuple[int, ...] = (1, 2, 3, 4, 6, 8),
+    random_state: int = 0,
+    verbose: int = 0,
+    device: str | None = None,
 ) -> ProtocolDensity:
     """Log-density of each point under a finite Gaussian mixture of its group, the number of components by BIC.
 
     Args:
         X, groups: as `heldout`.
         n_components: numbers that are tried.
-        random_state, verbose: as of `GaussianMixture`.
+        random_state, verbose, device: as of `GaussianMixture`.
 
     Returns:
         ProtocolDensity; diagnostics: groups [G], n_components [G] (with the lowest BIC), converged [G] bool.
@@ -108,7 +116,8 @@ def em(
     Raises:
         ValueError: as `GaussianMixture.fit`.
     """
-    model = GaussianMixture(n_components, n_init=3, random_state=random_state, verbose=verbose).fit(X, groups=groups)
+    model = GaussianMixture(n_components, n_init=3, random_state=random_state, verbose=verbose, device=device)
+    model.fit(X, groups=groups)
     diagnostics = {
         "groups": model.groups_,
         "n_components": np.diff(model.component_offsets_),

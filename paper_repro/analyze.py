@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_repro import computations as compute
+from paper_repro.machine import network_device
 from paper_repro.pipeline import Pipeline, run_folder
 from paper_repro.profiles import Profile, Protocol
 from paper_repro.steps import Step, Work
@@ -192,17 +193,16 @@ def folder_name(model: str, seed: int) -> str:
 
 
 def _representations(network: "nn.Module", work: Work) -> None:
-    import torch
-
     from classfit import extract_representations
 
     data, _, prepare = compute.read_dataset(work)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     names, dimensions = work.settings["layers"], work.settings["dimensions"]
     sizes = {name: dimensions[file] for file, name in names.items()}
     batches = map(prepare, data["train_images"].split(128))
     verbose = int(work.console.is_terminal)
-    found = extract_representations(network, batches, list(sizes), n_components=sizes, device=device, verbose=verbose)
+    found = extract_representations(
+        network, batches, list(sizes), n_components=sizes, device=network_device(), verbose=verbose
+    )
     for file, name in names.items():
         write_arrays(work.folder / f"{file}.npz", found[name]._asdict())
 

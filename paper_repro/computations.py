@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.figures import module as figure_module
+from paper_repro.machine import density_device, network_device
 from paper_repro.steps import WORTH_SAYING_SECONDS, Work
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays, write_csv, write_json, write_tensors
 from paper_repro.traces import thinned
@@ -93,8 +94,6 @@ def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[
 
 def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
     """The network of these settings as it starts, on the device where it is trained."""
-    import torch
-
     from paper_repro.networks import build_from
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
@@ -105,7 +104,7 @@ def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any
         seed=derived_seed(settings["seed"], "weights"),
         pretrained=pretrained and settings.get("pretrained", True),
     )
-    return network.to("cuda" if torch.cuda.is_available() else "cpu")
+    return network.to(network_device())
 
 
 def load_network(work: Work) -> Any:
@@ -200,11 +199,11 @@ def posterior(work: Work) -> None:
     x, (labels, _) = values_of(work, _layer(work)), labels_and_names(work)
     verbose, density = int(work.console.is_terminal), work.settings.get("density", "chain")
     if density == "em":
-        found = em(x, labels, random_state=_seed_of_layer(work), verbose=verbose)
+        found = em(x, labels, random_state=_seed_of_layer(work), verbose=verbose, device=density_device(x.shape[1]))
         write_arrays(work.folder / "density.npz", {"log_density": found.log_density})
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
         return
-    model = _mixture(work, checkpoint=work.folder / "checkpoint.npz", verbose=verbose)
+    model = _mixture(work, x.shape[1], checkpoint=work.folder / "checkpoint.npz", verbose=verbose)
     model.fit(x, groups=labels)
     model.posterior_.save(work.folder / "posterior.npz")
     numbers = model.trace_ if density == "chain" else model.convergence_
@@ -213,7 +212,14 @@ def posterior(work: Work) -> None:
     if density == "heldout":
         folder = work.folder / "checkpoint-folds"
         folder.mkdir(exist_ok=True)
-        found = heldout(x, labels, random_state=_seed_of_layer(work), checkpoint_folder=folder, verbose=verbose)
+        found = heldout(
+            x,
+            labels,
+            random_state=_seed_of_layer(work),
+            checkpoint_folder=folder,
+            verbose=verbose,
+            device=density_device(x.shape[1]),
+        )
         # The same fits on points that they saw, beside it: a fold has fewer points than the class.
         densities = {"log_density": found.log_density, "in_sample": found.diagnostics["in_sample"]}
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
@@ -231,7 +237,9 @@ def estimate_posterior(work: Work) -> float:
         from classfit.protocols import em
 
         def fit(rows: np.ndarray) -> Any:
-            return em(x[rows], labels[rows]) if density == "em" else _mixture(work).fit(x[rows], groups=labels[rows])
+            if density == "em":
+                return em(x[rows], labels[rows], device=density_device(x.shape[1]))
+            return _mixture(work, x.shape[1]).fit(x[rows], groups=labels[rows])
 
         first = np.flatnonzero(labels == labels[0])
         with warnings.catch_warnings():
@@ -240,7 +248,7 @@ def estimate_posterior(work: Work) -> float:
             return FITS[density] * (labels.max() + 1) * _seconds(lambda: fit(first))
 
     def seconds(n_sweeps: int) -> float:
-        model = _mixture(work, n_sweeps=n_sweeps, n_discard=0)
+        model = _mixture(work, x.shape[1], n_sweeps=n_sweeps, n_discard=0)
         return _seconds(lambda: model.fit(x, groups=labels))
 
     thin = work.settings["thin"]
@@ -368,12 +376,12 @@ def values_of(work: Work, layer: int | str) -> np.ndarray:
     return representation_of(work, layer)["values"]
 
 
-def _mixture(work: Work, **changes: Any) -> Any:
-    return mixture(work.settings, _seed_of_layer(work), **changes)
+def _mixture(work: Work, n_features: int, **changes: Any) -> Any:
+    return mixture(work.settings, _seed_of_layer(work), n_features, **changes)
 
 
-def mixture(settings: Mapping[str, Any], random_state: int, **changes: Any) -> Any:
-    """The estimator of a protocol that samples."""
+def mixture(settings: Mapping[str, Any], random_state: int, n_features: int, **changes: Any) -> Any:
+    """The estimator of a protocol that samples, for points of so many features."""
     from classfit import DPGaussianMixture
 
     if settings.get("density", "chain") != "chain":
@@ -381,7 +389,8 @@ def mixture(settings: Mapping[str, Any], random_state: int, **changes: Any) -> A
     else:
         names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
         chosen = {name: settings[name] for name in names}
-    return DPGaussianMixture(**{**chosen, "random_state": random_state, **changes})
+    where = "cpu" if changes.get("corrected") else density_device(n_features)
+    return DPGaussianMixture(**{**chosen, "random_state": random_state, "device": where, **changes})
 
 
 def _seed_of_layer(work: Work) -> int:
@@ -392,7 +401,8 @@ def _seed_of_layer(work: Work) -> int:
 def _load_posterior(work: Work, stage: int) -> Any:
     from classfit import Posterior
 
-    return Posterior.load(work.input(f"posterior_stage_{stage}") / "posterior.npz")
+    posterior = Posterior.load(work.input(f"posterior_stage_{stage}") / "posterior.npz")
+    return posterior.to(density_device(posterior.x.shape[1]))
 
 
 def log_density_of(work: Work, stage: int) -> np.ndarray:

@@ -124,7 +124,7 @@ def fit_classes(
     # Variants share the random numbers of the fit that they are compared with.
     random_state = derived_seed(seed, "controls", fit.stage, fit.D, fit.seed, fit.share)
     fitted = _fitted(labels, fit.share, random_state)
-    model = mixture(sampler, random_state, **VARIANTS[fit.variant])
+    model = mixture(sampler, random_state, fit.D, **VARIANTS[fit.variant])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constant features were reported with the main fits
         model.fit(x[fitted], groups=labels[fitted])

@@ -1,4 +1,4 @@
-"""What a result was computed with and on: versions, commit, processor, memory."""
+"""What a result is computed with and on: devices, versions, commit, processor, memory."""
 
 import os
 import platform
@@ -12,16 +12,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["peak_memory_bytes", "reset_peak_memory", "software"]
+__all__ = ["density_device", "network_device", "peak_memory_bytes", "reset_peak_memory", "software"]
 
 PACKAGES = ("classfit", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
+GPU_FEATURES = 128
+"""Most features that the GPU's kernels take."""
+
+
+def network_device() -> str:
+    """Where networks run: "cuda" if there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def density_device(n_features: int) -> str:
+    """Where densities in so many dimensions are fitted and evaluated: on the GPU, if there is one whose kernels can."""
+    return network_device() if n_features <= GPU_FEATURES else "cpu"
 
 
 @cache
 def software() -> dict[str, Any]:
     """Versions, git commit (None outside a checkout; "+changes" with uncommitted ones) and the machine.
 
-    A GPU is named where there is one: networks run on it.
+    A GPU is named where there is one: networks run on it, and densities are fitted there.
     """
     import torch
 
@@ -32,7 +46,7 @@ def software() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    if torch.cuda.is_available():
+    if network_device() == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     return {"versions": versions, "commit": _commit(), "machine": machine}
 

@@ -149,10 +149,10 @@ def _timed_fit(settings: Any, values: np.ndarray, labels: np.ndarray) -> tuple[f
     """
     classes, counts = np.unique(labels, return_counts=True)
     x = values[labels == classes[counts.argsort()[len(counts) // 2]]]
-    model = mixture(settings, 0)
+    model = mixture(settings, 0, x.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mixture(settings, 0).fit(x[:8])  # compiles
+        mixture(settings, 0, x.shape[1]).fit(x[:8])  # compiles
         start = time.perf_counter()
         model.fit(x)
     return (time.perf_counter() - start) * len(labels) / len(x), model
@@ -187,7 +187,7 @@ def _class_divergences(
     rows = groups[name]
     values = np.ascontiguousarray(_values(representations, stage, *D)[rows])
     # The random numbers do not depend on D, so that numbers of dimensions are compared by the same ones.
-    model = _mixture(settings, name, stage).fit(values, groups=labels[rows])
+    model = _mixture(settings, name, stage, values.shape[1]).fit(values, groups=labels[rows])
     seed = derived_seed(settings["seed"], "divergence", name, stage)
     estimate = model.posterior_.kl_divergence(n_draws=settings["n_draws"], random_state=seed)
     write_arrays(checkpoint_of(folder, task), estimate._asdict())
@@ -200,13 +200,14 @@ def _classify(
 
     values = read_arrays(representations / f"layer{stage}.npz")["values"]
     rest = np.setdiff1d(np.arange(len(labels)), np.concatenate(list(groups.values())))
-    classifier = ClassConditionalDensity(_mixture(settings, "rest", stage)).fit(values[rest], labels[rest])
+    density = _mixture(settings, "rest", stage, values.shape[1])
+    classifier = ClassConditionalDensity(density).fit(values[rest], labels[rest])
     predicted = {name: classifier.predict(values[rows]) for name, rows in groups.items()}
     write_arrays(checkpoint_of(folder, stage), predicted)
 
 
-def _mixture(settings: Any, name: str, stage: int) -> Any:
-    return mixture(settings, derived_seed(settings["seed"], "densities", name, stage))
+def _mixture(settings: Any, name: str, stage: int, n_features: int) -> Any:
+    return mixture(settings, derived_seed(settings["seed"], "densities", name, stage), n_features)
 
 
 def _scores_and_labels(work: Work) -> tuple[np.ndarray, np.ndarray]:

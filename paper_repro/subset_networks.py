@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from paper_repro.datasets import normalised
+from paper_repro.machine import network_device
 from paper_repro.networks import build
 from paper_repro.storage import read_json, read_tensors, write_tensors
 from paper_repro.training import TrainingSettings, estimate_seconds, train
@@ -52,7 +53,7 @@ class SubsetNetworks:
 
     def images(self, rows: np.ndarray) -> Tensor:
         """[n, C, H, W] float32: training images as the network gets them, on its device."""
-        return self._prepare(_read(self.dataset)[0][torch.from_numpy(rows)].to(_device()))
+        return self._prepare(_read(self.dataset)[0][torch.from_numpy(rows)].to(network_device()))
 
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised network."""
@@ -64,7 +65,7 @@ class SubsetNetworks:
             width=self.width,
             stem=self.stem,
         )
-        return network.to(_device())
+        return network.to(network_device())
 
     def fit(self, inside: np.ndarray, *, seed: int, noise: float = 0.0) -> nn.Module:
         """A trained network, in eval mode.
@@ -77,7 +78,7 @@ class SubsetNetworks:
         images, labels, _ = _read(self.dataset)
         rows = torch.from_numpy(np.flatnonzero(inside))
         network = self.build(seed)
-        generator = torch.Generator(_device()).manual_seed(seed)
+        generator = torch.Generator(network_device()).manual_seed(seed)
 
         def prepare(batch: Tensor) -> Tensor:
             prepared = self._prepare(batch)
@@ -112,10 +113,6 @@ class SubsetNetworks:
 
     def _prepare(self, images: Tensor) -> Tensor:
         return normalised(images, **{name: self.about[name] for name in ("white", "mean", "std")})
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache

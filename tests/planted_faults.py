@@ -196,6 +196,13 @@ FAULTS = [
     Fault("Triton: factors packed with what lies above the diagonal", "kernels/triton/components.py",
           "(row < D) & (col <= row)", "(row < D) & (col < D)",
           ("test_triton_densities.py", "layout_does_not_matter")),
+    # On a device that is pretended.
+    Fault("devices: the prior of a chain left on the processor", "classfit/dpgmm.py",
+          "x.to(device), moved(prior, device)", "x.to(device), prior", ("test_devices.py", "a_fit_and_all")),
+    Fault("devices: densities of a fit evaluated on the processor", "classfit/dpgmm.py",
+          ").to(self.device)\n", ")\n", ("test_devices.py", "a_fit_and_all")),
+    Fault("devices: a chain of another device goes on", "classfit/dpgmm.py",
+          '{"device": device.type}', "{}", ("test_devices.py", "only_where_it_began")),
 ]  # fmt: skip
 
 
