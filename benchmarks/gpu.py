@@ -9,8 +9,9 @@
    host waits); beside it torch.distributions and scikit-learn's mixture on the same card, and what
    `performance_model.py` predicted for the installed version of Triton
 4. 400 sweeps of 100 classes of 500 points in 64 dimensions: a whole CIFAR-100-sized fit
+5. the estimators of `classfit` with `device=`, on the GPU and on the processor (`gpu_fits.py`), a tenth of the sweeps
 
-Needs numpy, torch, triton and a GPU; no network. scikit-learn is timed where it is installed.
+Needs numpy, torch, triton and a GPU; no network. scikit-learn and `classfit` are timed where they are installed.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from torch import Tensor
 import kernels
 from benchmarks import performance_model
 from benchmarks.gpu_checks import FEATURES, run_checks
+from benchmarks.gpu_fits import fits
 from kernels import AlphaNoise, GibbsState, NIWPrior
 
 __all__ = ["FULL", "Sizes", "main", "run", "write"]
@@ -100,6 +102,17 @@ def run(
                 found[f"fraction_of_{ceiling}"] = found[rate] / report["ceilings"][ceiling]
         report["timings"].append(found)
         say(json.dumps(found))
+    report["fits"] = []
+    try:
+        for D in sizes.features:
+            for found in fits(device, sizes.groups, sizes.group, D, max(8, sizes.sweeps // 10), seed):
+                report["fits"].append(found)
+                say(json.dumps(found))
+            if time.monotonic() - start > seconds:
+                report["left_out"].append(f"fits after D={D}: out of time")
+                break
+    except ModuleNotFoundError as problem:  # what `classfit` needs beyond the kernels
+        report["left_out"].append(f"fits: {problem}")
     report["seconds"] = time.monotonic() - start
     return report
 

@@ -28,4 +28,4 @@ def checked(device: str | torch.device | None) -> torch.device:
 
 def moved(tensors: Tensors, device: torch.device) -> Tensors:
     """A named tuple of tensors, on the device."""
-    return type(tensors)(*(field.to(device) for field in tensors))  # type: ignore[arg-type]
+    return type(tensors)(*(field.to(device) for field in tensors))

@@ -49,7 +49,12 @@ def test_a_run_checks_everything_times_everything_and_is_stored(tmp_path):
     for name, peer in mixture["peers"].items():
         assert peer.get("largest_difference", FAR) < 1e-4, (name, peer)
     assert gibbs["two_runs_bitwise_equal"]
-    assert len(said) == len(report["checks"]) + 1 + len(report["timings"])
+    assert [fit["what"].split(",")[0] for fit in report["fits"]] == [
+        "DPGaussianMixture.fit", "DPGaussianMixture.class_log_density",
+        "GaussianMixture.fit", "GaussianMixture.class_log_density",
+    ]  # fmt: skip
+    assert all(fit["seconds"][DEVICE] > 0 and fit.get("largest_difference", 0) < 1e-4 for fit in report["fits"])
+    assert len(said) == len(report["checks"]) + 1 + len(report["timings"]) + len(report["fits"])
     gpu.write(report, tmp_path / "deep" / "report.json")
     assert json.loads((tmp_path / "deep" / "report.json").read_text())["seed"] == 1
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.json"]

@@ -197,7 +197,9 @@ def test_steps_of_the_pipeline(gpu, points, tmp_path, monkeypatch):
     X, groups = points
     for folder in ("dataset", "representations"):
         (tmp_path / folder).mkdir()
-    write_tensors(tmp_path / "dataset/data.safetensors", {"train_labels": torch.from_numpy((groups == "b").astype(int))})
+    write_tensors(
+        tmp_path / "dataset/data.safetensors", {"train_labels": torch.from_numpy((groups == "b").astype(int))}
+    )
     write_json(tmp_path / "dataset/dataset.json", {"class_names": ["a", "b"]})
     write_arrays(tmp_path / "representations/layer4.npz", {"values": X})
     chain = {**SETTINGS, "block_size": 4, "n_init_components": 2, "official": False, "seed": 0, "stage": 4}

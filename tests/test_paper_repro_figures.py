@@ -282,13 +282,17 @@ def test_inline_svg_is_self_contained_and_follows_the_page(tmp_path):
 
 def test_sparklines():
     spark = sparkline(np.linspace(3, 1, 400), 0.8)
-    (points,) = re.findall(r'points="([^"]+)"', spark)
-    y = [float(point.split(",")[1]) for point in points.split()]
+    (path,) = re.findall(r'<path d="([^"]+)"', spark)
+    x, y = np.cumsum([[int(n) for n in re.findall(r"-?\d+", step)] for step in path[1:].split("l")], axis=0).T
     assert len(y) == 110
-    assert y == sorted(y)
+    np.testing.assert_array_equal([x[0], x[-1], y[0], y[-1]], [4, 436, 8, 80])
+    # Nothing adds up: each point is where it belongs, to half a unit.
+    np.testing.assert_allclose(y, 8 + 72 * np.round(np.linspace(0, 399, 110)) / 399, atol=0.51)
     assert 'aria-label="from 3 to 1"' in spark
-    assert '<rect x="88.0"' in spark
+    assert '<rect x="352"' in spark
     assert "nan" not in sparkline(np.ones(5), 0.0)
+    two = sparkline(np.array([[1.0, 2.0], [np.nan, np.nan]]), 0.5)
+    assert re.findall(r'<path d="([^"]+)"', two) == ["M4 80", "M4 8"]
 
 
 def test_drawing_leaves_pyplot_alone():

@@ -1,0 +1,68 @@
+"""What a user sees: wall time of the estimators with `device=`, on the GPU and on the processors of the same machine.
+
+Part of `benchmarks.gpu`. A fit is made twice and the second is timed: the first compiles. Random numbers, the trace and
+all copies to and from the device are in the time.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+__all__ = ["fits"]
+
+
+def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Of `groups` groups of `group` points in D dimensions, each point in one of six clusters of its group.
+
+    Yields:
+        what, features, seconds {device: wall seconds}, and largest_difference of the log-densities (nats) where both
+        devices evaluate the same posterior.
+    """
+    from classfit import DPGaussianMixture, GaussianMixture
+
+    rng = np.random.default_rng(seed)
+    names = np.repeat(np.arange(groups), group)
+    centres = 5 * rng.standard_normal((groups, 6, D))
+    x = centres[names, rng.integers(6, size=len(names))] + rng.standard_normal((len(names), D))
+    x = x.astype(np.float32)
+
+    chain = {"block_size": 4, "n_sweeps": sweeps, "n_discard": sweeps // 2, "thin": 4, "random_state": seed}
+    for what, estimator in (
+        (f"DPGaussianMixture.fit, {sweeps} sweeps", DPGaussianMixture(**chain)),
+        ("GaussianMixture.fit, 6 components", GaussianMixture(6, random_state=seed)),
+    ):
+        seconds = {where: _second(partial(_fit, estimator, x, names, where)) for where in ("cpu", device)}
+        yield {"what": what, "features": D, "seconds": seconds}
+        fitted = _fit(estimator, x, names, "cpu")
+        found, seconds = {}, {}
+        for where in ("cpu", device):
+            there = _on(fitted, where)
+            seconds[where] = _second(partial(there.class_log_density, x))
+            found[where] = there.class_log_density(x)
+        difference = float(np.abs(found[device] - found["cpu"]).max())
+        words = f"{type(estimator).__name__}.class_log_density, {groups} groups"
+        yield {"what": words, "features": D, "seconds": seconds, "largest_difference": difference}
+
+
+def _fit(estimator: Any, x: np.ndarray, names: np.ndarray, device: str) -> Any:
+    from sklearn.base import clone
+
+    return clone(estimator).set_params(device=device).fit(x, groups=names)
+
+
+def _on(fitted: Any, device: str) -> Any:
+    """The fitted estimator, used on the device."""
+    fitted.set_params(device=device)
+    if hasattr(fitted, "posterior_"):
+        fitted.posterior_.to(device)
+    return fitted
+
+
+def _second(call: Callable[[], Any]) -> float:
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
