@@ -3,8 +3,9 @@
 Needs torch, triton and numpy. Under the interpreter (TRITON_INTERPRET=1) the same checks run on the CPU, if small.
 """
 
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -43,18 +44,19 @@ class Check(NamedTuple):
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill what torch.empty returns with NaN or a huge number, so that an output that is not written shows."""
-    empty = torch.empty
+    """Fill new memory with NaN or a huge number, so that an output that is not written shows."""
+    empty, new_empty = torch.empty, Tensor.new_empty
 
-    def filled(*args: Any, **kwargs: Any) -> Tensor:
-        tensor = empty(*args, **kwargs)
+    def filled(make: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        tensor = make(*args, **kwargs)
         return tensor.fill_(torch.nan if tensor.is_floating_point() else 10**9 if tensor.dtype == torch.int64 else 0)
 
-    torch.empty = filled  # type: ignore[assignment]
+    torch.empty = functools.partial(filled, empty)  # type: ignore[assignment]
+    Tensor.new_empty = functools.partialmethod(lambda x, *args, **kw: filled(new_empty, x, *args, **kw))  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.empty = empty
+        torch.empty, Tensor.new_empty = empty, new_empty  # type: ignore[method-assign]
 
 
 def run_checks(device: str, seed: int, size: int, features: tuple[int, ...], deadline: float) -> Iterator[Check]:
@@ -80,8 +82,18 @@ def checks(device: str, seed: int, size: int, features: tuple[int, ...]) -> Iter
             for family in ("gaussian", "student_t"):
                 yield f"{family}_log_density {what}", lambda c=case, f=family: _components(c, f, device)
                 yield f"mixture_log_density {family} {what}", lambda c=case, f=family: _mixture(c, f, device)
+            # So many components that they are split among programs; as of one mixture, and of each point's group.
+            many = mixture_case(size + 1, 40, D, dtype, CONDITION, SHIFT, seed)
+            yield f"gaussian_log_density of 40 {what}", lambda c=many: _components(c, "gaussian", device)
+            yield f"mixture_log_density of 40 {what}", lambda c=many: _mixture(c, "gaussian", device, [0, 40])
+            own = ragged(size + 1, 3).tolist()
+            yield (
+                f"mixture_log_density of the own group {what}",
+                lambda c=many, own=own: _mixture(c, "gaussian", device, [0, 1, 3, 40], own),
+            )
             near = mixture_case(size + 1, 6, D, dtype, CONDITION, 0.0, seed, spread=0.05)
             yield f"em_statistics {what}", lambda c=near: _em(c, device)
+            yield f"em_statistics of three groups {what}", lambda c=near, own=own: _em(c, device, [0, 1, 3, 6], own)
             yield f"component_statistics {what}", lambda c=case: _component_statistics(c, device)
             yield f"precision_cholesky {what}", lambda c=case: _precision_cholesky(c, device)
         for block_size in (1, 4, 9):
@@ -91,6 +103,8 @@ def checks(device: str, seed: int, size: int, features: tuple[int, ...]) -> Iter
                 f"gibbs_sweep D={D} block={block_size}",
                 lambda D=D, b=block_size, s=shared_new, n=n: _gibbs(n, D, b, s, seed, device),
             )
+        # With a large alpha more components than a launch has room for at first.
+        yield f"gibbs_sweep of many components D={D}", lambda D=D: _gibbs(size, D, 1, False, seed, device, 200.0)
 
 
 def _twice(call: Callable[[], Any]) -> tuple[list[Tensor], bool]:
@@ -141,37 +155,67 @@ def _components(case: MixtureCase, family: str, device: str) -> Check:
     return _judge(actual, [expected], [tolerance], bitwise)
 
 
-def _mixture(case: MixtureCase, family: str, device: str) -> Check:
-    """Each point under each of three groups of components."""
-    component_offsets = torch.tensor([0, 1, 3, 6])
+def _mixture(
+    case: MixtureCase,
+    family: str,
+    device: str,
+    component_edges: Sequence[int] = (0, 1, 3, 6),
+    group_edges: Sequence[int] | None = None,
+) -> Check:
+    """Each point under each group of components, or under its own."""
+    component_offsets = torch.tensor(component_edges)
+    offsets = {} if group_edges is None else {"group_offsets": torch.tensor(group_edges)}
 
     def call(case: MixtureCase, engine: str) -> Tensor:
         df = case.df if family == "student_t" else None
         arguments = (case.x, case.log_weight, case.location, case.precision_chol, df)
-        return kernels.mixture_log_density(*arguments, component_offsets.to(case.x.device), engine=engine)
+        own = {name: value.to(case.x.device) for name, value in offsets.items()}
+        return kernels.mixture_log_density(*arguments, component_offsets.to(case.x.device), engine=engine, **own)
 
     actual, bitwise = _twice(lambda: call(_on(case, device), "triton"))
     component, error = _component_reference(case, family)
     joint = case.log_weight.double() + component
     edges = list(pairwise(component_offsets.tolist()))
     tolerance = torch.stack([(joint[:, a:b].softmax(1) * error[:, a:b]).sum(1) for a, b in edges], dim=1)
+    if group_edges is not None:
+        tolerance = tolerance[torch.arange(len(case.x)), _groups_of(group_edges)]
     return _judge(actual, [call(case, "reference")], [tolerance], bitwise)
 
 
-def _em(case: MixtureCase, device: str) -> Check:
-    """All points under all components, as one group."""
+def _groups_of(edges: Sequence[int]) -> Tensor:
+    """The group of each row."""
+    return torch.repeat_interleave(torch.tensor(edges).diff())
+
+
+def _em(
+    case: MixtureCase,
+    device: str,
+    component_edges: Sequence[int] | None = None,
+    group_edges: Sequence[int] | None = None,
+) -> Check:
+    """All points under all components, as one group, or each under those of its own."""
+    given = {"component_offsets": component_edges, "group_offsets": group_edges}
+    offsets = {name: torch.tensor(edges) for name, edges in given.items() if edges is not None}
 
     def call(case: MixtureCase, engine: str) -> Any:
-        return kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, engine=engine)
+        arguments = (case.x, case.log_weight, case.location, case.precision_chol)
+        own = {name: value.to(case.x.device) for name, value in offsets.items()}
+        return kernels.em_statistics(*arguments, engine=engine, **own)
 
     actual, bitwise = _twice(lambda: call(_on(case, device), "triton"))
     component, error = _component_reference(case, "gaussian")
-    share = (case.log_weight.double() + component).softmax(1)
+    joint = case.log_weight.double() + component
+    groups = torch.zeros(len(case.x), dtype=torch.int64)
+    if component_edges is not None and group_edges is not None:
+        groups = _groups_of(group_edges)
+        joint = joint.masked_fill(_groups_of(component_edges) != groups[:, None], -torch.inf)
+    share = joint.softmax(1)
     error = (share * error).sum(1)
     dtype, N, worst = case.x.dtype, len(case.x), float(error.max())
     size = float((share[..., None] * (case.x[:, None].double() - case.location.double()).abs()).max())
     allowed = [tolerances.moments(dtype, N, unit, worst) for unit in (1.0, size, size**2)]
-    return _judge(actual, list(call(case, "reference")), [*allowed, float(error.sum())], bitwise)
+    of_groups = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, error)
+    return _judge(actual, list(call(case, "reference")), [*allowed, of_groups], bitwise)
 
 
 def _precision_cholesky(case: MixtureCase, device: str) -> Check:
@@ -202,7 +246,9 @@ def _component_statistics(case: MixtureCase, device: str) -> Check:
     return _judge(actual, list(call(case.x, "reference")), allowed, bitwise)
 
 
-def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device: str) -> Check:
+def _gibbs(
+    n: int, D: int, block_size: int, shared_new: bool, seed: int, device: str, alpha: float | None = None
+) -> Check:
     """Two sweeps of two groups, label for label, up to a group's first uniform that is too near to an edge to tell."""
     rng = np.random.default_rng([seed, n, D, block_size])
     sizes, T = [n, n // 2 + 1], 2
@@ -214,7 +260,8 @@ def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device:
     made = (np.array([own.mean(0) for own in groups]), np.full(G, 0.01), np.full(G, D + 2.0), np.array(S0))
     prior = NIWPrior(*map(torch.from_numpy, made))
     labels = np.concatenate([np.unique(rng.integers(6, size=size), return_inverse=True)[1] for size in sizes])
-    state = GibbsState(torch.from_numpy(labels), torch.from_numpy(rng.exponential(size=G) + 0.1))
+    concentration = rng.exponential(size=G) + 0.1 if alpha is None else np.full(G, alpha)
+    state = GibbsState(torch.from_numpy(labels), torch.from_numpy(concentration))
     order = torch.from_numpy(np.stack([np.concatenate([rng.permutation(s) for s in sizes]) for _ in range(T)]))
     uniforms = torch.from_numpy(rng.random((T, N)))
     numbers = (rng.exponential(size=(T, N)), rng.exponential(size=(T, N + G)), rng.random((T, G)))
@@ -230,7 +277,7 @@ def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device:
             *here[:5], prior=here[5], group_offsets=here[6], block_size=block_size, shared_new=shared_new, engine=engine
         )
 
-    (actual, alpha), bitwise = _twice(lambda: call(device, "triton"))
+    (actual, found_alpha), bitwise = _twice(lambda: call(device, "triton"))
     with _weights_seen() as weights:
         expected = call("cpu", "reference")
     near = [
@@ -242,7 +289,7 @@ def _gibbs(n: int, D: int, block_size: int, shared_new: bool, seed: int, device:
     for a, b in pairwise(edges.tolist()):
         from_sweep = unclear[:, a:b].any(1).long().argmax() if unclear[:, a:b].any() else T
         wrong += int((actual[:from_sweep, a:b] != expected.labels[:from_sweep, a:b]).sum())
-    same_alpha = bool(unclear.any()) or torch.allclose(alpha, expected.alpha, rtol=1e-10, atol=0)
+    same_alpha = bool(unclear.any()) or torch.allclose(found_alpha, expected.alpha, rtol=1e-10, atol=0)
     passed = wrong == 0 and bitwise and same_alpha
     message = (
         "" if passed else f"{wrong} labels of {actual.numel()} differ; alpha {'equal' if same_alpha else 'differs'}"

@@ -12,18 +12,31 @@ import torch
 Tensors = TypeVar("Tensors", bound=NamedTuple)
 
 
-def checked(device: str | torch.device | None) -> torch.device:
+def checked(device: str | torch.device | None, n_features: int | None = None) -> torch.device:
     """The device of that name; None is the processor.
 
     Raises:
-        ValueError: no name of a device, or no such device is here.
+        ValueError: no name of a device; no such device is here; or, if n_features is given, the kernels do not know the
+            device, or do not take so many features there.
     """
     try:
         found = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=found)
+        numbers = torch.empty(0, n_features or 1, device=found)
     except Exception as error:  # torch has one kind for each reason
         raise ValueError(f"device must be a device that torch can use here, got {device!r} ({error})") from error
+    if n_features is not None and found.type != "cpu":
+        try:
+            from kernels.triton.common import target
+
+            target(numbers)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"device must be None or 'cpu', got {device!r}: {error}") from error
     return found
+
+
+def name(device: torch.device) -> str:
+    """What a chain's checkpoint calls the device: on another one its sweeps would be rounded in another order."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def moved(tensors: Tensors, device: torch.device) -> Tensors:

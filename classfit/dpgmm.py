@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from classfit import convergence
+from classfit import convergence, devices
 from classfit.convergence import Chains, Convergence
 from classfit.devices import checked, moved
 from classfit.gibbs import Chain, Schedule, advance, start, stream
@@ -153,6 +153,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
         schedule = self._schedule()
+        checked(self.device, X.shape[1])
         grouping = one_group(len(X)) if groups is None else sort_by_group(groups)
         if len(grouping.order) != len(X):
             raise ValueError(f"groups must hold one name a row of X, got {len(grouping.order)} names for {len(X)} rows")
@@ -182,12 +183,13 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         if groups is None:
             if len(self.groups_) > 1:
                 raise ValueError(f"groups must be given: the model was fitted with {len(self.groups_)} groups")
-            return self.posterior_.log_density(X)[:, 0]
-        return self.posterior_.log_density(X, groups)
+            return self._posterior().log_density(X)[:, 0]
+        return self._posterior().log_density(X, groups)
 
     def class_log_density(self, X: Any) -> np.ndarray:
         """[n, G] log posterior predictive density of each point under every group, in nats."""
-        return self.posterior_.log_density(self._validated(X))
+        X = self._validated(X)
+        return self._posterior().log_density(X)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Log posterior predictive density of each fitted point given all others of its group, without a second fit.
@@ -203,7 +205,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         back = np.argsort(self._order)
-        return LeaveOneOut(*(values[back] for values in self.posterior_.leave_one_out(verbose=self.verbose)))
+        return LeaveOneOut(*(values[back] for values in self._posterior().leave_one_out(verbose=self.verbose)))
 
     def score(self, X: Any, y: Any = None, groups: Any = None) -> float:
         """Mean of `score_samples`."""
@@ -217,7 +219,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     def predict(self, X: Any, groups: Any = None) -> np.ndarray:
         """[n] int64 most probable component of each point, at the last kept sweep, within its own group."""
         X = self._validated(X)
-        return self.posterior_.most_probable_component(X, groups)
+        return self._posterior().most_probable_component(X, groups)
+
+    def _posterior(self) -> Posterior:
+        """On the device as it is set now, which may be another than in `fit`."""
+        return self.posterior_.to(self.device)
 
     def _validated(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -275,7 +281,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         there, prior_there = x.to(device), moved(prior, device)
         settings = schedule._asdict() | self._prior(x.shape[1])
         # On another device the chain would go on, but not to the same result.
-        settings |= {} if device.type == "cpu" else {"device": device.type}
+        settings |= {} if device.type == "cpu" else {"device": devices.name(device)}
 
         def step(chain: Chain) -> Chain:
             n_sweeps = min(SWEEPS_A_CALL, schedule.n_sweeps - chain.sweep)
@@ -375,4 +381,6 @@ def _load_chain(path: Path, identity: str, kind: type[AnyChain]) -> AnyChain:
         raise ValueError(
             f"checkpoint {path} is damaged or something else ({error}); move it away to start anew"
         ) from error
-    raise ValueError(f"checkpoint {path} belongs to other data or other settings; move it away to start anew")
+    raise ValueError(
+        f"checkpoint {path} belongs to other data, other settings or another device; move it away to start anew"
+    )

@@ -79,6 +79,8 @@ class Posterior:
     Attributes: all of these, and device, where densities are evaluated: the processor, before `to`.
     """
 
+    device = torch.device("cpu")
+
     def __init__(
         self,
         x: Tensor,
@@ -95,7 +97,6 @@ class Posterior:
         self.x, self.group_offsets, self.groups = x, group_offsets, groups
         self.labels, self.alpha = labels, alpha
         self.prior, self.variance, self.official = prior, variance, official
-        self.device = torch.device("cpu")
 
     def to(self, device: str | torch.device | None) -> Self:
         """This posterior, for use on that device ("cuda" is a GPU, None the processor): what it holds stays here.

@@ -102,6 +102,12 @@ class _Groups(NamedTuple):
     ratio: Part
     found: bool
     excluded: bool
+    outliers: bool
+    """The gap is beyond chance, but on one side of it there are too few classes for a group."""
+    least: int
+    """Classes that are enough for a group."""
+    words: str
+    """The gap, and how many classes are above it."""
 
 
 def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
@@ -113,9 +119,10 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
     smaller, least = min(high.sum(), (~high).sum()), max(2, int(np.ceil(LEAST_SHARE * G)))
     real = p < 1 - LEVEL and smaller >= least
     nan = float("nan")
+    words = f"{groups.gap:.1f} nats, {int(high.sum())} of {G} classes above it"
     gap = Part(
         f"{where}: class means leave a gap that chance does not, with at least {least} classes on each side",
-        f"p-value of the largest gap, {groups.gap:.1f} nats, {int(high.sum())} of {G} classes above it",
+        f"p-value of the largest gap, {words}",
         p,
         nan,
         nan,
@@ -131,21 +138,35 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
         upper,
         ORDER_OF_MAGNITUDE,
     )
+    # A gap is seldom told from chance where the groups are of like size; spreads that differ so much are no chance.
+    if not real and smaller >= least and ratio.outcome == HOLDS:
+        gap = gap._replace(outcome=UNCLEAR)
     if G < LEAST_CLASSES:
         gap, ratio = gap._replace(outcome=UNCLEAR), ratio._replace(outcome=UNCLEAR)
     found = gap.outcome == HOLDS and ratio.outcome == HOLDS
     excluded = gap.outcome == FAILS or ratio.outcome == FAILS
-    return _Groups(gap, ratio, found, excluded)
+    outliers = G >= LEAST_CLASSES and p < 1 - LEVEL and smaller < least
+    return _Groups(gap, ratio, found, excluded, outliers, least, words)
 
 
 def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> Part:
     """The part that says that there are no two groups here."""
     groups = _two_groups(mean, std, where)
     outcome = FAILS if groups.found else HOLDS if groups.excluded else UNCLEAR
-    statistic = (
-        f"ratio of within-class standard deviations across the largest gap (its p-value: {groups.gap.value:.3f})"
+    # Too few classes to be a group, but too far from the others, and too alike, to be none.
+    if groups.outliers and groups.ratio.value > ORDER_OF_MAGNITUDE:
+        outcome = UNCLEAR
+    p = "below 0.001" if groups.gap.value < 0.001 else f"{groups.gap.value:.3f}"
+    statistic = f"ratio of within-class standard deviations across the largest gap ({groups.words}; its p-value: {p})"
+    return Part(
+        f"{where}: no two groups (of at least {groups.least} classes each, with a gap that chance does not leave and "
+        "about ten times less spread in one)",
+        statistic,
+        groups.ratio.value,
+        groups.ratio.low,
+        groups.ratio.high,
+        outcome,
     )
-    return Part(f"{where}: no two groups", statistic, groups.ratio.value, groups.ratio.low, groups.ratio.high, outcome)
 
 
 def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
@@ -222,7 +243,8 @@ def _transition(stored: Stored) -> tuple[int, str]:
     if len(mostly) == 0 or mostly[0] == 0:
         return (
             0,
-            "No bin is the first with mostly points of high-density classes, so there is no transition to look at.",
+            "No bin is the first with mostly points of high-density classes, so there is no transition to look at (the "
+            f"highest bin has {stored['high_share'][-1]:.0%} of them).",
         )
     return int(mostly[0]), f"The transition is at bin {mostly[0] + 1} of {len(stored['high_share'])}."
 
@@ -451,7 +473,7 @@ def scorecard(work: Work) -> None:
     rows = [
         {"claim": claim.name, "title": claim.title, "verdict": claim.verdict, **part._asdict()}
         for claim in claims
-        for part in claim.parts or (Part("", "", float("nan"), float("nan"), float("nan"), UNCLEAR),)
+        for part in claim.parts or (Part(claim.remark, "", float("nan"), float("nan"), float("nan"), UNCLEAR),)
     ]
     write_csv(work.folder / "scorecard.csv", rows)
     for claim in claims:

@@ -386,8 +386,10 @@ def _known(figures: list[str] | None, pipeline: Pipeline) -> list[str]:
     known = list(pipeline.figures)
     for name in figures or []:
         if name not in known:
-            where = f"is not in profile {pipeline.profile.name} under {pipeline.folder}"
-            why = where if name in FIGURES else "is unknown"
+            why = f"is not in profile {pipeline.profile.name}" if name in FIGURES else "is unknown"
+            others = [other.name for other in PROTOCOLS.values() if name in pipeline.under(other).figures]
+            if others:
+                why += f" under {pipeline.folder}, but under {', '.join(others)}"
             raise typer.BadParameter(f"{name!r} {why}; known: {', '.join(known)}", param_hint="FIGURE")
     return list(dict.fromkeys(figures)) if figures else known
 

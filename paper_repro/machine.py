@@ -15,8 +15,6 @@ from typing import Any
 __all__ = ["density_device", "network_device", "peak_memory_bytes", "reset_peak_memory", "software"]
 
 PACKAGES = ("classfit", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "numba", "matplotlib")
-GPU_FEATURES = 128
-"""Most features that the GPU's kernels take."""
 
 
 def network_device() -> str:
@@ -26,9 +24,17 @@ def network_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@cache
 def density_device(n_features: int) -> str:
-    """Where densities in so many dimensions are fitted and evaluated: on the GPU, if there is one whose kernels can."""
-    return network_device() if n_features <= GPU_FEATURES else "cpu"
+    """Where densities in so many dimensions are fitted and evaluated: on a GPU, if the kernels know it and can."""
+    if network_device() == "cpu":
+        return "cpu"
+    from classfit.devices import checked
+
+    try:
+        return checked("cuda", n_features).type
+    except ValueError:
+        return "cpu"
 
 
 @cache

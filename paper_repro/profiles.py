@@ -240,7 +240,7 @@ HELDOUT = replace(
 EM = replace(
     PAPER,
     name="em",
-    description="Gaussian mixtures by EM, the number of components by BIC: no sampler, no figures 2, 4, A.11, B.3, B.5",
+    description="Gaussian mixtures by EM, number of components by BIC: no sampler, no figures 2, 4, A.11, B.3 to B.7",
     density="em",
 )
 

@@ -101,24 +101,29 @@ def _profile(folder: Path) -> str:
     reports = ", ".join(f"[{name}]({link}/{name}/report.html)" for name in protocols)
     parts.append(
         f"Reports with statistics, intervals and every figure, by protocol: {reports} (HTML pages, to be opened in a "
-        f"clone). `paper-repro draw --profile {profile.name} --runs-dir paper_repro/results` draws it all again from "
-        "the numbers that are kept beside them, without data or network."
+        f"clone). `paper-repro draw --profile {profile.name} --runs-dir paper_repro/results` draws those of one "
+        "`--protocol` again, in place, from the numbers that are kept beside them, without data or network."
     )
     return "\n\n".join(parts)
 
 
 def _scorecard(folder: Path, protocols: list[str]) -> str:
-    """One line a claim, one column a protocol."""
+    """One line a claim, one column a protocol; below, why there was nothing to test where there was not."""
     titles: dict[str, str] = {}
     verdicts: dict[str, dict[str, str]] = {name: {} for name in protocols}
+    reasons: dict[str, list[str]] = {}
     for protocol in protocols:
         for claim in read_json(folder / protocol / "scorecard" / "scorecard.json"):
             titles[claim["name"]] = claim["title"]
             verdicts[protocol][claim["name"]] = MARKS[claim["verdict"]] + claim["verdict"]
+            if not claim["parts"]:
+                reasons.setdefault(claim["remark"], []).append(f"{claim['name']} under `{protocol}`")
     lines = [["the paper's claim", *(f"`{name}`" for name in protocols)], ["---"] * (1 + len(protocols))]
     for name in sorted(titles):
         lines.append([f"{name} {titles[name]}", *(verdicts[protocol].get(name, "–") for protocol in protocols)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    said = [f"{', '.join(names)}: {words}" for words, names in reasons.items()]
+    return f"{table}\n\n{' '.join(said)}" if said else table
 
 
 def _protocols(folder: Path) -> list[str]:

@@ -223,9 +223,23 @@ def _steps(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
 
 
 def _software(workspace: Workspace, pipeline: Pipeline) -> dict[str, Any] | None:
-    """Versions and machine of the newest stored step."""
+    """Versions and machine of the newest stored step, and in words those of steps that ran on others."""
     records = [record for step in pipeline.steps if (record := workspace.provenance(step))]
-    return max(records, key=lambda record: record["started"], default=None)
+    if not records:
+        return None
+    newest = max(records, key=lambda record: record["started"])
+    elsewhere: dict[str, list[str]] = {}
+    for record in records:
+        if (words := _where(record)) != _where(newest):
+            elsewhere.setdefault(words, []).append(record["step"])
+    return {**newest, "where": _where(newest), "elsewhere": elsewhere}
+
+
+def _where(record: dict[str, Any]) -> str:
+    """Machine and version of torch of a step."""
+    machine, torch = record["machine"], record["versions"].get("torch")
+    gpu = [machine["gpu"]] if "gpu" in machine else []
+    return ", ".join([*gpu, machine["processor"], f"cores: {machine['cores']}", machine["system"], f"torch {torch}"])
 
 
 def _stored_json(workspace: Workspace, step: Step, name: str) -> Any:

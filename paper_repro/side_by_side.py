@@ -63,7 +63,8 @@ class Comparison(NamedTuple):
         """Of a picture."""
         words = {
             "figure_2": "Each mark is a class at the last stage, in the look of its group under that protocol, with "
-            "least-squares lines and their correlations r. Both axes are the same in all columns.",
+            "least-squares lines, Pearson's correlations r and rank correlations ρ. Both axes are the same in all "
+            "columns.",
             "figure_4": "Mean and standard deviation over pairs of classes, on one vertical scale. Which points are "
             "memorized does not depend on the protocol.",
         }.get(name, _DENSITIES.format(first=self.results[0].name))

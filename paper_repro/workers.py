@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -48,8 +49,10 @@ def run_tasks(
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
         shown = bar.add_task("", total=len(tasks), completed=len(tasks) - len(left))
         if n_processes <= 1:
+            # Beside a GPU, the processor's part of a task has all threads.
+            run = function if torch.cuda.is_available() else partial(_on_one_thread, function)
             for task in left:
-                _on_one_thread(function, task)
+                run(task)
                 bar.advance(shown)
             return
         # "spawn": a forked process inherits torch's threads in a state that it cannot use.

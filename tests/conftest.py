@@ -38,19 +38,19 @@ def golden():
 @pytest.fixture
 def poisoned(monkeypatch):
     """Fill uninitialised memory with NaN (floats) or a huge number (int64), so that an unwritten output shows."""
-    numpy_empty, torch_empty = np.empty, torch.empty
+    numpy_empty, torch_empty, new_empty = np.empty, torch.empty, torch.Tensor.new_empty
 
     def empty(*args, **kwargs):
         array = numpy_empty(*args, **kwargs)
         array.fill(np.nan if array.dtype.kind == "f" else 10**9 if array.dtype == np.int64 else 0)
         return array
 
-    def empty_tensor(*args, **kwargs):
-        tensor = torch_empty(*args, **kwargs)
+    def poison(tensor):
         return tensor.fill_(torch.nan if tensor.is_floating_point() else 10**9 if tensor.dtype == torch.int64 else 0)
 
     monkeypatch.setattr(np, "empty", empty)
-    monkeypatch.setattr(torch, "empty", empty_tensor)
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: poison(torch_empty(*args, **kwargs)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *args, **kwargs: poison(new_empty(x, *args, **kwargs)))
 
 
 @pytest.fixture

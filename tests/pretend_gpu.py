@@ -14,6 +14,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 import kernels
 import kernels.triton
+from kernels.triton import common
 
 NAME = "pretend"
 DEVICE = f"{NAME}:0"
@@ -104,6 +105,8 @@ class PretendGPU(TorchDispatchMode):
             return self.engine if isinstance(x, _There) and name == "auto" else usual(name, x)
 
         monkeypatch.setattr(kernels, "_engine", engine)
+        target = common.target
+        monkeypatch.setattr(common, "target", lambda x: target(_here(x)))
 
     @property
     def calls(self) -> list[str]:

@@ -83,4 +83,7 @@ def test_a_figure_that_the_profile_has_not(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     result = CliRunner().invoke(app, ["run", "figure_a9", "--profile", "cifar100-laptop", "--runs-dir", str(tmp_path)])
     assert result.exit_code == 2
-    assert "'figure_a9' is not in profile cifar100-laptop under paper; known: figure_1," in result.output
+    assert "'figure_a9' is not in profile cifar100-laptop; known: figure_1," in result.output
+    result = CliRunner().invoke(app, ["run", "figure_2", "--protocol", "em", "--runs-dir", str(tmp_path)])
+    said = "'figure_2' is not in profile digits under em, but under paper, converged, heldout; known: figure_1,"
+    assert said in result.output

@@ -135,7 +135,7 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_result(short, tmp_path, m
     assert len(burnt) == (1 if step == "burn_in" else 0)
     assert_same(model.convergence_, whole.convergence_)
     assert np.array_equal(model.posterior_.labels, whole.posterior_.labels)
-    with pytest.raises(ValueError, match="belongs to other data or other settings"):
+    with pytest.raises(ValueError, match="belongs to other data, other settings or another device"):
         DPGaussianMixture(3, random_state=0, checkpoint=tmp_path / "chains.npz").fit(X, groups=names)
 
 

@@ -1,5 +1,8 @@
 """Estimators on a GPU: that of the machine, or a pretended one with Triton's kernels under the interpreter."""
 
+import pickle
+import subprocess
+import sys
 import warnings
 from typing import Any, NamedTuple
 
@@ -156,7 +159,7 @@ def test_a_chain_goes_on_only_where_it_began(gpu, points, tmp_path):
     X, _ = points
     path = tmp_path / "chain.npz"
     DPGaussianMixture(2, checkpoint=path, **SETTINGS).fit(X[14:])
-    with pytest.raises(ValueError, match="belongs to other data or other settings"):
+    with pytest.raises(ValueError, match="belongs to other data, other settings or another device"):
         DPGaussianMixture(2, checkpoint=path, device=gpu.name, **SETTINGS).fit(X[14:])
     path.unlink()
     first = DPGaussianMixture(2, checkpoint=path, device=gpu.name, **SETTINGS).fit(X[14:])
@@ -169,10 +172,13 @@ def test_a_chain_goes_on_only_where_it_began(gpu, points, tmp_path):
 def test_what_a_gpu_cannot_do_is_refused(gpu, points):
     with pytest.raises(ValueError, match=r"corrected must be False on device '.*': it has no GPU kernel"):
         DPGaussianMixture(2, corrected=True, block_size=2, device=gpu.name, **SETTINGS).fit(points[0])
-    # By the kernel, before it starts.
     wide = np.random.default_rng(0).normal(size=(4, common.MAX_FEATURES + 1))
-    with pytest.raises(ValueError, match="engine 'triton' takes x with at most 128 features, got 129"):
-        DPGaussianMixture(2, device=gpu.name, **SETTINGS).fit(wide)
+    for protocol in (None, "converged"):  # before anything is done, not hours later
+        with pytest.raises(
+            ValueError, match=r"device must be .*: engine 'triton' takes x with at most 128 features, got"
+        ):
+            DPGaussianMixture(2, device=gpu.name, protocol=protocol, **SETTINGS).fit(wide)
+    assert gpu.ran()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 1.5])
@@ -182,15 +188,66 @@ def test_a_device_that_is_not_here(estimator, device, points):
         estimator(device=device).fit(points[0])
 
 
-def test_where_the_pipeline_fits_densities(monkeypatch):
-    assert machine.GPU_FEATURES == common.MAX_FEATURES
+@pytest.mark.parametrize("problem", [None, "sm_75", "no Triton", "no GPU"])
+def test_where_the_pipeline_fits_densities(problem, monkeypatch):
+    """On a GPU only if the kernels can: not on another kind of GPU, in more dimensions, or without Triton."""
+
+    def target(x):
+        if problem == "sm_75" or x.shape[1] > 128:
+            raise ValueError(f"engine 'triton' takes no {x.shape[1]} features on {problem}")
+        return "sm_90"
+
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: problem != "no GPU")
+    monkeypatch.setattr(torch, "empty", lambda *size, device: empty(*size, device="meta"))
+    monkeypatch.setattr(common, "target", target)
+    if problem == "no Triton":
+        monkeypatch.setitem(sys.modules, "kernels.triton.common", None)
+    machine.density_device.cache_clear()
     settings = {**SETTINGS, "block_size": 4, "n_init_components": 6, "official": False}
-    for there_is_one, narrow, wide in ((False, "cpu", "cpu"), (True, "cuda", "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=there_is_one: found)
-        assert machine.network_device() == narrow
-        assert machine.density_device(128) == computations.mixture(settings, 0, 128).device == narrow
-        assert machine.density_device(129) == computations.mixture(settings, 0, 129).device == wide
-        assert computations.mixture(settings, 0, 2, corrected=True).device == "cpu"
+    expected = "cuda" if problem is None else "cpu"
+    assert machine.density_device(128) == computations.mixture(settings, 0, 128).device == expected
+    assert machine.density_device(129) == computations.mixture(settings, 0, 129).device == "cpu"
+    assert computations.mixture(settings, 0, 2, corrected=True).device == "cpu"
+    machine.density_device.cache_clear()
+
+
+def test_an_old_triton_is_named():
+    code = "import triton; triton.__version__ = '3.4.0'; import kernels.triton"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: the kernels need Triton 3.5 or newer, as torch 2.9 brings it; this is 3.4.0" in done.stderr
+
+
+def test_a_step_begins_a_chain_of_its_own_on_another_device(gpu, points, tmp_path, monkeypatch):
+    """What a machine without the GPU left behind is neither gone on from nor in the way."""
+    monkeypatch.setattr(computations, "values_of", lambda work, layer: points[0][14:])
+    monkeypatch.setattr(computations, "labels_and_names", lambda work: (np.zeros(8, int), ["a"]))
+    chain = {**SETTINGS, "block_size": 4, "n_init_components": 2, "official": False, "seed": 0, "stage": 4}
+    for device in ("cpu", gpu.name):
+        monkeypatch.setattr(computations, "density_device", lambda n_features, device=device: device)
+        computations.posterior(Work(tmp_path, chain, {}, Console(quiet=True)))
+    assert len(list(tmp_path.glob("checkpoint-*.npz"))) == 2
+
+
+def test_estimates_over_classes():
+    """On the processor a class costs what the others do; on a GPU the first costs most."""
+    assert computations.over_classes(lambda n: 3.0 * n, 100, "cpu") == 300
+    assert computations.over_classes(lambda n: 50 + 2.0 * n, 100, "cuda") == pytest.approx(250)
+
+
+def test_a_fitted_estimator_goes_where_it_is_sent(gpu, points):
+    """As when it was pickled beside a GPU and is used on a machine without."""
+    X, groups = points
+    there = DPGaussianMixture(2, device=gpu.name, **SETTINGS).fit(X, groups=groups)
+    sent = pickle.loads(pickle.dumps(there))
+    gpu.calls.clear()
+    close(sent.set_params(device=None).score_samples(X, groups), there.score_samples(X, groups))
+    assert gpu.ran("mixture_log_density")  # by the second alone
+    sent.leave_one_out()
+    sent.predict(X, groups)
+    assert gpu.ran()
+    with pytest.raises(ValueError, match="device must be a device that torch can use here, got 'cuda:99'"):
+        sent.set_params(device="cuda:99").class_log_density(X)
 
 
 def test_steps_of_the_pipeline(gpu, points, tmp_path, monkeypatch):

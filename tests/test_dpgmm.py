@@ -152,7 +152,7 @@ def test_a_fit_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(tmp
     assert np.array_equal(resumed.posterior_.alpha, undisturbed.posterior_.alpha)
     for a, b in zip(resumed.trace_, undisturbed.trace_, strict=True):
         assert np.array_equal(a, b)
-    with pytest.raises(ValueError, match="belongs to other data or other settings"):
+    with pytest.raises(ValueError, match="belongs to other data, other settings or another device"):
         DPGaussianMixture(**settings | {"random_state": 3}, checkpoint=checkpoint).fit(X, groups=names)
     checkpoint.write_bytes(b"not a chain")
     with pytest.raises(ValueError, match="damaged or something else"):

@@ -254,6 +254,31 @@ def test_pictures_of_another_matplotlib_make_nothing_stale(kept, command):
     assert workspace.state(pipeline.scorecard) == State.STALE
 
 
+def test_steps_of_another_machine_are_told_apart(kept, command):
+    path = kept / "small" / "network" / "provenance.json"
+    record = json.loads(path.read_text())
+    record["machine"] |= {"gpu": "NVIDIA H200", "cores": 99}
+    record["versions"]["torch"] = "9.9"
+    storage.write_json(path, record)
+    storage.write_json(
+        kept / "small" / "network" / "network.json",
+        storage.read_json(kept / "small" / "network" / "network.json") | {"device": "cuda"},
+    )
+    workspace, (pipeline, _) = Workspace(kept / "small"), pipelines()
+    workspace.record(pipeline.network)
+    page = " ".join(keeping.write_report(workspace, pipeline).read_text(encoding="utf-8").split())
+    assert re.search(r"<dt>Machine</dt><dd>[^<]*; network: NVIDIA H200, [^<]*, cores: 99, [^<]*, torch 9\.9</dd>", page)
+    assert "no flips; on a GPU.</dd>" in page
+
+
+def test_a_claim_that_could_not_be_tested_says_why(kept):
+    path = kept / "small" / "paper" / "scorecard" / "scorecard.json"
+    claims = json.loads(path.read_text())
+    claims[0] |= {"name": "C5", "parts": [], "remark": "There was nothing."}
+    storage.write_json(path, claims)
+    assert "\n\nC5 under `paper`: There was nothing." in readme.section(kept)
+
+
 def test_the_report(kept_once):
     page = (kept_once / "small" / "paper" / "report.html").read_text(encoding="utf-8")
     for name in FIGURES["paper"]:

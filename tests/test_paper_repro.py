@@ -111,6 +111,10 @@ def test_the_numbers_agree_with_each_other(finished):
     np.testing.assert_array_equal(figure_2["mean_log_density"], stored["mean"][-1])
     rows = (root / "paper" / "classes" / "classes.csv").read_text().splitlines()
     assert len(rows) == 1 + 4 * 10
+    for row in csv.DictReader(rows):
+        high = row["above_largest_gap"] == "True"
+        assert row["density_group"] == ("" if float(row["gap_p_value"]) >= 0.05 else "high" if high else "low")
+    assert [row["above_largest_gap"] for row in csv.DictReader(rows)][-10:] == stored["high"].astype(str).tolist()
     assert float(rows[-10].split(",")[3]) == stored["mean"][-1, 0]
 
 

@@ -1,16 +1,20 @@
 """The scorecard: its tests on numbers made to show what the paper says, its opposite, and nothing."""
 
+import csv
 import json
 import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import spearmanr
 from tolerances import PEER_RELATIVE
 
 from paper_repro import claims
-from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess
+from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess, scorecard
 from paper_repro.statistics import gap_p_value, group_difference, unimodal_bandwidth
+from paper_repro.steps import Work
+from paper_repro.storage import write_arrays
 
 
 def verdict(name, figure, stored):
@@ -56,6 +60,42 @@ def test_groups_at_every_stage_contradict_c2():
 
 def test_an_outlier_is_no_group():
     assert verdict("C1", "figure_a7", density_figure(99, 1, 10.0)) == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(10.0, INCONCLUSIVE), (1.2, REPRODUCED)])
+def test_an_outlier_as_alike_as_a_group_is_not_none_either(ratio, expected):
+    stored = density_figure(98, 2, ratio, grouped=(False, True, True, True))
+    (claim,) = [claim for claim in assess({"figure_a7": stored}) if claim.name == "C2"]
+    assert claim.verdict == expected
+    first, second = claim.parts
+    assert first.outcome == "holds"
+    assert "stage 2: no two groups (of at least 3 classes each, " in second.statement
+    assert re.search(
+        r"largest gap \([\d.]+ nats, 2 of 100 classes above it; its p-value: (below )?0\.0", second.statistic
+    )
+
+
+def test_spreads_that_differ_by_far_keep_a_gap_that_may_be_chance_from_being_none():
+    """Two groups of like size, not far apart: the test of the gap has little power there."""
+    stored = density_figure(35, 65, 10.0, gap=30.0, seed=2, grouped=(False, True, True, True))
+    assert gap_p_value(stored["mean"][-1]) > 0.05
+    c1, c2 = assess({"figure_a7": stored})
+    assert (c1.verdict, c2.verdict) == (INCONCLUSIVE, INCONCLUSIVE)
+    gap, ratio = c1.parts
+    assert (gap.outcome, ratio.outcome) == ("unclear", "holds")
+
+
+def test_why_nothing_could_be_tested_is_in_the_table(tmp_path):
+    stored = {"high_share": np.array([0.0, 0.1, 0.3])}
+    folder = tmp_path / "figure_3"
+    for path in (folder, tmp_path / "scorecard"):
+        path.mkdir()
+    write_arrays(folder / "numbers.npz", stored)
+    scorecard(Work(tmp_path / "scorecard", {}, {"paper/figure_3": folder}, Console(quiet=True)))
+    c5, c6 = csv.DictReader((tmp_path / "scorecard" / "scorecard.csv").open(newline=""))
+    assert (c5["claim"], c6["claim"]) == ("C5", "C6")
+    for row in (c5, c6):
+        assert row["statement"].endswith("there is no transition to look at (the highest bin has 30% of them).")
 
 
 def test_few_high_density_classes_have_no_interval():

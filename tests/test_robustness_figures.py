@@ -64,6 +64,7 @@ def test_figure_3_attacks():
     by_group = stored["robust_accuracy_by_group"]
     assert by_group[0, :, 0].tolist() == pytest.approx([1, 5 / 6, 2 / 6])
     assert np.isnan(by_group[:, :, 1]).all()
+    assert [figure_3._budget(value) for value in (2 / 255, 8 / 255, 0.01, 0.5)] == ["2/255", "8/255", "0.01", "0.5"]
 
 
 def test_figure_4_is_over_pairs():

@@ -4,6 +4,11 @@ Without a GPU the kernels run under Triton's interpreter, on CPU tensors (TRITON
 compile for every target ahead of time (`python -m kernels.aot`).
 """
 
+import triton
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 5):
+    raise ImportError(f"the kernels need Triton 3.5 or newer, as torch 2.9 brings it; this is {triton.__version__}")
+
 from kernels.triton.component_statistics import component_statistics
 from kernels.triton.em_statistics import em_statistics
 from kernels.triton.gaussian_log_density import gaussian_log_density

@@ -10,8 +10,20 @@ from matplotlib.lines import Line2D
 
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
+from paper_repro.statistics import LEVEL, gap_p_value
 
-__all__ = ["class_statistics", "compute", "describe_gap", "grid", "key", "largest_gaps", "legend", "panel", "table"]
+__all__ = [
+    "class_statistics",
+    "compute",
+    "describe_gap",
+    "grid",
+    "group_marks",
+    "key",
+    "largest_gaps",
+    "legend",
+    "panel",
+    "table",
+]
 
 
 def class_statistics(log_density: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +86,10 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 
 def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
-    """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side."""
+    """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side.
+
+    In a corner stands the largest gap between the means, and how often chance leaves one as large.
+    """
     mean, std = stored["mean"][s], stored["std"][s]
     order = np.argsort(mean, kind="stable")
     ranks = np.arange(len(order))
@@ -87,21 +102,35 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     axes.set_title(f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})")
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, sorted by mean")
+    axes.annotate(
+        _gap_words(mean), (0.02, 0.97), xycoords="axes fraction", fontsize=7, color=style.MUTED, va="top",
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
+    )  # fmt: skip
     if s == len(stored["stages"]) - 1:
         axes.axhline(float(stored["threshold"]), color=style.INK, linewidth=1, linestyle=style.DASHES)
 
 
+def group_marks(mean: np.ndarray, high: np.ndarray, where: str, *, counted: bool) -> list[Line2D]:
+    """The looks of classes below and above the largest gap between the means [G], with how many they are if `counted`.
+
+    They are called low- and high-density only if chance does not often leave such a gap.
+    """
+    words = (f"low-density at {where}", f"high-density at {where}")
+    if not _is_split(mean):
+        words = (f"below the largest gap at {where}", "above it")
+    marks = []
+    for group, colour, label in zip((False, True), (style.LOW, style.HIGH), words, strict=True):
+        if counted:
+            label += f" ({int((high == group).sum())})"
+        look: dict[str, Any] = {"color": colour, "marker": style.MARKERS[group], "markersize": 5, "linestyle": "none"}
+        marks.append(Line2D([], [], **look, label=label))
+    return marks
+
+
 def key(stored: Stored, *, counted: bool) -> list[Line2D]:
     """The two groups of classes, with how many are in them if `counted`; the bars; the line at the gap."""
-    marks = []
-    for high, colour, word in ((False, style.LOW, "low"), (True, style.HIGH, "high")):
-        label = f"{word}-density at {_last(stored)}"
-        if counted:
-            label += f" ({int((stored['high'] == high).sum())})"
-        look: dict[str, Any] = {"color": colour, "marker": style.MARKERS[high], "markersize": 5, "linestyle": "none"}
-        marks.append(Line2D([], [], **look, label=label))
     return [
-        *marks,
+        *group_marks(stored["mean"][-1], stored["high"], _last(stored), counted=counted),
         Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
         Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the largest gap"),
     ]
@@ -141,10 +170,12 @@ def describe_gap(stored: Stored) -> str:
     """The split at the last stage in words."""
     high, std = stored["high"], stored["std"][-1]
     gaps = np.sort(np.diff(np.sort(stored["mean"][-1])))
+    p = gap_p_value(stored["mean"][-1])
     names = ", ".join(str(name) for name in stored["class_names"][high])
     text = (
         f"At {_last(stored)} the largest gap between sorted class means is {float(stored['gap']):.1f} "
-        f"nats; the median gap is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
+        f"nats ({style.p_value(p)}{'' if p < 1 - LEVEL else ': chance alone often leaves such a gap'}); the median gap "
+        f"is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
     text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
     if high.any() and not high.all():
@@ -153,6 +184,16 @@ def describe_gap(stored: Stored) -> str:
             f"and {std[~high].mean():.1f} below it."
         )
     return text
+
+
+def _gap_words(mean: np.ndarray) -> str:
+    words = f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {style.p_value(gap_p_value(mean))}"
+    return words if _is_split(mean) else f"{words}: may be chance"
+
+
+def _is_split(mean: np.ndarray) -> bool:
+    """Is the largest gap between the means [G] larger than what chance often leaves?"""
+    return gap_p_value(mean) < 1 - LEVEL
 
 
 def _last(stored: Stored) -> str:

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_repro.figures import FIGURES, style
-from paper_repro.figures.class_density import class_statistics
+from paper_repro.figures.class_density import class_statistics, group_marks
 from paper_repro.figures.style import Stored, styled
+from paper_repro.statistics import rank_correlation
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "mean_distance", "scatter", "table"]
 
@@ -85,9 +86,11 @@ def draw(stored: Stored) -> Figure:
     figure = style.canvas(f"Figure 2 · {FIGURES['figure_2']}", stored, width=9.2, height=3.7)
     left, right = figure.subplots(1, 2)
     scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
-    left.set(title="Mean intra-class distance", ylabel="mean Euclidean distance")
+    left.set(title="Mean intra-class distance", ylabel="mean distance (units of the space)")
     scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
     right.set(title="Relative entropy", ylabel="relative entropy (nats)")
+    marks = group_marks(stored["mean_log_density"], stored["high"], "the last stage", counted=True)
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
@@ -96,7 +99,8 @@ def caption(stored: Stored) -> str:
         "Each mark is a class at stage 4. Left: mean Euclidean distance between two of its training points. Right: "
         "relative entropy of its predictive density from the diagonal Gaussian with the same mean and variances "
         f"(equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats). Both against "
-        "the mean log-density of the class, with least-squares lines and correlations r. Circles are low-density "
+        "the mean log-density of the class, with least-squares lines, Pearson's correlations r and rank correlations "
+        "ρ, which the scorecard uses (C4): a few classes far from all others decide r. Circles are low-density "
         f"classes, diamonds high-density ones, as in figure 1. {stored['note']}"
     )
 
@@ -109,10 +113,13 @@ def look_for(stored: Stored) -> str:
 
 
 def finding(stored: Stored) -> str:
-    distance, entropy, values = stored["distance_line"], stored["entropy_line"], stored["relative_entropy"]
+    distance, entropy = stored["distance_line"], stored["entropy_line"]
+    values, density = stored["relative_entropy"], stored["mean_log_density"]
     text = (
-        f"Correlation with mean log-density over {len(values)} classes: {style.signed(distance[2])} for distance, "
-        f"{style.signed(entropy[2])} for relative entropy (slope {style.signed(entropy[0])} nats a nat). "
+        f"Correlation with mean log-density over {len(values)} classes: {style.signed(distance[2])} for distance "
+        f"(in ranks {style.signed(rank_correlation(stored['mean_distance'], density))}), {style.signed(entropy[2])} "
+        f"for relative entropy (in ranks {style.signed(rank_correlation(values, density))}; slope "
+        f"{style.signed(entropy[0])} nats a nat). "
         f"Relative entropies lie between {values.min():.1f} and {values.max():.1f} nats."
     )
     if stored["from_prior"].any():
@@ -143,7 +150,8 @@ def scatter(axes: Axes, stored: Stored, y: np.ndarray, error: np.ndarray | None,
     slope, intercept, r = line
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, intercept + slope * ends, color=style.INK, linewidth=1, linestyle=style.DASHES, zorder=1)
-    axes.set_title(f"r = {style.signed(r)}", loc="right", fontweight="normal", fontsize=9)
+    words = f"r = {style.signed(r)}, ρ = {style.signed(rank_correlation(x, y))}"
+    axes.set_title(words, loc="right", fontweight="normal", fontsize=9)
     axes.set_xlabel("mean log-density of the class (nats)")
     axes.margins(0.08, 0.14)
     style.name_points(axes, x, y, [str(name) for name in stored["class_names"]])

@@ -156,7 +156,7 @@ def draw(stored: Stored) -> Figure:
     share.set(title="Points of low- and high-density classes", ylim=(0, 1))
     middle = stored["budgets"].shape[1] // 2
     for look, title, budgets, success in _attacks(stored, "attack_success"):
-        _line(attacked, x, success, label=f"{title}, {budgets[middle]:.3g}", **look)
+        _line(attacked, x, success, label=f"{title}, {_budget(budgets[middle])}", **look)
     attacked.set(title="Success of attacks (not in the paper)", ylim=(-0.03, 1.35), yticks=np.linspace(0, 1, 6))
     attacked.legend(loc="upper center", ncols=2, fontsize=7, handlelength=1.5)
     for axes in panels[:4].flat:
@@ -231,6 +231,12 @@ def _share(survived: np.ndarray) -> np.ndarray:
     return survived.mean(0) if len(survived) else np.full(survived.shape[1], np.nan)
 
 
+def _budget(value: float) -> str:
+    """Of an attack, in pixel values: as a multiple of 1/255 if it is one."""
+    levels = 255 * value
+    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 and value < 0.1 else f"{value:.3g}"
+
+
 def _count(n: np.ndarray) -> str:
     return f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
 
@@ -266,7 +272,7 @@ def _stacked(axes: Axes, x: np.ndarray, high: np.ndarray) -> None:
     axes.bar(x, 1 - high, color=style.LOW, width=0.85, label="low-density")
     look: dict[str, Any] = {"color": style.HIGH, "hatch": "///", "edgecolor": "white", "linewidth": 0}
     axes.bar(x, high, bottom=1 - high, width=0.85, label="high-density", **look)
-    axes.legend(loc="upper right", fontsize=7, framealpha=0.9, frameon=True)
+    axes.legend(loc="lower left", fontsize=7, framealpha=0.9, frameon=True)
 
 
 def _band(axes: Axes, x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:

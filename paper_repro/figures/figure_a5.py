@@ -115,8 +115,8 @@ def caption(stored: Stored) -> str:
 
 def look_for(stored: Stored) -> str:
     return (
-        "Four read-out points, one a stage. The paper's ResNet18 has stages of 64, 128, 256 and 512 channels on larger "
-        "images; channels and image size are where this network is scaled down."
+        "Four read-out points, one a stage. The paper's ResNet18 has stages of 64, 128, 256 and 512 channels; "
+        "channels and image size are where other networks are scaled down."
     )
 
 

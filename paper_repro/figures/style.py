@@ -91,7 +91,8 @@ def canvas(title: str, stored: Stored, *, width: float, height: float) -> Figure
 
 def class_axis(axes: Axes, names: list[str]) -> None:
     """Classes side by side in the order given, named if there are few of them."""
-    axes.set_xlim(-0.7, len(names) - 0.3)
+    room = 0.7 + 0.01 * len(names)  # marks at the ends are whole
+    axes.set_xlim(-room, len(names) - 1 + room)
     if len(names) < MANY_CLASSES:
         longest = max(len(name) for name in names)
         axes.set_xticks(
