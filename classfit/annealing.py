@@ -1,5 +1,6 @@
 """Annealed importance sampling of labellings: a start with many components, and a lower bound of its log evidence."""
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -17,32 +18,36 @@ TEMPERATURES = np.concatenate([[0.0], np.geomspace(1e-4, 0.05, 12), np.linspace(
 
 
 def anneal(
-    x: Tensor, group_offsets: Tensor, prior: NIWPrior, rngs: list[np.random.Generator]
+    x: Tensor, group_offsets: Tensor, prior: NIWPrior, rngs: list[np.random.Generator], slowness: int = 1
 ) -> tuple[GibbsState, np.ndarray]:
     """Labels from the prior, cooled to the posterior by Gibbs sweeps (Neal 2001).
 
-        log w = sum_t (beta_t - beta_(t-1)) log p(x | z_(t-1)),    z_t by sweeps that leave p(z | alpha) p(x | z)^beta_t
+        log w = sum_t (beta_t - beta_(t-1)) log p(x | z_(t-1)) + log p(z_T) - log p(z_T | alpha),
+        z_t by sweeps that leave p(z | alpha) p(x | z)^beta_t
 
-    E[w] = p(x | alpha) at the fixed alpha = n / 16, so log w + log p(alpha) lies below the log evidence of the data and
-    alpha but for a few nats by chance; by how much depends on how slowly it was cooled. It counts all labellings of the
-    state that it ends in, which the log joint of one labelling does not.
+    at the fixed alpha = n / 16; the last terms exchange it for the prior of alpha, integrated out. E[w] = p(x), so
+    log w lies below the log evidence but for a few nats by chance: with 500 points in 64 dimensions, where it ends in
+    dozens of components, by some 200 nats, and by less the slower it was cooled. It counts all labellings of the state
+    that it ends in, which the joint density of one labelling does not.
 
     Args:
         x: [N, D] points sorted by group.
         group_offsets: [G + 1] int64.
         prior: of each group, in the units of x.
         rngs: a generator for each group.
+        slowness: steps of temperature in place of each.
 
     Returns:
-        GibbsState at the end, and [G] log w - alpha, in nats (the prior density of alpha is exp(-alpha)).
+        GibbsState at the end, and [G] log w in nats.
     """
     sizes = group_offsets.diff().tolist()
     alpha = torch.tensor([max(1.0, n / POINTS_A_UNIT_OF_ALPHA) for n in sizes], dtype=torch.float64)
     labels = [_restaurant(rng, n, float(a)) for rng, n, a in zip(rngs, sizes, alpha, strict=True)]
     state = GibbsState(torch.from_numpy(np.concatenate(labels)), alpha)
     log_weight = np.zeros(len(sizes))
-    for before, beta in pairwise(TEMPERATURES):
-        likelihood = log_joint(state.labels, alpha, x, group_offsets, prior) - _log_prior(state, group_offsets)
+    steps = np.arange((len(TEMPERATURES) - 1) * slowness + 1) / slowness
+    for before, beta in pairwise(np.interp(steps, np.arange(len(TEMPERATURES)), TEMPERATURES)):
+        likelihood = log_joint(state.labels, alpha, x, group_offsets, prior) - log_restaurant(state, group_offsets)
         log_weight += (beta - before) * likelihood.numpy()
         order, uniforms, _ = sweep_numbers(rngs, group_offsets, SWEEPS_A_TEMPERATURE)
         states = gibbs_sweep(
@@ -50,7 +55,29 @@ def anneal(
             inverse_temperature=torch.full((len(sizes),), beta, dtype=torch.float64),
         )  # fmt: skip
         state = GibbsState(states.labels[-1], alpha)
-    return state, log_weight - alpha.numpy()
+    log_weight += log_partition(state.labels, group_offsets) - log_restaurant(state, group_offsets).numpy()
+    return state, log_weight
+
+
+def log_partition(labels: Tensor, group_offsets: Tensor) -> np.ndarray:
+    """[G] log p(z), alpha ~ Gamma(1, 1) integrated out: sum_k log Gamma(n_k) + log of the integral over alpha of
+
+    alpha^K Gamma(alpha) / Gamma(alpha + n) exp(-alpha).
+    """
+    values = []
+    for part in labels.split(group_offsets.diff().tolist()):
+        sizes = part.bincount().double()
+        values.append(float(torch.lgamma(sizes).sum()) + _log_alpha_integral(len(part), len(sizes)))
+    return np.array(values)
+
+
+@cache
+def _log_alpha_integral(n: int, n_components: int) -> float:
+    """By the trapezoidal rule in log alpha, where the integrand is smooth and falls off to both sides."""
+    log_alpha = torch.linspace(-30, 10, 4001, dtype=torch.float64)
+    alpha = log_alpha.exp()
+    log_value = (n_components + 1) * log_alpha + torch.lgamma(alpha) - torch.lgamma(alpha + n) - alpha
+    return float(torch.logsumexp(log_value, 0) + np.log(0.01))
 
 
 def sweep_numbers(
@@ -80,7 +107,7 @@ def _restaurant(rng: np.random.Generator, n: int, alpha: float) -> np.ndarray:
     return labels
 
 
-def _log_prior(state: GibbsState, group_offsets: Tensor) -> Tensor:
+def log_restaurant(state: GibbsState, group_offsets: Tensor) -> Tensor:
     """[G] log probability of the labels under the Chinese restaurant process."""
     values = []
     for alpha, labels in zip(state.alpha, state.labels.split(group_offsets.diff().tolist()), strict=True):

@@ -7,9 +7,11 @@ all points. Both leave the posterior invariant, because what they propose does n
 In many dimensions the posterior of a group has states that no such move connects: one large component, or dozens of
 small ones, hundreds of nats apart. Every chain therefore looks for the better one in its burn-in, which is discarded
 and need not be reversible: it burns in from its own start, from one component, and by annealing from many components,
-and goes on from the track with the largest lower bound of the log evidence. That is the log joint density of the data,
-alpha and the labels; for the annealed track, whose labellings are very many and one as good as the other, also the
-estimate of annealed importance sampling, if that is larger. The chains still share nothing. What their agreement then
+and goes on from the track with the largest lower bound of the log evidence. That is the log joint density of the data
+and the labels, alpha integrated out; for the annealed track, whose labellings are very many and one as good as the
+other, also the estimate of annealed importance sampling, if that is larger. Its bound is the looser one, by hundreds of
+nats, so where it loses by less than half a nat a point it is annealed once more, slower. The chains still share
+nothing. What their agreement then
 says is that they found the same state, not how probable a state is that none of them chose: `burn_in_log_evidence`
 shows those.
 
@@ -27,14 +29,18 @@ from arviz_stats.base import array_stats
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from classfit.annealing import anneal, sweep_numbers
+from classfit.annealing import anneal, log_partition, log_restaurant, sweep_numbers
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from kernels import GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
 
 N_CHAINS = 4
-N_TRACKS = 3
-"""Starts that a chain tries in its burn-in: its own, one component, annealing."""
+N_TRACKS = 4
+"""Starts that a chain tries in its burn-in: its own, one component, annealing, and slower annealing."""
+ANNEALED, SLOWER = 2, 3
+SLOWNESS = 5
+UNDECIDED_NATS_A_POINT = 0.5
+"""By how much the bound of annealing may be the lower one before it is annealed slower."""
 SWEEPS_A_ROUND = 5
 PEELS_A_ROUND = 40
 MAX_PEEL = 20
@@ -86,7 +92,7 @@ class Chains(NamedTuple):
     anchor_weight: np.ndarray
     """[C, N] probability of each point of a group as the anchor of a peel."""
     burn_in_log_evidence: np.ndarray
-    """[C, N_TRACKS, G] lower bound of the log evidence, of each track of the burn-in."""
+    """[C, N_TRACKS, G] lower bound of the log evidence, of each track of the burn-in; -inf if it was not tried."""
     simple_log_joint: np.ndarray
     """[G] best log joint, at alpha = 1, of one component and k-means with 6 and 25."""
 
@@ -115,7 +121,8 @@ class Convergence(NamedTuple):
     merge_acceptance: np.ndarray
     """[C, G]"""
     burn_in_log_evidence: np.ndarray
-    """[C, 3, G] nats, lower bounds of log p(data, alpha) from the burn-in: own start, one component, annealing."""
+    """[C, 4, G] nats, lower bounds of log p(data) from the burn-in: own start, one component, annealing, slower
+    annealing (-inf where the other two left no doubt)."""
     above_simple: np.ndarray
     """[C, G] nats, at alpha = 1, of a chain's last state above the best of one component and k-means with 6 and 25.
 
@@ -199,25 +206,24 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
         state, _, _ = _round(problem, units, state, r, np.broadcast_to(even, small.shape))
         for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
             small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
-    log_evidence = _log_joint(problem, units, state) - state.alpha.numpy()  # the prior of alpha is exp(-alpha)
-    annealed_units = [(g, c, 2) for g in groups for c in range(N_CHAINS)]
-    x, prior, offsets = _tiled(problem, annealed_units)
-    rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, 0, 1 + c) for g, c, _ in annealed_units]
-    annealed, annealed_log_evidence = anneal(x, offsets, prior, rngs)
-    for r in range(BURN_IN_ROUNDS):
-        annealed, _, _ = _round(problem, annealed_units, annealed, r, np.broadcast_to(even, small.shape))
-    one_labelling = _log_joint(problem, annealed_units, annealed) - annealed.alpha.numpy()
-    annealed_log_evidence = np.maximum(annealed_log_evidence, one_labelling)
-
     bound = chains.burn_in_log_evidence
-    tracks = ((units, state, log_evidence), (annealed_units, annealed, annealed_log_evidence))
-    for these, _, values in tracks:
-        for (g, c, t), value in zip(these, values, strict=True):
-            bound[c, t, g] = value
-    for these, after, _ in tracks:
-        for (g, c, t), a, labelling in zip(these, after.alpha, _parts(problem, these, after), strict=True):
-            if t == bound[c, :, g].argmax():
+    bound[:, :, groups] = -np.inf
+
+    def take(units: list[tuple[int, int, int]], state: GibbsState, log_evidence: np.ndarray) -> None:
+        """Of each chain the state with the largest bound so far."""
+        parts = _parts(problem, units, state)
+        for (g, c, t), a, labelling, value in zip(units, state.alpha, parts, log_evidence, strict=True):
+            if value > bound[c, :, g].max():
                 chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
+            bound[c, t, g] = value
+
+    take(units, state, _log_evidence_of(problem, units, state))
+    annealed = [(g, c, ANNEALED) for g in groups for c in range(N_CHAINS)]
+    take(annealed, *_annealed(problem, annealed, 1, np.broadcast_to(even, small.shape)))
+    behind = bound[:, :ANNEALED].max(1) - bound[:, ANNEALED]
+    undecided = (behind > 0) & (behind < UNDECIDED_NATS_A_POINT * sizes)
+    if slower := [(g, c, SLOWER) for g in groups for c in range(N_CHAINS) if undecided[c, g]]:
+        take(slower, *_annealed(problem, slower, SLOWNESS, np.broadcast_to(even, small.shape)))
     for g in groups:
         rows = _rows(problem, g)
         total = small[:, rows].sum(1, keepdims=True)
@@ -225,6 +231,25 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
         chains.anchor_weight[:, rows] = 0.5 * even[rows] + 0.5 * by_size
         chains.begun[g] = True
     return chains
+
+
+def _annealed(
+    problem: Problem, units: list[tuple[int, int, int]], slowness: int, anchor_weight: np.ndarray
+) -> tuple[GibbsState, np.ndarray]:
+    """State and bound [U] of annealing: its weight, or the joint density of the labelling that rounds bring it to."""
+    x, prior, offsets = _tiled(problem, units)
+    rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, slowness - 1, 1 + c) for g, c, _ in units]
+    state, log_weight = anneal(x, offsets, prior, rngs, slowness)
+    for r in range(BURN_IN_ROUNDS):
+        state, _, _ = _round(problem, units, state, r, anchor_weight)
+    return state, np.maximum(log_weight, _log_evidence_of(problem, units, state))
+
+
+def _log_evidence_of(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
+    """[U] log p(x, z), alpha integrated out: a lower bound of the log evidence, by one labelling."""
+    offsets = _tiled(problem, units)[2]
+    likelihood = _log_joint(problem, units, state) - log_restaurant(state, offsets).numpy()
+    return likelihood + log_partition(state.labels, offsets)
 
 
 def _starts(chains: Chains, problem: Problem, g: int, n_init_components: int) -> list[np.ndarray]:
@@ -350,7 +375,7 @@ def _round(
     x, prior, offsets = _tiled(problem, units)
 
     def rngs(purpose: int) -> list[np.random.Generator]:
-        return [generator(problem.seed, problem.streams[g], purpose, index, 1 + N_TRACKS * c + t) for g, c, t in units]
+        return [generator(problem.seed, problem.streams[g], purpose, index, _number(c, t)) for g, c, t in units]
 
     order, uniforms, noise = sweep_numbers(rngs(_SWEEPS), offsets, SWEEPS_A_ROUND)
     states = gibbs_sweep(state, x, order, uniforms, noise, prior=prior, group_offsets=offsets)
@@ -372,6 +397,11 @@ def _round(
             proposed[i] += (kind & made).sum(0).numpy()
             accepted[i] += (kind & info.accepted).sum(0).numpy()
     return state, proposed, accepted
+
+
+def _number(chain: int, track: int) -> int:
+    """Of the random numbers of a track."""
+    return 1 + SLOWER * chain + track if track < SLOWER else 1 + SLOWER * N_CHAINS + chain
 
 
 def _peels(

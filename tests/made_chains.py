@@ -38,7 +38,7 @@ def made_convergence(n_classes=10, n_rounds=40, n_chains=4):
         "rounds": rounds,
         "split_acceptance": np.where(np.arange(n_chains)[:, None] == 0, np.nan, 0.02) + 0 * g,
         "merge_acceptance": np.full((n_chains, n_classes), np.nan),
-        "burn_in_log_evidence": np.zeros((n_chains, 3, n_classes)),
+        "burn_in_log_evidence": np.zeros((n_chains, 4, n_classes)),
         "above_simple": 5.0 + np.arange(n_chains)[:, None] + 0.0 * g,
     }
 

@@ -1,34 +1,62 @@
 """Annealed importance sampling: its weights are unbiased for the evidence, which is known for six points."""
 
 import numpy as np
+import pytest
 import torch
+from scipy.integrate import quad
 from scipy.special import gammaln, logsumexp
 from test_gibbs import make_prior, partitions, scipy_log_marginal
 from test_split_merge import POINTS
 from tolerances import MONTE_CARLO_SIGMAS
 
-from classfit.annealing import anneal, sweep_numbers
+from classfit.annealing import anneal, log_partition, sweep_numbers
 from kernels import NIWPrior
 
 
-def test_weights_are_unbiased_for_the_evidence_of_six_points():
+def log_integral(n: int, n_components: int) -> float:
+    """log of the integral over alpha of alpha^K Gamma(alpha) / Gamma(alpha + n) exp(-alpha)."""
+    value, _ = quad(lambda a: np.exp(n_components * np.log(a) + gammaln(a) - gammaln(a + n) - a), 0, np.inf)
+    return np.log(value)
+
+
+def test_partitions_without_alpha():
+    """By another rule of integration; over all partitions of six points they add up to one."""
+    every = partitions(6)
+    labels = torch.tensor([label for p in every for label in p])
+    found = log_partition(labels, 6 * torch.arange(len(every) + 1))
+    for p, value in zip(every, found, strict=True):
+        sizes = np.bincount(p)
+        assert value == pytest.approx(gammaln(sizes).sum() + log_integral(6, len(sizes)), abs=1e-6)
+    assert np.exp(found).sum() == pytest.approx(1, abs=1e-6)
+    many = log_partition(torch.arange(500) % 60, torch.tensor([0, 500]))
+
+    def log_value(a: float) -> float:
+        return 60 * np.log(a) + gammaln(a) - gammaln(a + 500) - a
+
+    mode = 12.0  # about there the integrand is largest
+    scaled, _ = quad(lambda a: np.exp(log_value(a) - log_value(mode)), 0, 100, points=[5, mode, 25])
+    sizes = np.bincount(np.arange(500) % 60)
+    assert many[0] == pytest.approx(gammaln(sizes).sum() + np.log(scaled) + log_value(mode), abs=1e-6)
+
+
+@pytest.mark.parametrize(("slowness", "n_chains", "spread"), [(1, 400, 1.0), (4, 100, 0.7)])
+def test_weights_are_unbiased_for_the_evidence_of_six_points(slowness, n_chains, spread):
     prior = make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3)
-    alpha = 1.0  # the least that is used
     log_joints = []
     for p in partitions(6):
         sizes = np.bincount(p)
         likelihood = sum(scipy_log_marginal(POINTS[np.array(p) == k], prior) for k in range(len(sizes)))
-        log_joints.append(len(sizes) * np.log(alpha) + gammaln(sizes).sum() + gammaln(1) - gammaln(7) + likelihood)
-    n_chains = 400
+        log_joints.append(gammaln(sizes).sum() + log_integral(6, len(sizes)) + likelihood)
     _, log_weight = anneal(
         torch.from_numpy(np.tile(POINTS, (n_chains, 1))),
         6 * torch.arange(n_chains + 1),
         NIWPrior(*(field.expand(n_chains, *field.shape[1:]).contiguous() for field in prior)),
         [np.random.default_rng([9, chain]) for chain in range(n_chains)],
+        slowness,
     )
-    ratio = np.exp(log_weight + alpha - logsumexp(log_joints))
+    ratio = np.exp(log_weight - logsumexp(log_joints))
     assert abs(ratio.mean() - 1) < MONTE_CARLO_SIGMAS * ratio.std(ddof=1) / np.sqrt(n_chains)
-    assert ratio.std() < 1, "so uneven weights show little"
+    assert ratio.std() < spread, "so uneven weights show little"
 
 
 def test_random_numbers_of_a_group_are_its_generators_own():

@@ -12,6 +12,7 @@ from tolerances import MONTE_CARLO_SIGMAS
 from classfit import ConstantFeatureWarning, DPGaussianMixture, convergence
 from classfit.gibbs import stream
 from classfit.prior import group_variances, niw_prior, standardise, standardised
+from kernels import GibbsState
 
 CONVERGED = {"n_init_components": 3, "protocol": "converged", "random_state": 0}
 
@@ -84,6 +85,34 @@ def test_chains_start_apart_and_are_not_copies_of_each_other(short):
     traces = chains.log_joint[:, :, 0].T
     assert len({trace.tobytes() for trace in traces}) == convergence.N_CHAINS
     assert len({alpha.tobytes() for alpha in chains.alpha}) == convergence.N_CHAINS
+
+
+@pytest.mark.parametrize("undecided", [0.0, 0.04, 100.0])
+def test_a_chain_goes_on_from_the_best_bound_and_anneals_slower_where_that_is_close_behind(
+    short, monkeypatch, undecided
+):
+    monkeypatch.setattr(convergence, "UNDECIDED_NATS_A_POINT", undecided)
+    sizes = [40, 30]
+    problem = problem_of(np.concatenate([two_clusters(), np.random.default_rng(3).normal(size=(30, 2))]), sizes, "ab")
+    chains = convergence.burn_in(convergence.start(problem), problem, 3)
+    bound = chains.burn_in_log_evidence
+    assert np.isfinite(bound[:, :3]).all()
+    behind = bound[:, :2].max(1) - bound[:, 2]
+    np.testing.assert_array_equal(np.isfinite(bound[:, 3]), (behind > 0) & (behind < undecided * np.array(sizes)))
+    tried = np.isfinite(bound[:, 3]).sum()
+    assert (tried == 0) if undecided == 0 else (tried > 0)
+    best = bound.argmax(1)
+    assert len(np.unique(best)) > 1, "one track alone shows little"
+    for g in range(2):
+        rows = convergence._rows(problem, g)
+        for c in range(convergence.N_CHAINS):
+            labels = torch.from_numpy(chains.labels[c, rows]).long()
+            state = GibbsState(labels, torch.from_numpy(chains.alpha[c, g : g + 1]))
+            found = convergence._log_evidence_of(problem, [(g, c, 0)], state)[0]
+            # Of one labelling, which that of annealing may exceed.
+            assert found == pytest.approx(bound[c, best[c, g], g]) or (
+                best[c, g] > 1 and found < bound[c, best[c, g], g]
+            )
 
 
 @pytest.mark.parametrize(
