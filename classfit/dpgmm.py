@@ -302,7 +302,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
         problem = convergence.problem(x, offsets, prior, streams, schedule.seed)
         settings: dict[str, Any] = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
-        settings |= self._prior(x.shape[1])
+        settings |= self._prior(x.shape[1]) | {"tracks": convergence.N_TRACKS}
 
         def step(chains: Chains) -> Chains:
             if not chains.begun.all():
