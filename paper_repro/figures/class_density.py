@@ -187,8 +187,7 @@ def describe_gap(stored: Stored) -> str:
 
 
 def _gap_words(mean: np.ndarray) -> str:
-    words = f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {style.p_value(gap_p_value(mean))}"
-    return words if _is_split(mean) else f"{words}: may be chance"
+    return f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {style.p_value(gap_p_value(mean))}"
 
 
 def _is_split(mean: np.ndarray) -> bool:
