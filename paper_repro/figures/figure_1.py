@@ -27,8 +27,7 @@ def caption(stored: Stored) -> str:
         f"{stages}, under the class's density (posterior predictive, equation 3; under the protocol em the mixture "
         "that EM fits). Classes are sorted by mean in each panel; in the corner stand the largest gap between means "
         "and how often draws from the nearest density with one mode leave one as large. The dashed line at the last "
-        "stage lies in the middle "
-        "of the largest gap between sorted means and splits classes into low-density ones (blue circles) and "
+        "stage lies in the middle of the largest gap and splits classes into low-density ones (blue circles) and "
         "high-density ones (orange diamonds); both panels show that same split. "
         f"{stored['note']}"
     )
