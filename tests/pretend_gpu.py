@@ -71,6 +71,28 @@ def _from_here(value: Any) -> Any:
     return _There(value) if isinstance(value, torch.Tensor) else value
 
 
+class _Module:
+    """`torch.pretend`. It has no devices of its own, so that tests which come later in the process see none."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return False
+
+    def device_count(self) -> int:
+        return 0
+
+    def current_device(self) -> int:
+        return 0
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        pass
+
+
 class _Engine:
     """Triton's kernels for tensors of the device."""
 
@@ -98,7 +120,7 @@ class PretendGPU(TorchDispatchMode):
     def __init__(self, monkeypatch: Any) -> None:
         super().__init__()
         if not hasattr(torch, NAME):
-            _setup_privateuseone_for_python_backend(NAME)
+            _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
         self.engine, usual = _Engine(), kernels._engine
 
         def engine(name: str, x: torch.Tensor) -> Any:

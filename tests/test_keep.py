@@ -271,7 +271,7 @@ def test_steps_of_another_machine_are_told_apart(kept, command):
     assert "no flips; on a GPU.</dd>" in page
 
 
-def test_a_claim_that_could_not_be_tested_says_why(kept):
+def test_a_claim_that_could_not_be_tested_says_why(kept, command):
     path = kept / "small" / "paper" / "scorecard" / "scorecard.json"
     claims = json.loads(path.read_text())
     claims[0] |= {"name": "C5", "parts": [], "remark": "There was nothing."}
