@@ -398,7 +398,7 @@ def test_protocol_em_has_its_figures_and_a_report(tmp_path):
     with workspace.lock():
         workspace.run([pipeline.figures["figure_1"], pipeline.classes])
     page = write_report(workspace, pipeline).read_text()
-    assert "the number of components by BIC" in page
+    assert "number of components by BIC" in page
     stored = storage.read_arrays(tmp_path / "em" / "figure_1" / "numbers.npz")
     assert np.isfinite(stored["mean"]).all()
 
