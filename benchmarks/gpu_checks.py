@@ -3,7 +3,6 @@
 Needs torch, triton and numpy. Under the interpreter (TRITON_INTERPRET=1) the same checks run on the CPU, if small.
 """
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,8 +50,8 @@ def poisoned() -> Iterator[None]:
         tensor = make(*args, **kwargs)
         return tensor.fill_(torch.nan if tensor.is_floating_point() else 10**9 if tensor.dtype == torch.int64 else 0)
 
-    torch.empty = functools.partial(filled, empty)  # type: ignore[assignment]
-    Tensor.new_empty = functools.partialmethod(lambda x, *args, **kw: filled(new_empty, x, *args, **kw))  # type: ignore[assignment]
+    torch.empty = lambda *args, **kwargs: filled(empty, *args, **kwargs)  # type: ignore[assignment]
+    Tensor.new_empty = lambda *args, **kwargs: filled(new_empty, *args, **kwargs)  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:

@@ -34,14 +34,14 @@ def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -
         (f"DPGaussianMixture.fit, {sweeps} sweeps", DPGaussianMixture(**chain)),
         ("GaussianMixture.fit, 6 components", GaussianMixture(6, random_state=seed)),
     ):
-        seconds = {where: _second(partial(_fit, estimator, x, names, where)) for where in ("cpu", device)}
-        yield {"what": what, "features": D, "seconds": seconds}
-        fitted = _fit(estimator, x, names, "cpu")
-        found, seconds = {}, {}
+        seconds, found = {}, {}
         for where in ("cpu", device):
-            there = _on(fitted, where)
-            seconds[where] = _second(partial(there.class_log_density, x))
-            found[where] = there.class_log_density(x)
+            seconds[where], fitted = _second(partial(_fit, estimator, x, names, where))
+        yield {"what": what, "features": D, "seconds": seconds}
+        seconds = {}
+        for where in ("cpu", device):
+            fitted.set_params(device=where)
+            seconds[where], found[where] = _second(partial(fitted.class_log_density, x))
         difference = float(np.abs(found[device] - found["cpu"]).max())
         words = f"{type(estimator).__name__}.class_log_density, {groups} groups"
         yield {"what": words, "features": D, "seconds": seconds, "largest_difference": difference}
@@ -53,16 +53,9 @@ def _fit(estimator: Any, x: np.ndarray, names: np.ndarray, device: str) -> Any:
     return clone(estimator).set_params(device=device).fit(x, groups=names)
 
 
-def _on(fitted: Any, device: str) -> Any:
-    """The fitted estimator, used on the device."""
-    fitted.set_params(device=device)
-    if hasattr(fitted, "posterior_"):
-        fitted.posterior_.to(device)
-    return fitted
-
-
-def _second(call: Callable[[], Any]) -> float:
+def _second(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a second call, and what it returns."""
     call()
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    found = call()
+    return time.perf_counter() - start, found

@@ -12,6 +12,8 @@ if not torch.cuda.is_available():
 import numpy as np
 import pytest
 
+from benchmarks import gpu_checks
+
 # scikit-learn's estimator checks skip their array-API part without it; scipy reads it when it is first imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
@@ -38,19 +40,16 @@ def golden():
 @pytest.fixture
 def poisoned(monkeypatch):
     """Fill uninitialised memory with NaN (floats) or a huge number (int64), so that an unwritten output shows."""
-    numpy_empty, torch_empty, new_empty = np.empty, torch.empty, torch.Tensor.new_empty
+    numpy_empty = np.empty
 
     def empty(*args, **kwargs):
         array = numpy_empty(*args, **kwargs)
         array.fill(np.nan if array.dtype.kind == "f" else 10**9 if array.dtype == np.int64 else 0)
         return array
 
-    def poison(tensor):
-        return tensor.fill_(torch.nan if tensor.is_floating_point() else 10**9 if tensor.dtype == torch.int64 else 0)
-
     monkeypatch.setattr(np, "empty", empty)
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: poison(torch_empty(*args, **kwargs)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *args, **kwargs: poison(new_empty(x, *args, **kwargs)))
+    with gpu_checks.poisoned():
+        yield
 
 
 @pytest.fixture
