@@ -32,7 +32,8 @@ from torch import Tensor
 from classfit.annealing import anneal, log_partition, log_restaurant, sweep_numbers
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
-from kernels import GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
+from classfit.proposals import companions_of, peels, splits
+from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
 
 N_CHAINS = 4
 N_TRACKS = 4
@@ -42,10 +43,6 @@ SLOWNESS = 5
 UNDECIDED_NATS_A_POINT = 0.5
 """By how much the bound of annealing may be the lower one before it is annealed slower."""
 SWEEPS_A_ROUND = 5
-PEELS_A_ROUND = 40
-MAX_PEEL = 20
-"""Points that a peel may part from the rest, beside its anchor."""
-ROWS_AT_ONCE = 1024
 ROUNDS_BETWEEN_SPLITS = 8
 """One of Jain & Neal's proposals in so many rounds: it costs as much as several sweeps, and is seldom accepted."""
 BURN_IN_ROUNDS = 20
@@ -146,30 +143,9 @@ class Problem(NamedTuple):
 def problem(x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int], seed: int) -> Problem:
     """x [N, D] points sorted by group, with the prior in their units; streams as in `classfit.gibbs.stream`."""
     companions = [
-        _companions(x[a:b].double() - prior.mu0[g], prior.S0[g]) for g, (a, b) in enumerate(_segments(group_offsets))
+        companions_of(x[a:b].double() - prior.mu0[g], prior.S0[g]) for g, (a, b) in enumerate(_segments(group_offsets))
     ]
     return Problem(x, group_offsets, prior, streams, seed, companions)
-
-
-def _companions(centred: Tensor, scale: Tensor) -> np.ndarray:
-    """Of one group, as `Problem` says; centred [n, D] the points less the prior mean, scale [D, D] of the prior."""
-    n = len(centred)
-    m = min(MAX_PEEL, n - 1)
-    direction = torch.nn.functional.normalize(centred)
-    near = []
-    # A few rows at a time: all distances of a large group would not fit into memory.
-    for a in range(0, n, ROWS_AT_ONCE):
-        rows = torch.arange(a, min(a + ROWS_AT_ONCE, n))
-        distances = torch.stack([-direction[rows] @ direction.T, torch.cdist(centred[rows], centred)])
-        distances[:, rows - a, rows] = torch.inf
-        near.append(distances.topk(m, largest=False).indices)
-    # The scale matrix of one component that holds all points says what is far out.
-    chol = torch.linalg.cholesky(scale + centred.T @ centred)
-    outlying = torch.linalg.solve_triangular(chol, centred.T, upper=False).square().sum(0)
-    furthest = outlying.topk(m + 1).indices.expand(n, m + 1)
-    others = furthest != torch.arange(n)[:, None]
-    others[others.all(1), -1] = False
-    return torch.cat([*torch.cat(near, 1), furthest[others].view(n, m)]).view(3, n, m).numpy()
 
 
 def start(problem: Problem) -> Chains:
@@ -381,14 +357,14 @@ def _round(
     states = gibbs_sweep(state, x, order, uniforms, noise, prior=prior, group_offsets=offsets)
     state = GibbsState(states.labels[-1], states.alpha[-1])
     every_proposal = [
-        _peels(
+        peels(
             rngs(_PEELS),
             [problem.companions[g] for g, _, _ in units],
             [anchor_weight[c, _rows(problem, g)] for g, c, _ in units],
         )
     ]
     if index % ROUNDS_BETWEEN_SPLITS == 0:
-        every_proposal.append(_splits(rngs(_SPLITS), offsets))
+        every_proposal.append(splits(rngs(_SPLITS), offsets))
     proposed, accepted = np.zeros((2, len(units)), np.int64), np.zeros((2, len(units)), np.int64)
     for proposals in every_proposal:
         state, info = split_merge(state, x, proposals, prior=prior, group_offsets=offsets)
@@ -402,43 +378,6 @@ def _round(
 def _number(chain: int, track: int) -> int:
     """Of the random numbers of a track."""
     return 1 + SLOWER * chain + track if track < SLOWER else 1 + SLOWER * N_CHAINS + chain
-
-
-def _peels(
-    rngs: list[np.random.Generator], companions: list[np.ndarray], weights: list[np.ndarray]
-) -> SplitMergeProposals:
-    """A point, drawn by its weight, with up to MAX_PEEL of its companions, against another random point."""
-    P, m = PEELS_A_ROUND, max(others.shape[2] for others in companions)
-    anchors = np.zeros((P, len(rngs), 2), np.int64)
-    candidates = np.full((P, len(rngs), m), -1)
-    uniforms, accept = np.zeros((P, len(rngs), 2, m)), np.empty((P, len(rngs)))
-    for u, (rng, others, weight) in enumerate(zip(rngs, companions, weights, strict=True)):
-        kinds, n, width = others.shape
-        anchors[:, u, 0] = rng.choice(n, size=P, p=weight / weight.sum())
-        anchors[:, u, 1] = rng.integers(n, size=P)
-        size = rng.integers(1, width + 1, size=P) if width else np.zeros(P, np.int64)
-        named = others[rng.integers(kinds, size=P), anchors[:, u, 0]]
-        usable = (np.arange(width) < size[:, None]) & (named != anchors[:, u, 1:])
-        candidates[:, u, :width] = np.where(usable, named, -1)
-        uniforms[:, u, :, :width], accept[:, u] = rng.random((P, 2, width)), rng.random(P)
-    launch = np.ones(candidates.shape, np.bool_)
-    return SplitMergeProposals(*(torch.from_numpy(field) for field in (anchors, candidates, launch, uniforms, accept)))
-
-
-def _splits(rngs: list[np.random.Generator], offsets: Tensor) -> SplitMergeProposals:
-    """One of Jain & Neal's proposals a unit: two random anchors, all other points on random sides, two scans."""
-    sizes = offsets.diff().tolist()
-    C = max(sizes)
-    anchors = np.zeros((1, len(rngs), 2), np.int64)
-    candidates = np.full((1, len(rngs), C), -1)
-    launch, uniforms = np.zeros((1, len(rngs), C), np.bool_), np.zeros((1, len(rngs), 2, C))
-    accept = np.empty((1, len(rngs)))
-    for u, (rng, n) in enumerate(zip(rngs, sizes, strict=True)):
-        points = rng.permutation(n)
-        if n > 1:
-            anchors[0, u], candidates[0, u, : n - 2] = points[:2], points[2:]
-        launch[0, u, :n], uniforms[0, u, :, :n], accept[0, u] = rng.random(n) < 0.5, rng.random((2, n)), rng.random()
-    return SplitMergeProposals(*(torch.from_numpy(field) for field in (anchors, candidates, launch, uniforms, accept)))
 
 
 def _tiled(problem: Problem, units: list[tuple[int, int, int]]) -> tuple[Tensor, NIWPrior, Tensor]:

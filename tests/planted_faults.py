@@ -144,7 +144,7 @@ FAULTS = [
           "spread[:, None] * root.square()", "root.square()", RELATIVE_ENTROPY),
     Fault("relative entropy: error of one part forgotten", "classfit/predictive.py",
           "variance + (share * error) ** 2", "(share * error) ** 2 / 2", ("test_relative_entropy.py", "intervals")),
-    Fault("converged: random numbers of peels shared with larger groups", "classfit/convergence.py",
+    Fault("converged: random numbers of peels shared with larger groups", "classfit/proposals.py",
           "rng.random((P, 2, width)), rng", "rng.random((P, 2, m))[..., :width], rng",
           ("test_convergence.py", "alike_alone and ten")),
     Fault("converged: labellings from the burn-in as well", "classfit/convergence.py",

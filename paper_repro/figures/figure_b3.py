@@ -76,13 +76,13 @@ def compute(
             f"n_components_{stage}": components[:, :, drawn].astype(np.int32),
         }
     if several:
-        from classfit import convergence
+        from classfit import convergence, proposals
 
         stored |= {name: np.stack([trace[name] for trace in traces.values()]) for name in SUMMARIES}
         stored |= {"max_rhat": convergence.MAX_RHAT, "min_ess": convergence.MIN_ESS}
         stored |= {
             "sweeps_a_round": convergence.SWEEPS_A_ROUND,
-            "proposals_a_round": convergence.PEELS_A_ROUND,
+            "proposals_a_round": proposals.PEELS_A_ROUND,
         }
     stored["shattered"] = [(small_share[stage] > SHATTERED).sum(0) for stage in traces]
     about = {"stages": list(traces), "dimensions": dimensions, "class_names": class_names, "several": several}
