@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ["classfit", "kernels", "paper_repro", "tests", "pyproject.toml"]
+COPIED = ["benchmarks", "classfit", "kernels", "paper_repro", "tests", "pyproject.toml"]
 
 
 class Fault(NamedTuple):
