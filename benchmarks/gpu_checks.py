@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels import AlphaNoise, GibbsState, NIWPrior
+from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 from tests import tolerances
 from tests.cases import MixtureCase, mixture_case, ragged, squared_distance
 
@@ -104,6 +104,14 @@ def checks(device: str, seed: int, size: int, features: tuple[int, ...]) -> Iter
             )
         # With a large alpha more components than a launch has room for at first.
         yield f"gibbs_sweep of many components D={D}", lambda D=D: _gibbs(size, D, 1, False, seed, device, 200.0)
+        yield f"gibbs_sweep at a power D={D}", lambda D=D, n=n: _gibbs(n, D, 1, False, seed, device, power=0.3)
+        # Few candidates, as in peels, and all points, as in Jain & Neal's proposals.
+        for candidates in (6, n):
+            yield (
+                f"split_merge D={D} candidates={candidates}",
+                lambda D=D, n=n, c=candidates: _split_merge(n, D, c, seed, device),
+            )
+        yield f"log_joint D={D}", lambda D=D, n=n: _log_joint(n, D, seed, device)
 
 
 def _twice(call: Callable[[], Any]) -> tuple[list[Tensor], bool]:
@@ -245,12 +253,18 @@ def _component_statistics(case: MixtureCase, device: str) -> Check:
     return _judge(actual, list(call(case.x, "reference")), allowed, bitwise)
 
 
-def _gibbs(
-    n: int, D: int, block_size: int, shared_new: bool, seed: int, device: str, alpha: float | None = None
-) -> Check:
-    """Two sweeps of two groups, label for label, up to a group's first uniform that is too near to an edge to tell."""
-    rng = np.random.default_rng([seed, n, D, block_size])
-    sizes, T = [n, n // 2 + 1], 2
+class _Chain(NamedTuple):
+    """Two groups of points and a state of their chains."""
+
+    state: GibbsState
+    x: Tensor
+    prior: NIWPrior
+    group_offsets: Tensor
+
+
+def _chain(rng: np.random.Generator, n: int, D: int, alpha: float | None = None) -> _Chain:
+    """Of three clusters each, labelled at random; alpha at random if it is not given."""
+    sizes = [n, n // 2 + 1]
     edges = np.cumsum([0, *sizes])
     N, G = int(edges[-1]), len(sizes)
     x = rng.normal(size=(N, D)) + 3 * rng.integers(0, 3, size=(N, 1))
@@ -261,20 +275,33 @@ def _gibbs(
     labels = np.concatenate([np.unique(rng.integers(6, size=size), return_inverse=True)[1] for size in sizes])
     concentration = rng.exponential(size=G) + 0.1 if alpha is None else np.full(G, alpha)
     state = GibbsState(torch.from_numpy(labels), torch.from_numpy(concentration))
+    return _Chain(state, torch.from_numpy(x), prior, torch.from_numpy(edges))
+
+
+def _there(value: Any, device: str) -> Any:
+    return type(value)(*(field.to(device) for field in value)) if isinstance(value, tuple) else value.to(device)
+
+
+def _gibbs(
+    n: int, D: int, block_size: int, shared_new: bool, seed: int, device: str, alpha: float | None = None,
+    power: float | None = None,
+) -> Check:  # fmt: skip
+    """Two sweeps of two groups, label for label, up to a group's first uniform that is too near to an edge to tell."""
+    rng, T = np.random.default_rng([seed, n, D, block_size]), 2
+    state, x, prior, offsets = _chain(rng, n, D, alpha)
+    edges, sizes = offsets.numpy(), offsets.diff().tolist()
+    N, G = len(x), len(sizes)
     order = torch.from_numpy(np.stack([np.concatenate([rng.permutation(s) for s in sizes]) for _ in range(T)]))
     uniforms = torch.from_numpy(rng.random((T, N)))
     numbers = (rng.exponential(size=(T, N)), rng.exponential(size=(T, N + G)), rng.random((T, G)))
     noise = AlphaNoise(*map(torch.from_numpy, numbers))
-    offsets = torch.from_numpy(edges)
+    likelihood = {} if power is None else {"inverse_temperature": torch.full((G,), power, dtype=torch.float64)}
 
     def call(device: str, engine: str) -> GibbsState:
-        here = [
-            type(v)(*(f.to(device) for f in v)) if isinstance(v, tuple) else v.to(device)
-            for v in (state, torch.from_numpy(x), order, uniforms, noise, prior, offsets)
-        ]
-        return kernels.gibbs_sweep(
-            *here[:5], prior=here[5], group_offsets=here[6], block_size=block_size, shared_new=shared_new, engine=engine
-        )
+        here = [_there(value, device) for value in (state, x, order, uniforms, noise, prior, offsets)]
+        options = {"block_size": block_size, "shared_new": shared_new, "engine": engine}
+        options |= {name: value.to(device) for name, value in likelihood.items()}
+        return kernels.gibbs_sweep(*here[:5], prior=here[5], group_offsets=here[6], **options)
 
     (actual, found_alpha), bitwise = _twice(lambda: call(device, "triton"))
     with _weights_seen() as weights:
@@ -294,6 +321,50 @@ def _gibbs(
         "" if passed else f"{wrong} labels of {actual.numel()} differ; alpha {'equal' if same_alpha else 'differs'}"
     )
     return Check("", passed, float(wrong), bitwise, message)
+
+
+def _split_merge(n: int, D: int, n_candidates: int, seed: int, device: str) -> Check:
+    """Proposals for two groups, label for label, and the log of each one's acceptance ratio."""
+    rng = np.random.default_rng([seed, n, D, n_candidates])
+    chain = _chain(rng, n, D)
+    sizes = chain.group_offsets.diff().tolist()
+    P, C, S = 4 + n // 10, n_candidates, 2
+    anchors, candidates = np.zeros((P, 2, 2), np.int64), np.full((P, 2, C), -1)
+    for p in range(P):
+        for g, size in enumerate(sizes):
+            points = rng.permutation(size)
+            anchors[p, g], rest = points[:2], points[2 : 2 + C]
+            candidates[p, g, : len(rest)] = rest
+    # Candidates of a peel start with its anchor.
+    launch = np.ones((P, 2, C), np.bool_) if n > C else rng.random((P, 2, C)) < 0.5
+    numbers = (anchors, candidates, launch, rng.random((P, 2, S, C)), rng.random((P, 2)))
+    proposals = SplitMergeProposals(*map(torch.from_numpy, numbers))
+
+    def call(device: str, engine: str) -> tuple[Tensor, ...]:
+        state, x, prior, offsets = (_there(value, device) for value in chain)
+        there = _there(proposals, device)
+        after, info = kernels.split_merge(state, x, there, prior=prior, group_offsets=offsets, engine=engine)
+        return after.labels, after.alpha, info.split.int(), info.accepted.int(), info.log_ratio
+
+    actual, bitwise = _twice(lambda: call(device, "triton"))
+    expected = list(call("cpu", "reference"))
+    ratio = tolerances.PEER_RELATIVE * (1 + expected[-1].abs().nan_to_num(posinf=0))
+    return _judge(actual, expected, [0.5, 1e-300, 0.5, 0.5, ratio], bitwise)
+
+
+def _log_joint(n: int, D: int, seed: int, device: str) -> Check:
+    """Of two labellings of two groups: as they start, and of points that are each alone."""
+    chain = _chain(np.random.default_rng([seed, n, D]), n, D)
+    alone = torch.cat([torch.arange(size) for size in chain.group_offsets.diff().tolist()])
+    states = GibbsState(torch.stack([chain.state.labels, alone]), chain.state.alpha.repeat(2, 1))
+
+    def call(device: str, engine: str) -> Tensor:
+        state, x, prior, offsets = (_there(value, device) for value in chain._replace(state=states))
+        return kernels.log_joint(state, x, prior=prior, group_offsets=offsets, engine=engine)
+
+    actual, bitwise = _twice(lambda: call(device, "triton"))
+    expected = call("cpu", "reference")
+    return _judge(actual, [expected], [tolerances.PEER_RELATIVE * expected.abs()], bitwise)
 
 
 @contextmanager

@@ -1,21 +1,23 @@
 """What a user sees: wall time of the estimators with `device=`, on the GPU and on the processors of the same machine.
 
-Part of `benchmarks.gpu`. A fit is made twice and the second is timed: the first compiles. Random numbers, the trace and
-all copies to and from the device are in the time.
+Part of `benchmarks.gpu`. Random numbers, the trace and all copies to and from the device are in the time.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-__all__ = ["fits"]
+__all__ = ["chains", "fits"]
 
 
 def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -> Iterator[dict[str, Any]]:
     """Of `groups` groups of `group` points in D dimensions, each point in one of six clusters of its group.
+
+    Each is made twice and the second is timed: the first compiles.
 
     Yields:
         what, features, seconds {device: wall seconds}, and largest_difference of the log-densities (nats) where both
@@ -23,12 +25,7 @@ def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -
     """
     from classfit import DPGaussianMixture, GaussianMixture
 
-    rng = np.random.default_rng(seed)
-    names = np.repeat(np.arange(groups), group)
-    centres = 5 * rng.standard_normal((groups, 6, D))
-    x = centres[names, rng.integers(6, size=len(names))] + rng.standard_normal((len(names), D))
-    x = x.astype(np.float32)
-
+    x, names = _points(groups, group, D, seed)
     chain = {"block_size": 4, "n_sweeps": sweeps, "n_discard": sweeps // 2, "thin": 4, "random_state": seed}
     for what, estimator in (
         (f"DPGaussianMixture.fit, {sweeps} sweeps", DPGaussianMixture(**chain)),
@@ -45,6 +42,35 @@ def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -
         difference = float(np.abs(found[device] - found["cpu"]).max())
         words = f"{type(estimator).__name__}.class_log_density, {groups} groups"
         yield {"what": words, "features": D, "seconds": seconds, "largest_difference": difference}
+
+
+def chains(device: str, groups: int, group: int, D: int, seed: int) -> dict[str, Any]:
+    """The protocol "converged" on the same points: four chains a group with split-merge moves, on the GPU alone.
+
+    Its kernels have been compiled by then, by the checks.
+
+    Returns:
+        what, features, seconds {device: wall seconds}, and converged: the share of groups whose chains agree.
+    """
+    from classfit import DPGaussianMixture
+
+    x, names = _points(groups, group, D, seed)
+    model = DPGaussianMixture(protocol="converged", random_state=seed, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of groups whose chains do not agree
+        start = time.perf_counter()
+        model.fit(x, groups=names)
+    seconds = {device: time.perf_counter() - start}
+    what = f"DPGaussianMixture.fit, converged, {groups} groups"
+    return {"what": what, "features": D, "seconds": seconds, "converged": float(model.convergence_.converged.mean())}
+
+
+def _points(groups: int, group: int, D: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    names = np.repeat(np.arange(groups), group)
+    centres = 5 * rng.standard_normal((groups, 6, D))
+    x = centres[names, rng.integers(6, size=len(names))] + rng.standard_normal((len(names), D))
+    return x.astype(np.float32), names
 
 
 def _fit(estimator: Any, x: np.ndarray, names: np.ndarray, device: str) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from classfit.devices import moved
 from classfit.diagnostics import log_joint
 from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
 
@@ -31,15 +32,16 @@ def anneal(
     that it ends in, which the joint density of one labelling does not.
 
     Args:
-        x: [N, D] points sorted by group.
-        group_offsets: [G + 1] int64.
-        prior: of each group, in the units of x.
+        x: [N, D] points sorted by group; the sweeps run where they are.
+        group_offsets: [G + 1] int64, on the processor.
+        prior: of each group, in the units of x and on its device.
         rngs: a generator for each group.
         slowness: steps of temperature in place of each.
 
     Returns:
-        GibbsState at the end, and [G] log w in nats.
+        GibbsState at the end, on the processor, and [G] log w in nats.
     """
+    device, offsets = x.device, group_offsets.to(x.device)
     sizes = group_offsets.diff().tolist()
     alpha = torch.tensor([max(1.0, n / POINTS_A_UNIT_OF_ALPHA) for n in sizes], dtype=torch.float64)
     labels = [_restaurant(rng, n, float(a)) for rng, n, a in zip(rngs, sizes, alpha, strict=True)]
@@ -51,10 +53,10 @@ def anneal(
         log_weight += (beta - before) * likelihood.numpy()
         order, uniforms, _ = sweep_numbers(rngs, group_offsets, SWEEPS_A_TEMPERATURE)
         states = gibbs_sweep(
-            state, x, order, uniforms, prior=prior, group_offsets=group_offsets,
-            inverse_temperature=torch.full((len(sizes),), beta, dtype=torch.float64),
+            moved(state, device), x, order.to(device), uniforms.to(device), prior=prior, group_offsets=offsets,
+            inverse_temperature=torch.full((len(sizes),), beta, dtype=torch.float64, device=device),
         )  # fmt: skip
-        state = GibbsState(states.labels[-1], alpha)
+        state = GibbsState(states.labels[-1].cpu(), alpha)
     log_weight += log_partition(state.labels, group_offsets) - log_restaurant(state, group_offsets).numpy()
     return state, log_weight
 

@@ -30,10 +30,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from classfit.annealing import anneal, log_partition, log_restaurant, sweep_numbers
+from classfit.devices import moved
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from classfit.proposals import companions_of, peels, splits
 from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
+
+CPU = torch.device("cpu")
 
 N_CHAINS = 4
 N_TRACKS = 4
@@ -128,7 +131,7 @@ class Convergence(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """The data of every group and what is proposed from them."""
+    """The data of every group and what is proposed from them. Chains run on the device of x and prior."""
 
     x: Tensor
     group_offsets: Tensor
@@ -140,12 +143,17 @@ class Problem(NamedTuple):
     angle between them as seen from the prior mean, of distance, and (whatever the point) of how outlying they are."""
 
 
-def problem(x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int], seed: int) -> Problem:
-    """x [N, D] points sorted by group, with the prior in their units; streams as in `classfit.gibbs.stream`."""
+def problem(
+    x: Tensor, group_offsets: Tensor, prior: NIWPrior, streams: list[int], seed: int, device: torch.device = CPU
+) -> Problem:
+    """x [N, D] points sorted by group, with the prior in their units; streams as in `classfit.gibbs.stream`.
+
+    Tensors are given on the processor; chains are to run on `device`.
+    """
     companions = [
         companions_of(x[a:b].double() - prior.mu0[g], prior.S0[g]) for g, (a, b) in enumerate(_segments(group_offsets))
     ]
-    return Problem(x, group_offsets, prior, streams, seed, companions)
+    return Problem(x.to(device), group_offsets, moved(prior, device), streams, seed, companions)
 
 
 def start(problem: Problem) -> Chains:
@@ -232,7 +240,7 @@ def _starts(chains: Chains, problem: Problem, g: int, n_init_components: int) ->
     """The labelling that each chain of a group starts from; the best of the simple ones goes into `chains`."""
     rng = generator(problem.seed, problem.streams[g], _INIT, 0)
     x = problem.x[_rows(problem, g)]
-    points, n = x.double().numpy(), len(x)
+    points, n = x.double().cpu().numpy(), len(x)
     means = {k: _k_means(points, k, int(rng.integers(2**31 - 1))) for k in {6, 25, n_init_components}}
     scattered = np.unique(rng.integers(n_init_components, size=n), return_inverse=True)[1]
     prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
@@ -346,15 +354,20 @@ def _round(
 ) -> tuple[GibbsState, np.ndarray, np.ndarray]:
     """Sweeps, then split-merge proposals, of units (group, chain, track), each as a group of its own.
 
-    Returns the state, and for each unit the numbers [2, U] of splits and merges proposed and accepted.
+    Returns the state (on the processor), and for each unit the numbers [2, U] of splits and merges proposed and
+    accepted.
     """
     x, prior, offsets = _tiled(problem, units)
+    device, offsets_there = x.device, offsets.to(x.device)
 
     def rngs(purpose: int) -> list[np.random.Generator]:
         return [generator(problem.seed, problem.streams[g], purpose, index, _number(c, t)) for g, c, t in units]
 
     order, uniforms, noise = sweep_numbers(rngs(_SWEEPS), offsets, SWEEPS_A_ROUND)
-    states = gibbs_sweep(state, x, order, uniforms, noise, prior=prior, group_offsets=offsets)
+    states = gibbs_sweep(
+        moved(state, device), x, order.to(device), uniforms.to(device), moved(noise, device),
+        prior=prior, group_offsets=offsets_there,
+    )  # fmt: skip
     state = GibbsState(states.labels[-1], states.alpha[-1])
     every_proposal = [
         peels(
@@ -367,12 +380,13 @@ def _round(
         every_proposal.append(splits(rngs(_SPLITS), offsets))
     proposed, accepted = np.zeros((2, len(units)), np.int64), np.zeros((2, len(units)), np.int64)
     for proposals in every_proposal:
-        state, info = split_merge(state, x, proposals, prior=prior, group_offsets=offsets)
+        state, info = split_merge(state, x, moved(proposals, device), prior=prior, group_offsets=offsets_there)
+        info = moved(info, CPU)
         made = proposals.anchors[:, :, 0] != proposals.anchors[:, :, 1]
         for i, kind in enumerate((info.split, ~info.split)):
             proposed[i] += (kind & made).sum(0).numpy()
             accepted[i] += (kind & info.accepted).sum(0).numpy()
-    return state, proposed, accepted
+    return moved(state, CPU), proposed, accepted
 
 
 def _number(chain: int, track: int) -> int:
@@ -381,11 +395,12 @@ def _number(chain: int, track: int) -> int:
 
 
 def _tiled(problem: Problem, units: list[tuple[int, int, int]]) -> tuple[Tensor, NIWPrior, Tensor]:
-    """Data, prior and offsets with the group of each unit as one of its own."""
+    """Data, prior and (on the processor) offsets with the group of each unit as one of its own."""
     groups = [g for g, _, _ in units]
     x = torch.cat([problem.x[_rows(problem, g)] for g in groups])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), problem.group_offsets.diff()[groups].cumsum(0)])
-    return x, NIWPrior(*(field[groups].contiguous() for field in problem.prior)), offsets
+    chosen = torch.tensor(groups).to(x.device)
+    return x, NIWPrior(*(field[chosen] for field in problem.prior)), offsets
 
 
 def _log_joint(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
@@ -410,4 +425,5 @@ def _k_means(points: np.ndarray, k: int, seed: int) -> np.ndarray:
     k = min(k, len(np.unique(points, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return KMeans(k, n_init=1, random_state=seed).fit_predict(points).astype(np.int64)
+        labels = KMeans(k, n_init=1, random_state=seed).fit_predict(points)
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)  # of clusters that hold a point

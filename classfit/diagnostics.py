@@ -1,6 +1,5 @@
 """What tells whether a chain is where it should be."""
 
-import torch
 from torch import Tensor
 
 from classfit.devices import moved
@@ -17,11 +16,10 @@ def log_joint(labels: Tensor, alpha: Tensor, x: Tensor, group_offsets: Tensor, p
         alpha: [G] float64, or [T, G].
         x: [N, D] points sorted by group.
         group_offsets: [G + 1] int64.
-        prior: of each group, in the units of x.
+        prior: of each group, in the units of x and on its device; all others may be elsewhere.
 
     Returns:
-        float64 of the shape of alpha, in nats, on the processor: there it is computed, wherever the tensors are.
+        float64 of the shape of alpha, in nats, on the processor.
     """
-    cpu = torch.device("cpu")
-    here, state, on_processor = x.to(cpu), moved(GibbsState(labels, alpha), cpu), moved(prior, cpu)
-    return unchecked(here).log_joint(state, here, prior=on_processor, group_offsets=group_offsets.to(cpu))
+    state = moved(GibbsState(labels, alpha), x.device)
+    return unchecked(x).log_joint(state, x, prior=prior, group_offsets=group_offsets.to(x.device)).cpu()

@@ -32,7 +32,8 @@ from kernels import NIWPrior
 SWEEPS_A_CALL = 10
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
 ROUNDS_A_CALL = 5
-GROUPS_A_CALL = 4
+GROUPS_A_CALL, GROUPS_A_CALL_OF_A_GPU = 4, 32
+"""Groups that burn in together, eight chains of each: a GPU has room for some 200 programs at once."""
 BURN_IN_IN_ROUNDS = 100
 """What a burn-in counts for in the progress bar: it takes about as long as so many rounds."""
 PROTOCOLS = ("paper", "converged")
@@ -88,9 +89,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             (`classfit.convergence`). The protocols set block_size, n_sweeps, n_discard and thin, whatever these were.
         kappa0, nu0, S0_scale: the prior, if not the paper's: kappa0 in points; nu0 degrees of freedom, above D - 1
             (None: D + 2); S0 = S0_scale diag(variance) / K0^(2/D).
-        device: where sweeps are made and densities evaluated: None is the processor, "cuda" a GPU. Sweeps in other
-            places are rounded in another order, so chains are other draws from the same posterior. The chains of
-            "converged" are made on the processor anyhow: split-merge moves have no GPU kernel; its densities are not.
+        device: where chains are run and densities evaluated: None is the processor, "cuda" a GPU. Sweeps in other
+            places are rounded in another order, so chains are other draws from the same posterior.
 
     Attributes:
         posterior_: `Posterior`, the fitted predictive of every group.
@@ -279,9 +279,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
         device = checked(self.device)
         there, prior_there = x.to(device), moved(prior, device)
-        settings = schedule._asdict() | self._prior(x.shape[1])
-        # On another device the chain would go on, but not to the same result.
-        settings |= {} if device.type == "cpu" else {"device": devices.name(device)}
+        settings = schedule._asdict() | self._prior(x.shape[1]) | _of_the_device(device)
 
         def step(chain: Chain) -> Chain:
             n_sweeps = min(SWEEPS_A_CALL, schedule.n_sweeps - chain.sweep)
@@ -300,13 +298,15 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule
     ) -> tuple[np.ndarray, np.ndarray]:
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
-        problem = convergence.problem(x, offsets, prior, streams, schedule.seed)
+        device = checked(self.device)
+        problem = convergence.problem(x, offsets, prior, streams, schedule.seed, device)
         settings: dict[str, Any] = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
-        settings |= self._prior(x.shape[1]) | {"tracks": convergence.N_TRACKS}
+        settings |= self._prior(x.shape[1]) | {"tracks": convergence.N_TRACKS} | _of_the_device(device)
+        n_groups = GROUPS_A_CALL if device.type == "cpu" else GROUPS_A_CALL_OF_A_GPU
 
         def step(chains: Chains) -> Chains:
             if not chains.begun.all():
-                return convergence.burn_in(chains, problem, schedule.n_init_components, GROUPS_A_CALL)
+                return convergence.burn_in(chains, problem, schedule.n_init_components, n_groups)
             return convergence.advance(chains, problem, ROUNDS_A_CALL)
 
         def progress(chains: Chains) -> tuple[int, int]:
@@ -358,6 +358,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
                     write_npz(path, identity=identity, **chain._asdict())
                     written = time.monotonic()
         return chain
+
+
+def _of_the_device(device: torch.device) -> dict[str, str]:
+    """Settings that keep a chain from going on elsewhere: it would, but not to the same result."""
+    return {} if device.type == "cpu" else {"device": devices.name(device)}
 
 
 def _identity(x: Tensor, group_offsets: Tensor, streams: list[int], settings: dict[str, Any]) -> str:

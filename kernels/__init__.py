@@ -301,7 +301,7 @@ def gibbs_sweep(
             then visited one point at a time. Not with `shared_new`, and not on the "triton" engine.
         inverse_temperature: beta, [G] or [T, G] float64, not negative: the likelihood is raised to this power, so that
             n_k t_k(x)^beta and alpha t_0(x)^beta take the place of the weights above. None is 1, the posterior; other
-            values make annealed starts. Not on the "triton" engine.
+            values make annealed starts.
         engine: see `kernels`.
 
     Returns:
@@ -310,7 +310,8 @@ def gibbs_sweep(
     Raises:
         ValueError: wrong shape, dtype or device; non-finite data; an order that is no permutation; a uniform outside
             [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range; on
-            "cpu", a point with (x - mu0)' S0^-1 (x - mu0) above 4.5e13, which float64 cannot take out of its component.
+            "cpu", a point with (x - mu0)' S0^-1 (x - mu0) above 4.5e13, which float64 cannot take out of its component;
+            on "triton", one above 1e6.
     """
     check.points(x)
     check.gibbs(
@@ -365,18 +366,18 @@ def split_merge(
         x: [N, D] points sorted by group, float32 or float64; all is computed in float64.
         proposals: SplitMergeProposals of P proposals a group, made in turn.
         prior, group_offsets: as in `gibbs_sweep`.
-        engine: see `kernels`; there is none for "triton".
+        engine: see `kernels`.
 
     Returns:
         GibbsState after all proposals (alpha is unchanged; a new component comes last, and after a merge the numbers
         above close the gap), and SplitMergeInfo.
 
     Raises:
-        ValueError: as `gibbs_sweep`; anchors or candidates out of range, a candidate that is an anchor or named twice.
+        ValueError: as `gibbs_sweep` (but "cpu" takes any distance); anchors or candidates out of range, a candidate
+            that is an anchor or named twice.
     """
     check.points(x)
     check.split_merge(state, x, proposals, prior, group_offsets)
-    _on_the_cpu("split_merge", engine, x)
     return _engine(engine, x).split_merge(state, x, proposals, prior=prior, group_offsets=group_offsets)
 
 
@@ -399,7 +400,7 @@ def log_joint(
         state: labels [N] or [T, N] int64, without gaps in each group, and alpha [G] or [T, G] float64: a state, or T.
         x: [N, D] points sorted by group, float32 or float64; all is computed in float64.
         prior, group_offsets: as in `gibbs_sweep`.
-        engine: see `kernels`; there is none for "triton".
+        engine: see `kernels`.
 
     Returns:
         float64 of the shape of alpha, in nats.
@@ -409,15 +410,7 @@ def log_joint(
     """
     check.points(x)
     check.log_joint(state, x, prior, group_offsets)
-    _on_the_cpu("log_joint", engine, x)
     return _engine(engine, x).log_joint(state, x, prior=prior, group_offsets=group_offsets)
-
-
-def _on_the_cpu(operation: str, engine: str, x: Tensor) -> None:
-    if engine == "triton" or (engine == "auto" and x.device.type != "cpu"):
-        raise ValueError(
-            f"{operation} runs on the CPU, got engine {engine!r} and x on {x.device}: pass x.cpu() and so on"
-        )
 
 
 def unchecked(x: Tensor, engine: str = "auto") -> ModuleType:

@@ -39,6 +39,8 @@ MODULES = (
     "em_statistics",
     "component_statistics",
     "gibbs_sweep",
+    "split_merge",
+    "log_joint",
 )
 
 
@@ -218,7 +220,7 @@ def compile_all(targets: tuple[str, ...] = TARGETS, only: str = "", processes: i
 def fingerprint(module: str) -> str:
     """Of the code that the operation's kernels come from, its block sizes included; comments and docstrings aside."""
     digest = hashlib.sha256()
-    for name in ("common", module):
+    for name in ("common", "records", module):
         tree = ast.parse((Path(__file__).parent / "triton" / f"{name}.py").read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)

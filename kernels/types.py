@@ -59,7 +59,8 @@ class SplitMergeInfo(NamedTuple):
     split: Tensor
     """[P, G] bool: the anchors were together, so a split was proposed (else a merge, or nothing if i = j)."""
     log_ratio: Tensor
-    """[P, G] float64 log of the Metropolis-Hastings ratio; -inf for a merge that no split could undo."""
+    """[P, G] float64 log of the Metropolis-Hastings ratio; -inf for a merge that no split could undo. What has none,
+    because a matrix is singular in float64, is NaN on "triton" and not accepted; "cpu" raises an error."""
     accepted: Tensor
     """[P, G] bool."""
 

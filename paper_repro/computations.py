@@ -252,9 +252,7 @@ def estimate_posterior(work: Work) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit(np.flatnonzero(labels == 0)[:8])  # compiles
-            # Chains of `converged` are made on the processor anyhow.
-            where = density_device(x.shape[1]) if density == "em" else "cpu"
-            return FITS[density] * over_classes(of_classes, n_classes, where)
+            return FITS[density] * over_classes(of_classes, n_classes, density_device(x.shape[1]))
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, x.shape[1], n_sweeps=n_sweeps, n_discard=0)

@@ -212,7 +212,8 @@ def test_the_fingerprint_is_of_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(aot, "__file__", str(tmp_path / "aot.py"))
     (tmp_path / "triton").mkdir()
 
-    def of(common, op):
+    def of(common, op, records="C = 1\n"):
+        (tmp_path / "triton" / "records.py").write_text(records)
         (tmp_path / "triton" / "common.py").write_text(common)
         (tmp_path / "triton" / "op.py").write_text(op)
         return aot.fingerprint("op")
@@ -221,6 +222,7 @@ def test_the_fingerprint_is_of_the_code(tmp_path, monkeypatch):
     assert of("A = 1\n", '"""Others."""\nB = 2\n') == first
     assert of("A = 1\n", "B = 3\n") != first
     assert of("A = 2\n", "B = 2\n") != first
+    assert of("A = 1\n", "B = 2\n", "C = 2\n") != first
 
 
 def test_a_kernel_that_does_not_compile_is_reported(tmp_path):

@@ -14,7 +14,15 @@ from rich.console import Console
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from classfit import ClassConditionalDensity, DPGaussianMixture, GaussianMixture, Posterior, convergence
+from classfit import (
+    ClassConditionalDensity,
+    DPGaussianMixture,
+    GaussianMixture,
+    Posterior,
+    annealing,
+    convergence,
+    proposals,
+)
 from classfit.protocols import em, heldout
 from kernels.triton import common
 from paper_repro import computations, machine
@@ -61,7 +69,7 @@ def test_a_fit_and_all_that_its_posterior_is_asked(gpu, points):
     here = DPGaussianMixture(2, **SETTINGS).fit(X, groups=groups)
     assert gpu.ran()
     there = DPGaussianMixture(2, device=gpu.name, **SETTINGS).fit(X, groups=groups)
-    assert gpu.ran("gibbs_sweep")
+    assert gpu.ran("gibbs_sweep", "log_joint")
     np.testing.assert_array_equal(there.posterior_.labels, here.posterior_.labels)
     close(there.posterior_.alpha, here.posterior_.alpha)
     close(there.trace_.log_joint, here.trace_.log_joint)
@@ -113,19 +121,31 @@ def test_a_classifier_takes_the_device_of_its_density(gpu, points):
     assert gpu.ran("mixture_log_density")
 
 
-def test_chains_that_converge_are_made_here_and_evaluated_there(gpu, points, monkeypatch):
-    X, groups = points
-    monkeypatch.setattr(convergence, "MAX_ROUNDS", 50)
-    monkeypatch.setattr(convergence, "BURN_IN_ROUNDS", 2)
-    fits = []
+def test_chains_until_they_converge(gpu, points, monkeypatch, tmp_path):
+    """Of two groups, from burn-in to the end, with few of all that there is much of."""
+    few = {"MAX_ROUNDS": 4, "CHECK_ROUNDS": 4, "KEEP_EVERY": 1, "BURN_IN_ROUNDS": 1, "SWEEPS_A_ROUND": 1, "N_CHAINS": 2}
+    for name, value in (few | {"SLOWNESS": 2}).items():
+        monkeypatch.setattr(convergence, name, value)
+    monkeypatch.setattr(annealing, "SWEEPS_A_TEMPERATURE", 1)
+    monkeypatch.setattr(annealing, "TEMPERATURES", np.array([0.0, 1.0]))
+    monkeypatch.setattr(proposals, "PEELS_A_ROUND", 2)
+    X, groups = points[0][10:18], np.repeat(["a", "b"], 4)
+    path = tmp_path / "chains.npz"
+    model = DPGaussianMixture(2, protocol="converged", random_state=0, checkpoint=path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for device in (None, gpu.name):
-            model = DPGaussianMixture(2, protocol="converged", random_state=0, device=device)
-            fits.append(model.fit(X[14:], groups=groups[14:]))
-            assert gpu.ran()
-    np.testing.assert_array_equal(fits[0].posterior_.labels, fits[1].posterior_.labels)
-    close(fits[1].score_samples(X), fits[0].score_samples(X))
+        here = clone(model).fit(X, groups=groups)
+        assert gpu.ran()
+        with pytest.raises(ValueError, match="belongs to other data, other settings or another device"):
+            clone(model).set_params(device=gpu.name).fit(X, groups=groups)
+        path.unlink()
+        there = clone(model).set_params(device=gpu.name).fit(X, groups=groups)
+        assert gpu.ran("gibbs_sweep", "log_joint", "split_merge")
+    np.testing.assert_array_equal(there.posterior_.labels, here.posterior_.labels)
+    assert there.posterior_.labels.max() > 0
+    for name, values in here.convergence_._asdict().items():
+        close(getattr(there.convergence_, name), values)
+    close(there.score_samples(X, groups), here.score_samples(X, groups))
     assert gpu.ran("mixture_log_density")
 
 
@@ -136,7 +156,7 @@ def test_points_held_out(gpu, points, monkeypatch):
     here = heldout(X[14:], groups[14:], **options)
     assert gpu.ran()
     there = heldout(X[14:], groups[14:], device=gpu.name, **options)
-    assert gpu.ran("gibbs_sweep", "mixture_log_density")
+    assert gpu.ran("gibbs_sweep", "log_joint", "mixture_log_density")
     close(there.log_density, here.log_density)
     close(there.diagnostics["in_sample"], here.diagnostics["in_sample"])
 
@@ -274,7 +294,7 @@ def test_steps_of_the_pipeline(gpu, points, tmp_path, monkeypatch):
         monkeypatch.setattr(computations, "density_device", lambda n_features, device=device: device)
         gpu.calls.clear()
         run("posterior", chain, folder)
-        assert gpu.ran(*(["gibbs_sweep", "mixture_log_density"] if device == gpu.name else []))
+        assert gpu.ran(*(["gibbs_sweep", "log_joint", "mixture_log_density"] if device == gpu.name else []))
         run("relative_entropy", {"stage": 4, "n_draws": 20, "seed": 0}, folder)
         run("leave_one_out", {"stage": 4}, folder)
         kernels = ("component_statistics", "mixture_log_density", "precision_cholesky", "student_t_log_density")

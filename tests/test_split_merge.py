@@ -308,11 +308,3 @@ def test_correction_is_checked_and_not_for_shared_new_components():
         gibbs_sweep(state, x, order, uniforms, correction=uniforms, shared_new=True, block_size=2, **arguments)
     with pytest.raises(ValueError, match=r"correction must be in \[0, 1\), got 1"):
         gibbs_sweep(state, x, order, uniforms, correction=torch.ones_like(uniforms), block_size=2, **arguments)
-    with pytest.raises(ValueError, match="split_merge runs on the CPU, got engine 'triton'"):
-        split_merge(
-            state,
-            x,
-            make_proposals(np.random.default_rng(0), arguments["group_offsets"], 1),
-            engine="triton",
-            **arguments,
-        )

@@ -155,6 +155,16 @@ def test_alpha(alpha_shape):
     assert torch.equal(kept, problem.state.alpha.expand(2, -1))
 
 
+@pytest.mark.parametrize("block_size", [1, 3])
+def test_a_power_of_the_likelihood(block_size):
+    problem = make_problem([10, 7], 3, 2)
+    for power in (torch.tensor([0.0, 0.3]), torch.tensor([[0.2, 1.0], [0.6, 2.0]])):
+        options = {"block_size": block_size, "inverse_temperature": power.double()}
+        expected, edge_distance = reference_sweep(problem, **options)
+        options["inverse_temperature"] = options["inverse_temperature"].to(DEVICE)
+        assert_same_chain(sweep(problem, **options), expected, edge_distance, problem)
+
+
 def test_more_components_than_are_looked_at_together():
     # From 40 components to 40 or so: more than the 32 slots of a step.
     problem = make_problem([40], 2, 1, labels=np.arange(40), alpha=1e4)

@@ -13,8 +13,10 @@ from kernels.triton.component_statistics import component_statistics
 from kernels.triton.em_statistics import em_statistics
 from kernels.triton.gaussian_log_density import gaussian_log_density
 from kernels.triton.gibbs_sweep import gibbs_sweep
+from kernels.triton.log_joint import log_joint
 from kernels.triton.mixture_log_density import mixture_log_density
 from kernels.triton.precision_cholesky import precision_cholesky
+from kernels.triton.split_merge import split_merge
 from kernels.triton.student_t_log_density import student_t_log_density
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "em_statistics",
     "gaussian_log_density",
     "gibbs_sweep",
+    "log_joint",
     "mixture_log_density",
     "precision_cholesky",
+    "split_merge",
     "student_t_log_density",
 ]

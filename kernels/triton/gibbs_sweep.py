@@ -22,12 +22,8 @@ One sweep
         commit    points whose label changed move from one P to another; there is nothing to do for the others
     renumber labels without gaps, resample alpha
 
-Moving a point x into (s = 1) or out of (s = -1) a component, with kappa = kappa0 + n, d = x - m, q = d' P d:
-    e = s / (kappa + s)    c = e kappa    gain = 1 + c q
-    m' = m + e d    S' = S + c d d'    log det S' = log det S + log gain    P' = P - (c / gain) (P d)(P d)'
+`records.py` has how a point is moved into or out of a component record. In a tile record (e, c, gain as there):
     G'_ij = G_ij - (c r_i r_j + e (r_i + r_j) - e^2 q) / gain    with r the row of G that belongs to x
-and the density under a component, its constant tabulated by count on the host:
-    log t(x) = constant(n) - 1/2 log det S - (nu0 + n + 1)/2 log(1 + q kappa / (kappa + 1))
 
 Latency of a point: steps that wait for the one before, and a prediction in cycles of an H100 at D = 64 with 10
 components and block size 1, by `benchmarks.performance_model`, where the cost of each step is stated:
@@ -41,50 +37,33 @@ That is 4.4 us a point: 400 sweeps of 500 points in 0.9 s, for as many groups at
 Measured on an H200 with 6 components: 6.0 us at D = 64 (predicted: 4.1), 3.7 at D = 16 (3.5).
 """
 
-import math
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.common import MOST_REGISTERS, TARGETS, Case, launch_options, padded, padded_rows, target
+from kernels.triton.records import (
+    BLOCKS,
+    SLOTS,
+    aligned,
+    log_constants,
+    log_predictive,
+    move_point,
+    pick,
+    prior_records,
+    refuse_far_points,
+)
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
 FIRST_CAPACITY = 64
 """Slots a group has memory for at first: the paper's data need up to 56. It doubles for the groups that outgrow it."""
-
-SLOTS = tl.constexpr(32)
-"""Slots that a step looks at together: one for each thread of a warp, so that reductions need no barrier."""
 
 TILE = 16
 """Points that are visited between two passes over the precisions (32 for blocks of more than 4)."""
 
 DRAWS = (1, 4, 32)
 """Points that a program has room to draw together: a kernel each. The paper's blocks are of 4."""
-
-
-class Blocks(NamedTuple):
-    """One entry of the table of block sizes."""
-
-    columns: int
-    """Columns of P that a product makes at a time."""
-    depth: int
-    """Features that it sums over at a time."""
-    rows: int
-    """Rows of P in registers while it is updated."""
-    warps: int
-
-
-BLOCKS = {
-    16: Blocks(columns=16, depth=16, rows=16, warps=2),
-    32: Blocks(columns=16, depth=32, rows=32, warps=4),
-    64: Blocks(columns=64, depth=32, rows=64, warps=4),
-    128: Blocks(columns=16, depth=64, rows=16, warps=8),
-}
-"""By padded D. With Triton 3.9: at most 160, 185, 250, 206 registers on sm_90 for blocks of up to 4 points; no spill on
-any target."""
 
 
 def gibbs_sweep(
@@ -104,15 +83,14 @@ def gibbs_sweep(
 ) -> GibbsState:
     """See `kernels.gibbs_sweep`.
 
-    The host looks at the device once, after the launch. A group that needs more slots than there is memory for stops
-    before the sweep in question. Such groups, and no others, then go on from there in another launch with twice the
-    slots: since a sweep depends on the state alone, the result is that of a launch with room enough.
+    The host looks at the device before the launch, for points that are too far away, and once after it. A group that
+    needs more slots than there is memory for stops before the sweep in question. Such groups, and no others, then go on
+    from there in another launch with twice the slots: since a sweep depends on the state alone, the result is that of a
+    launch with room enough.
     """
     name = target(x)
     if correction is not None:
         raise ValueError("correction must be None on engine 'triton', which draws blocks without it")
-    if inverse_temperature is not None:
-        raise ValueError("inverse_temperature must be None on engine 'triton', which samples the posterior only")
     N, D = x.shape
     if group_offsets is None:
         group_offsets = torch.tensor([0, N], device=x.device)
@@ -123,19 +101,21 @@ def gibbs_sweep(
     alpha = torch.empty(T + 1, G, dtype=torch.float64, device=x.device)
     labels[0], alpha[0] = state.labels, state.alpha
     noise = (alpha, alpha, alpha) if alpha_noise is None else alpha_noise
-    constants = _log_constants(prior, group_offsets, N)
-    inputs = [order, uniforms.double(), *noise, group_offsets, prior.kappa0, prior.nu0, constants]
-    inputs = [padded_rows(x.double()), *(tensor.contiguous() for tensor in inputs)]
+    constants = log_constants(prior, group_offsets, N)
+    power = torch.ones(G, dtype=torch.float64, device=x.device) if inverse_temperature is None else inverse_temperature
+    inputs = [order, uniforms.double(), *noise, power.expand(T, G), group_offsets, prior.kappa0, prior.nu0, constants]
+    inputs = [padded_rows(x.double()), *map(aligned, inputs)]
     constexprs = _constexprs(DP, next(draws for draws in DRAWS if draws >= block_size))
     tile = constexprs["TILE"]
-    prior_records = _prior_records(prior, DP)
+    of_no_points = prior_records(prior, DP)
+    refuse_far_points(x, prior, group_offsets, of_no_points)
     sweeps_done = torch.zeros(G, dtype=torch.int64, device=x.device)
     # Programs start in this order: large groups first, so that none of them is left for the end.
     groups = group_offsets.diff().argsort(descending=True, stable=True)
     capacity = min(FIRST_CAPACITY, N)
     while len(groups) > 0:
         components = torch.empty(len(groups), capacity + 1, DP * (DP + 2), dtype=torch.float64, device=x.device)
-        components[:, capacity] = prior_records[groups]
+        components[:, capacity] = of_no_points[groups]
         tiles = torch.empty(len(groups), capacity + 1, tile * (tile + 1), dtype=torch.float64, device=x.device)
         with torch.cuda.device_of(x):
             _gibbs_kernel[(len(groups),)](
@@ -182,35 +162,7 @@ def _options(DP: int, draws: int, name: str) -> dict[str, int]:
     return launch_options(BLOCKS[DP].warps if draws <= 4 else max(4, BLOCKS[DP].warps), name, MOST_REGISTERS)
 
 
-def _log_constants(prior: NIWPrior, group_offsets: Tensor, N: int) -> Tensor:
-    """[N + G]: for counts n = 0..n_g of each group, log n (0 for n = 0) and all of log t(x) that depends on n alone."""
-    G, D = prior.mu0.shape
-    first = group_offsets + torch.arange(G + 1, device=group_offsets.device)
-    entry = torch.arange(N + G, device=group_offsets.device)
-    g = torch.searchsorted(first, entry, right=True) - 1
-    n = (entry - first[g]).double()
-    kappa, nu = prior.kappa0[g] + n, prior.nu0[g] + n
-    return (
-        n.clamp(min=1).log()
-        + torch.lgamma(0.5 * (nu + 1))
-        - torch.lgamma(0.5 * (nu + 1 - D))
-        - 0.5 * D * torch.log(math.pi * (kappa + 1) / kappa)
-    )
-
-
-def _prior_records(prior: NIWPrior, DP: int) -> Tensor:
-    """[G, DP (DP + 2)] component records of no points, zero-padded."""
-    G, D = prior.mu0.shape
-    chol = torch.linalg.cholesky_ex(prior.S0).L  # without _ex the host would wait, to see whether it succeeded
-    records = prior.S0.new_zeros(G, DP + 2, DP)
-    records[:, :D, :D] = torch.cholesky_inverse(chol)
-    records[:, DP, :D] = prior.mu0
-    records[:, DP + 1, 1] = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return records.view(G, -1)
-
-
 # ---------------------------------------------------------------- the kernel
-# Loops keep their invariants inside (disable_licm): hoisted, they fill the registers and spill.
 
 
 SCALARS = ("N", "G", "T", "CAPACITY", "BLOCK", "SHARED_NEW", "RESAMPLE", "ALPHA_SHAPE")
@@ -218,8 +170,8 @@ SCALARS = ("N", "G", "T", "CAPACITY", "BLOCK", "SHARED_NEW", "RESAMPLE", "ALPHA_
 
 @triton.jit(do_not_specialize=SCALARS)
 def _gibbs_kernel(
-    x_ptr, order_ptr, uniform_ptr, beta_ptr, gamma_ptr, choice_ptr, offsets_ptr, kappa0_ptr, nu0_ptr, constants_ptr,
-    labels_ptr, alpha_ptr, groups_ptr, sweeps_done_ptr, components_ptr, tiles_ptr,
+    x_ptr, order_ptr, uniform_ptr, beta_ptr, gamma_ptr, choice_ptr, power_ptr, offsets_ptr, kappa0_ptr, nu0_ptr,
+    constants_ptr, labels_ptr, alpha_ptr, groups_ptr, sweeps_done_ptr, components_ptr, tiles_ptr,
     N, G, T, CAPACITY, BLOCK, SHARED_NEW, RESAMPLE, ALPHA_SHAPE,
     DP: tl.constexpr, BP: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -232,7 +184,7 @@ def _gibbs_kernel(
     kappa0 = tl.load(kappa0_ptr + g)
     nu0 = tl.load(nu0_ptr + g)
     x_ptr += first_row * DP
-    constants_ptr += first_row + g
+    constants_ptr += 2 * (first_row + g)
     components_ptr += program * (CAPACITY + 1) * (DP * (DP + 2))
     tiles_ptr += program * (CAPACITY + 1) * (TILE * (TILE + 1))
     sweeps_done = tl.load(sweeps_done_ptr + g)
@@ -255,8 +207,9 @@ def _gibbs_kernel(
                         DP, TILE, COLUMNS, DEPTH,
                     )  # fmt: skip
                     n_slots, fits = _visit(
-                        tiles_ptr, constants_ptr, order_ptr + visit, uniform_ptr + visit, after_ptr, alpha, n_tile,
-                        n_slots, kappa0, nu0, CAPACITY, BLOCK, SHARED_NEW, BP, TILE,
+                        tiles_ptr, constants_ptr, order_ptr + visit, uniform_ptr + visit, after_ptr, alpha,
+                        tl.load(power_ptr + t * G + g), n_tile, n_slots, kappa0, nu0, CAPACITY, BLOCK, SHARED_NEW,
+                        BP, TILE,
                     )  # fmt: skip
                     if fits == 1:
                         _commit(
@@ -302,43 +255,8 @@ def _rebuild(
     if n_slots <= CAPACITY:
         for i in tl.range(0, n_points, disable_licm=True):
             row = tl.cast(i, tl.int64)
-            _move(components_ptr, x_ptr + row * DP, tl.load(before_ptr + i), 1.0, kappa0, CAPACITY, DP, ROWS)
+            move_point(components_ptr, x_ptr + row * DP, tl.load(before_ptr + i), 1.0, kappa0, CAPACITY, DP, ROWS)
     return n_slots
-
-
-@triton.jit
-def _move(components_ptr, x_ptr, slot, sign, kappa0, PRIOR, DP: tl.constexpr, ROWS: tl.constexpr):
-    """Move a point into (sign 1) or out of (-1) a component record."""
-    COUNT: tl.constexpr = DP * (DP + 1)
-    o_d = tl.arange(0, DP)
-    o_r = tl.arange(0, ROWS)
-    target_ptr = components_ptr + slot.to(tl.int64) * (DP * (DP + 2))
-    n = tl.load(target_ptr + COUNT)
-    source_ptr = components_ptr + tl.where(n > 0, slot, PRIOR).to(tl.int64) * (DP * (DP + 2))
-    log_det = tl.load(source_ptr + COUNT + 1)
-    mean = tl.load(source_ptr + DP * DP + o_d)
-    d = tl.load(x_ptr + o_d) - mean
-    pd = tl.zeros([DP], tl.float64)
-    for r in tl.range(0, DP, ROWS, disable_licm=True):
-        d_rows = tl.load(x_ptr + r + o_r) - tl.load(source_ptr + DP * DP + r + o_r)
-        rows = tl.load(source_ptr + ((r + o_r)[:, None] * DP + o_d[None, :]))
-        pd += tl.sum(rows * d_rows[:, None], axis=0)
-    e = sign / (kappa0 + n + sign)
-    c = e * (kappa0 + n)
-    gain = 1 + c * tl.sum(pd * d, axis=0)
-    for r in tl.range(0, DP, ROWS, disable_licm=True):
-        # The same rows again, which costs nothing if they are all of P: the compiler has them in registers.
-        rows = tl.load(source_ptr + ((r + o_r)[:, None] * DP + o_d[None, :]))
-        pd_rows = pd
-        if ROWS < DP:
-            pd_rows = tl.sum(rows * d[None, :], axis=1)
-        rows -= (c / gain) * (pd_rows[:, None] * pd[None, :])
-        tl.debug_barrier()
-        tl.store(target_ptr + ((r + o_r)[:, None] * DP + o_d[None, :]), rows)
-    tl.store(target_ptr + DP * DP + o_d, mean + e * d)
-    tl.store(target_ptr + COUNT, n + sign)
-    tl.store(target_ptr + COUNT + 1, log_det + tl.log(gain))
-    tl.debug_barrier()
 
 
 @triton.jit
@@ -383,7 +301,7 @@ def _centred(x_ptr, row, m_i, mean_ptr, o_d, DP: tl.constexpr):
 
 @triton.jit
 def _visit(
-    tiles_ptr, constants_ptr, order_ptr, uniform_ptr, labels_ptr, alpha, n_tile, n_slots, kappa0, nu0, CAPACITY,
+    tiles_ptr, constants_ptr, order_ptr, uniform_ptr, labels_ptr, alpha, power, n_tile, n_slots, kappa0, nu0, CAPACITY,
     BLOCK, SHARED_NEW, BP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Draw the labels of the tile's points, a block at a time; the number of slots now in use, and whether they fit."""
@@ -394,11 +312,11 @@ def _visit(
             slot = tl.load(labels_ptr + tl.load(order_ptr + i)).to(tl.int32)
             _move_in_tile(tiles_ptr, slot, i, -1.0, kappa0, CAPACITY, TILE)
         drawn = _draw(
-            tiles_ptr, constants_ptr, uniform_ptr, alpha, first, last, n_slots, kappa0, nu0, CAPACITY, BP, TILE
+            tiles_ptr, constants_ptr, uniform_ptr, alpha, power, first, last, n_slots, kappa0, nu0, CAPACITY, BP, TILE
         )
         opened = -1
         for i in tl.range(first, last, disable_licm=True):
-            slot = _pick(drawn, tl.arange(0, BP) == i - first)
+            slot = pick(drawn, tl.arange(0, BP) == i - first)
             if slot < 0:
                 slot = opened
                 if (opened < 0) | (SHARED_NEW == 0):
@@ -411,12 +329,6 @@ def _visit(
             else:
                 fits = 0
     return n_slots, fits
-
-
-@triton.jit
-def _pick(values, where):
-    """The value where the one true element of `where` is."""
-    return tl.sum(tl.where(where, values, 0), axis=0)
 
 
 @triton.jit
@@ -446,7 +358,7 @@ def _move_in_tile(tiles_ptr, slot, i, sign, kappa0, PRIOR, TILE: tl.constexpr):
 
 @triton.jit
 def _draw(
-    tiles_ptr, constants_ptr, uniform_ptr, alpha, first, last, n_slots, kappa0, nu0, PRIOR,
+    tiles_ptr, constants_ptr, uniform_ptr, alpha, power, first, last, n_slots, kappa0, nu0, PRIOR,
     BP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """[BP] slots drawn for points first..last - 1 of the tile, which no component holds now; -1 for a new one."""
@@ -455,11 +367,11 @@ def _draw(
     prior_ptr = tiles_ptr + PRIOR.to(tl.int64) * (TILE * (TILE + 1))
     q = tl.load(prior_ptr + o_i * (TILE + 1), mask=m_i, other=0.0)
     log_det = tl.load(prior_ptr + TILE * TILE + 1)
-    top = tl.log(alpha) + _log_predictive(tl.load(constants_ptr), log_det, q, kappa0, nu0)
+    top = tl.log(alpha) + power * log_predictive(tl.load(constants_ptr + 1), log_det, q, kappa0, nu0)
     # In units of exp(top), so that nothing overflows.
     total = tl.full([BP], 1.0, tl.float64)
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
-        log_weight = _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE)
+        log_weight = _log_weights(tiles_ptr, constants_ptr, power, k, o_i, m_i, n_slots, kappa0, nu0, TILE)
         higher = tl.maximum(top, tl.max(log_weight, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(log_weight - higher[:, None]), axis=1)
         top = higher
@@ -467,7 +379,7 @@ def _draw(
     below = tl.zeros([BP], tl.float64)
     drawn = tl.full([BP], -1, tl.int32)
     for k in tl.range(0, n_slots, SLOTS, disable_licm=True):
-        log_weight = _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE)
+        log_weight = _log_weights(tiles_ptr, constants_ptr, power, k, o_i, m_i, n_slots, kappa0, nu0, TILE)
         weight = tl.exp(log_weight - top[:, None])
         edge = below[:, None] + tl.cumsum(weight, axis=1)
         # An empty slot's edge may exceed the one before by a rounding error: it has no weight and is never drawn.
@@ -479,22 +391,19 @@ def _draw(
 
 
 @triton.jit
-def _log_weights(tiles_ptr, constants_ptr, k, o_i, m_i, n_slots, kappa0, nu0, TILE: tl.constexpr):
-    """[BP, SLOTS] of log n t(x), for slots from k on; -inf where empty."""
+def _log_weights(tiles_ptr, constants_ptr, power, k, o_i, m_i, n_slots, kappa0, nu0, TILE: tl.constexpr):
+    """[BP, SLOTS] of log n t(x)^power, for slots from k on; -inf where empty."""
     o_k = k + tl.arange(0, SLOTS)
     m_k = o_k < n_slots
     tile_ptr = tiles_ptr + o_k.to(tl.int64) * (TILE * (TILE + 1))
     n = tl.load(tile_ptr + TILE * TILE, mask=m_k, other=0.0)
     log_det = tl.load(tile_ptr + TILE * TILE + 1, mask=n > 0, other=0.0)
     q = tl.load(tile_ptr[None, :] + o_i[:, None] * (TILE + 1), mask=m_i[:, None] & (n > 0)[None, :], other=0.0)
-    constant = tl.load(constants_ptr + n.to(tl.int32), mask=m_k, other=0.0)
-    log_weight = _log_predictive(constant[None, :], log_det[None, :], q, (kappa0 + n)[None, :], (nu0 + n)[None, :])
-    return tl.where((n > 0)[None, :], log_weight, float("-inf"))
-
-
-@triton.jit
-def _log_predictive(constant, log_det, q, kappa, nu):
-    return constant - 0.5 * log_det - 0.5 * (nu + 1) * tl.log(1 + q * (kappa / (kappa + 1)))
+    p_entry = constants_ptr + 2 * n.to(tl.int32)
+    log_n = tl.load(p_entry, mask=m_k, other=0.0)
+    constant = tl.load(p_entry + 1, mask=m_k, other=0.0)
+    log_t = log_predictive(constant[None, :], log_det[None, :], q, (kappa0 + n)[None, :], (nu0 + n)[None, :])
+    return tl.where((n > 0)[None, :], log_n[None, :] + power * log_t, float("-inf"))
 
 
 @triton.jit
@@ -524,9 +433,9 @@ def _commit(
     for step in tl.range(0, 2 * n_moved, disable_licm=True):
         adding = step >= n_moved
         this = rank == step + 1 - tl.where(adding, n_moved, 0)
-        slot = _pick(tl.where(adding, new, old), this)
+        slot = pick(tl.where(adding, new, old), this)
         sign = tl.where(adding, 1.0, -1.0).to(tl.float64)
-        _move(components_ptr, x_ptr + _pick(row, this) * DP, slot, sign, kappa0, PRIOR, DP, ROWS)
+        move_point(components_ptr, x_ptr + pick(row, this) * DP, slot, sign, kappa0, PRIOR, DP, ROWS)
 
 
 @triton.jit

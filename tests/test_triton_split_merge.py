@@ -1,0 +1,182 @@
+"""Split-merge moves and log joint densities of the Triton engine: under the interpreter, or on the GPU where one is."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from test_gibbs import make_noise, make_problem
+from test_split_merge import make_proposals
+from tolerances import PEER_RELATIVE
+
+import kernels
+from kernels import GibbsState, NIWPrior, SplitMergeProposals
+from kernels.triton import records
+
+# By name: the package's attribute of that name is the function.
+engine = importlib.import_module("kernels.triton.split_merge")
+log_joint = importlib.import_module("kernels.triton.log_joint").log_joint
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def there(value):
+    return type(value)(*(field.to(DEVICE) for field in value)) if isinstance(value, tuple) else value.to(DEVICE)
+
+
+def on_device(state, x, proposals, arguments):
+    """By the Triton engine; the results on the CPU."""
+    moved = {name: there(value) for name, value in arguments.items()}
+    return [
+        type(found)(*(field.cpu() for field in found))
+        for found in engine.split_merge(there(state), there(x), there(proposals), **moved)
+    ]
+
+
+def assert_moves_of_the_reference(state, x, proposals, arguments):
+    """Label for label; returns how many splits and merges were accepted."""
+    expected, expected_info = kernels.split_merge(state, x, proposals, engine="reference", **arguments)
+    found, info = on_device(state, x, proposals, arguments)
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.alpha, state.alpha)
+    assert torch.equal(info.split, expected_info.split)
+    assert torch.equal(info.accepted, expected_info.accepted)
+    assert torch.allclose(info.log_ratio, expected_info.log_ratio, rtol=PEER_RELATIVE, atol=1e-8)
+    return np.array([int((info.accepted & kind).sum()) for kind in (info.split, ~info.split)])
+
+
+def problem(D, N=14, G=2, seed=0, n_components=4, P=8, n_candidates=None, launch="random"):
+    state, x, _, _, _, arguments = make_problem(seed, N=N, D=D, G=G, T=1, n_components=n_components)
+    rng = np.random.default_rng(seed)
+    return state, x, make_proposals(rng, arguments["group_offsets"], P, 2, n_candidates, launch), arguments
+
+
+# D in every entry of the table of block sizes.
+@pytest.mark.parametrize("held", [1, 32])
+@pytest.mark.parametrize(
+    ("D", "n_candidates", "launch"),
+    [(1, None, "random"), (2, 5, "with i"), (3, 0, "random"), (17, 6, "with i"), (33, 4, "random"), (70, 3, "with i")],
+)
+def test_moves_equal_the_reference(D, n_candidates, launch, held, monkeypatch, poisoned):
+    """With and without memory for the records of all components."""
+    monkeypatch.setattr(engine, "MOST_HELD", held)
+    P = 5 if D < 17 else 3
+    assert_moves_of_the_reference(*problem(D, P=P, n_candidates=n_candidates, launch=launch))
+
+
+def test_the_cases_split_and_unite(poisoned):
+    accepted = sum(
+        assert_moves_of_the_reference(*problem(D, seed=seed, n_candidates=6)) for D, seed in ((1, 2), (2, 3))
+    )
+    assert (accepted >= 2).all(), f"{accepted.tolist()} splits and merges were accepted"
+
+
+def test_more_components_than_points_looked_at_together():
+    """At this alpha all that can be split is: 33 of 40 points are alone, the others will be nearly so."""
+    state, x, proposals, arguments = problem(2, N=40, G=1, P=16, n_candidates=3)
+    proposals = proposals._replace(anchors=33 + torch.arange(32).view(16, 1, 2) % 7)
+    taken = (proposals.candidates[..., None] == proposals.anchors[:, :, None]).any(-1)
+    proposals = proposals._replace(candidates=proposals.candidates.masked_fill(taken, -1))
+    labels = torch.cat([1 + torch.arange(33), torch.zeros(7, dtype=torch.int64)])
+    state = GibbsState(labels, torch.tensor([1e30], dtype=torch.float64))
+    assert assert_moves_of_the_reference(state, x, proposals, arguments)[0] >= 4
+
+
+def test_one_call_equals_many_and_two_runs_are_equal_to_the_bit(poisoned):
+    state, x, proposals, arguments = problem(3, P=4, n_candidates=6)
+    together, info = on_device(state, x, proposals, arguments)
+    again, info_again = on_device(state, x, proposals, arguments)
+    assert torch.equal(together.labels, again.labels)
+    assert torch.equal(info.log_ratio, info_again.log_ratio)
+    one_by_one = state
+    for p in range(4):
+        single = SplitMergeProposals(*(field[p : p + 1] for field in proposals))
+        one_by_one, _ = on_device(one_by_one, x, single, arguments)
+    assert torch.equal(together.labels, one_by_one.labels)
+
+
+def test_float32_points_strided_inputs_and_anchors_that_are_one_point():
+    state, x, proposals, arguments = problem(4, P=5)
+    anchors = proposals.anchors.clone()
+    anchors[2, :, 1] = anchors[2, :, 0]  # no proposal
+    strided = x.float().T.contiguous().T
+    given = proposals._replace(anchors=anchors, uniforms=proposals.uniforms.mT.contiguous().mT)
+    assert_moves_of_the_reference(state, strided, given, arguments)
+
+
+def test_a_ratio_that_is_no_number_is_refused():
+    state, x, proposals, arguments = problem(2, P=3)
+    broken = arguments["prior"]._replace(S0=torch.full_like(arguments["prior"].S0, torch.nan))
+    found, info = on_device(state, x, proposals, arguments | {"prior": broken})
+    assert torch.equal(found.labels, state.labels)
+    assert not info.accepted.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("D", [1, 3, 17, 64, 70])
+def test_log_joint_equals_the_reference(D, dtype, poisoned):
+    state, x, _, _, _, arguments = make_problem(D, N=20 if D < 17 else 9, D=D, G=3, T=1, n_components=3)
+    sizes = arguments["group_offsets"].diff()
+    each_alone = torch.cat([torch.arange(n) for n in sizes.tolist()])
+    states = GibbsState(torch.stack([state.labels, each_alone]), torch.stack([state.alpha, 3 * state.alpha]))
+    expected = kernels.log_joint(states, x.to(dtype), engine="reference", **arguments)
+    moved = {name: there(value) for name, value in arguments.items()}
+
+    def found(states):
+        return log_joint(there(states), there(x.to(dtype)), **moved).cpu()
+
+    assert torch.allclose(found(states), expected, rtol=PEER_RELATIVE)
+    assert torch.allclose(found(GibbsState(*(field[1] for field in states))), expected[1], rtol=PEER_RELATIVE)
+    assert found(GibbsState(*(field[:0] for field in states))).shape == (0, 3)
+
+
+def test_log_joint_of_numbers_that_no_point_has():
+    """Which only a caller that does not check its labels can give."""
+    state, x, _, arguments = problem(2, G=1)
+    numbers = torch.tensor([0, 2, 3, 5])
+    gaps = GibbsState(numbers[state.labels.clamp(max=3)], state.alpha)
+    without = GibbsState(state.labels.clamp(max=3), state.alpha)
+    expected = kernels.log_joint(without, x, engine="reference", **arguments)
+    moved = {name: there(value) for name, value in arguments.items()}
+    assert torch.allclose(log_joint(there(gaps), there(x), **moved).cpu(), expected, rtol=PEER_RELATIVE)
+
+
+@pytest.mark.parametrize("call", ["split_merge", "gibbs_sweep"])
+def test_points_that_could_not_leave_a_component_are_refused(call):
+    """Just within the limit labels are those of the reference."""
+
+    def found(engine, far):
+        state, x, proposals, arguments = problem(3, N=12, G=1, P=4, n_candidates=6)
+        order, uniforms, _ = (there(v) for v in make_noise(np.random.default_rng(0), arguments["group_offsets"], 1))
+        prior = arguments["prior"]._replace(S0=torch.eye(3).double()[None])
+        x[1] = arguments["prior"].mu0[0] + far / 3**0.5
+        arguments = {name: there(value) for name, value in (arguments | {"prior": prior}).items()}
+        if call == "split_merge":
+            after, _ = kernels.split_merge(there(state), there(x), there(proposals), engine=engine, **arguments)
+        else:
+            after = kernels.gibbs_sweep(there(state), there(x), order[0], uniforms[0], engine=engine, **arguments)
+        return after.labels.cpu()
+
+    assert torch.equal(found("triton", 999.0), found("reference", 999.0))
+    with pytest.raises(ValueError, match=r"is at most 1e\+06, or .*; group 0 has one of 1e\+06"):
+        found("triton", 1001.0)
+
+
+def test_views_at_odd_addresses_run_the_same_kernels():
+    state = problem(2, G=1)[0]
+    odd = torch.cat([state.alpha, state.alpha])[1:]
+    assert odd.data_ptr() % 16
+    assert records.aligned(odd).data_ptr() % 16 == 0
+    assert torch.equal(records.aligned(odd), odd)
+    assert records.aligned(state.alpha) is state.alpha
+
+
+def test_one_group_without_offsets():
+    state, x, proposals, arguments = problem(2, G=1, P=2)
+    prior: NIWPrior = arguments["prior"]
+    with_offsets = on_device(state, x, proposals, arguments)[0]
+    found, _ = engine.split_merge(there(state), there(x), there(proposals), prior=there(prior))
+    assert torch.equal(found.labels.cpu(), with_offsets.labels)
+    assert torch.equal(
+        log_joint(there(state), there(x), prior=there(prior)),
+        log_joint(there(state), there(x), **{name: there(value) for name, value in arguments.items()}),
+    )
