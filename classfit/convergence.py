@@ -45,6 +45,8 @@ ANNEALED, SLOWER = 2, 3
 SLOWNESS = 5
 UNDECIDED_NATS_A_POINT = 0.5
 """By how much the bound of annealing may be the lower one before it is annealed slower."""
+SAME_NATS = 1e-6
+"""Bounds closer than this are of the same labels: the earlier track is kept, whatever rounding makes of their order."""
 SWEEPS_A_ROUND = 5
 ROUNDS_BETWEEN_SPLITS = 8
 """One of Jain & Neal's proposals in so many rounds: it costs as much as several sweeps, and is seldom accepted."""
@@ -197,7 +199,7 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
         """Of each chain the state with the largest bound so far."""
         parts = _parts(problem, units, state)
         for (g, c, t), a, labelling, value in zip(units, state.alpha, parts, log_evidence, strict=True):
-            if value > bound[c, :, g].max():
+            if value > bound[c, :, g].max() + SAME_NATS:
                 chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
             bound[c, t, g] = value
 
@@ -205,7 +207,7 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
     annealed = [(g, c, ANNEALED) for g in groups for c in range(N_CHAINS)]
     take(annealed, *_annealed(problem, annealed, 1, np.broadcast_to(even, small.shape)))
     behind = bound[:, :ANNEALED].max(1) - bound[:, ANNEALED]
-    undecided = (behind > 0) & (behind < UNDECIDED_NATS_A_POINT * sizes)
+    undecided = (behind > SAME_NATS) & (behind < UNDECIDED_NATS_A_POINT * sizes)
     if slower := [(g, c, SLOWER) for g in groups for c in range(N_CHAINS) if undecided[c, g]]:
         take(slower, *_annealed(problem, slower, SLOWNESS, np.broadcast_to(even, small.shape)))
     for g in groups:

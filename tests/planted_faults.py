@@ -213,7 +213,7 @@ FAULTS = [
     Fault("annealing: alpha fixed in the weights", "classfit/annealing.py",
           "log_partition(state.labels, group_offsets) - ", "0 * ", ("test_annealing.py", "weights_are_unbiased")),
     Fault("converged: slower annealing never taken", "classfit/convergence.py",
-          "if value > bound[c, :, g].max():", "if t < SLOWER and value > bound[c, :, g].max():",
+          "if value > bound[c, :, g].max()", "if t < SLOWER and value > bound[c, :, g].max()",
           ("test_convergence.py", "goes_on_from_the_best_bound")),
     # On a device that is pretended.
     Fault("devices: the prior of a chain left on the processor", "classfit/dpgmm.py",

@@ -87,10 +87,11 @@ def test_chains_start_apart_and_are_not_copies_of_each_other(short):
     assert len({alpha.tobytes() for alpha in chains.alpha}) == convergence.N_CHAINS
 
 
-@pytest.mark.parametrize("undecided", [0.0, 0.04, 100.0])
+@pytest.mark.parametrize(("undecided", "n_tried"), [(0.04, 0), (0.05, 1)])
 def test_a_chain_goes_on_from_the_best_bound_and_anneals_slower_where_that_is_close_behind(
-    short, monkeypatch, undecided
+    short, monkeypatch, undecided, n_tried
 ):
+    """In one of the chains annealing ends 0.041 nats a point behind; in others at the same labels, but for rounding."""
     monkeypatch.setattr(convergence, "UNDECIDED_NATS_A_POINT", undecided)
     sizes, ends, really = [40, 30], {}, convergence._annealed
 
@@ -105,9 +106,9 @@ def test_a_chain_goes_on_from_the_best_bound_and_anneals_slower_where_that_is_cl
     bound = chains.burn_in_log_evidence
     assert np.isfinite(bound[:, :3]).all()
     behind = bound[:, :2].max(1) - bound[:, 2]
-    np.testing.assert_array_equal(np.isfinite(bound[:, 3]), (behind > 0) & (behind < undecided * np.array(sizes)))
-    tried = np.isfinite(bound[:, 3]).sum()
-    assert (tried == 0) if undecided == 0 else (tried > 0)
+    np.testing.assert_array_equal(np.isfinite(bound[:, 3]), (behind > 1e-6) & (behind < undecided * np.array(sizes)))
+    assert np.isfinite(bound[:, 3]).sum() == n_tried
+    assert (np.abs(behind) < 1e-6).any()
     best = bound.argmax(1)
     assert len(np.unique(best)) > 1, "one track alone shows little"
     for g in range(2):

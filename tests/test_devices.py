@@ -131,11 +131,16 @@ def test_chains_until_they_converge(gpu, points, monkeypatch, tmp_path):
     monkeypatch.setattr(proposals, "PEELS_A_ROUND", 2)
     X, groups = points[0][10:18], np.repeat(["a", "b"], 4)
     path = tmp_path / "chains.npz"
-    model = DPGaussianMixture(2, protocol="converged", random_state=0, checkpoint=path)
+    model = DPGaussianMixture(2, protocol="converged", random_state=1, checkpoint=path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         here = clone(model).fit(X, groups=groups)
         assert gpu.ran()
+        found = here.convergence_
+        best = np.sort(found.burn_in_log_evidence, axis=1)
+        assert (best[:, -1] < best[:, -2] + 1e-6).any(), "between equal starts rounding must not choose"
+        assert np.isfinite(found.burn_in_log_evidence[:, convergence.SLOWER]).any()
+        assert np.nansum(found.split_acceptance) > 0
         with pytest.raises(ValueError, match="belongs to other data, other settings or another device"):
             clone(model).set_params(device=gpu.name).fit(X, groups=groups)
         path.unlink()
@@ -143,7 +148,7 @@ def test_chains_until_they_converge(gpu, points, monkeypatch, tmp_path):
         assert gpu.ran("gibbs_sweep", "log_joint", "split_merge")
     np.testing.assert_array_equal(there.posterior_.labels, here.posterior_.labels)
     assert there.posterior_.labels.max() > 0
-    for name, values in here.convergence_._asdict().items():
+    for name, values in found._asdict().items():
         close(getattr(there.convergence_, name), values)
     close(there.score_samples(X, groups), here.score_samples(X, groups))
     assert gpu.ran("mixture_log_density")
