@@ -145,7 +145,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
         Raises:
             ValueError: X not finite or not two-dimensional, a setting out of range, a device that is not here,
-                `corrected` on a GPU, or a checkpoint of another fit.
+                `corrected` on a GPU, a point so far out that it could not leave a component (`kernels.gibbs_sweep`), or
+                a checkpoint of another fit.
 
         Warns:
             ConstantFeatureWarning: a feature does not vary within a group; it is given variance 1 there.

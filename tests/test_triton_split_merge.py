@@ -40,7 +40,7 @@ def assert_moves_of_the_reference(state, x, proposals, arguments):
     assert torch.equal(found.alpha, state.alpha)
     assert torch.equal(info.split, expected_info.split)
     assert torch.equal(info.accepted, expected_info.accepted)
-    assert torch.allclose(info.log_ratio, expected_info.log_ratio, rtol=PEER_RELATIVE, atol=1e-8)
+    assert torch.allclose(info.log_ratio, expected_info.log_ratio, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
     return np.array([int((info.accepted & kind).sum()) for kind in (info.split, ~info.split)])
 
 

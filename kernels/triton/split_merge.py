@@ -20,9 +20,10 @@ While a launch lasts, numbers of components may have gaps: a split takes the nex
 closes the gaps, which keeps the order, so that the numbers are those of the reference.
 
 Latency of a proposal, in moves of a point (2,700 cycles each at D = 64 on an H100, by the prediction in
-`gibbs_sweep.py`) and densities (a move without its update): two moves for each candidate at the launch, two densities
-for each candidate in each scan, two moves more if it changes sides, and as many moves as the component has points if
-its record must be built. A peel of 10 points is some 60 moves: 0.1 ms.
+`gibbs_sweep.py`, where P is read once; here it is read in two halves, twice each) and densities (a move without its
+update): two moves for each candidate at the launch, two densities for each candidate in each scan, two moves more if it
+changes sides, and as many moves as the component has points if its record must be built. A peel of 10 points is some 60
+moves: 0.1 ms, predicted, not measured.
 """
 
 # mypy: allow-untyped-defs
