@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_repro import computations as compute
+from paper_repro.inputs import read_dataset
 from paper_repro.machine import network_device
-from paper_repro.pipeline import Pipeline, run_folder
+from paper_repro.pipeline import Pipeline, protocol_folder, run_folder
 from paper_repro.profiles import Profile, Protocol
 from paper_repro.steps import Step, Work
 from paper_repro.storage import write_arrays
@@ -119,7 +120,7 @@ class Analysis(Pipeline):
         options: dict[str, Any] = {"layers": layers, "dimensions": dimensions, "size": size, "mean": mean, "std": std}
         self._given: dict[str, Any] = {"network": network, "model": model, "data": data, "seed": seed, **options}
         self.protocol, self.seed, self.official = protocol, seed, official
-        self.folder = f"{protocol.name}-official" if official else protocol.name
+        self.folder = protocol_folder(protocol, official)
         self.profile = Profile(
             name=f"{model} on {data.name}",
             description="",
@@ -195,7 +196,7 @@ def folder_name(model: str, seed: int) -> str:
 def _representations(network: "nn.Module", work: Work) -> None:
     from classfit import extract_representations
 
-    data, _, prepare = compute.read_dataset(work)
+    data, _, prepare = read_dataset(work)
     names, dimensions = work.settings["layers"], work.settings["dimensions"]
     sizes = {name: dimensions[file] for file, name in names.items()}
     batches = map(prepare, data["train_images"].split(128))

@@ -1,27 +1,35 @@
 """What each step computes. A step reads its settings and the folders of its inputs, and writes into its own."""
 
-import hashlib
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from paper_repro.figure_arguments import ARGUMENTS
 from paper_repro.figures import module as figure_module
-from paper_repro.machine import density_device, network_device
+from paper_repro.inputs import (
+    build_network,
+    labels_and_names,
+    load_network,
+    load_posterior,
+    log_density_of,
+    read_dataset,
+    values_of,
+)
+from paper_repro.machine import density_device
 from paper_repro.statistics import LEVEL, gap_p_value
-from paper_repro.steps import WORTH_SAYING_SECONDS, Work
-from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays, write_csv, write_json, write_tensors
+from paper_repro.steps import WORTH_SAYING_SECONDS, Work, derived_seed
+from paper_repro.storage import read_arrays, write_arrays, write_csv, write_json, write_tensors
 from paper_repro.traces import thinned
 
 __all__ = [
     "classes",
     "dataset",
-    "derived_seed",
     "draw",
     "estimate_leave_one_out",
     "estimate_network",
@@ -30,25 +38,13 @@ __all__ = [
     "estimate_representations",
     "extrapolated",
     "figure",
-    "labels_and_names",
     "leave_one_out",
-    "load_network",
-    "log_density_of",
     "mixture",
     "network",
     "posterior",
-    "read_dataset",
     "relative_entropy",
-    "representation_of",
     "representations",
-    "values_of",
 ]
-
-
-def derived_seed(seed: int, *names: object) -> int:
-    """A seed of its own for each use, from the one seed of a run: 0..2^31 - 1."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1
 
 
 def draw(folder: Path, name: str) -> None:
@@ -83,44 +79,12 @@ def dataset(work: Work, source: Path | None = None) -> None:
     write_json(work.folder / "dataset.json", {"name": name, "source": data.source, **about, **pixels})
 
 
-def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
-    """The tensors of the dataset (bytes), what is known of it, and the function that makes bytes input of a network."""
-    from paper_repro.datasets import normalised
-
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    about = read_json(work.inputs["dataset"] / "dataset.json")
-    pixels = {name: about[name] for name in ("white", "mean", "std")}
-    return data, about, partial(normalised, **pixels)
-
-
-def _build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
-    """The network of these settings as it starts, on the device where it is trained."""
-    from paper_repro.networks import build_from
-
-    about = read_json(work.inputs["dataset"] / "dataset.json")
-    network = build_from(
-        settings,
-        image_shape=tuple(about["image_shape"]),
-        n_classes=len(about["class_names"]),
-        seed=derived_seed(settings["seed"], "weights"),
-        pretrained=pretrained and settings.get("pretrained", True),
-    )
-    return network.to(network_device())
-
-
-def load_network(work: Work) -> Any:
-    folder = work.input("network")
-    network = _build_network(work, read_json(folder / "network.json")["settings"], pretrained=False)
-    network.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
-    return network
-
-
 def network(work: Work) -> None:
     from paper_repro.networks import accuracy
     from paper_repro.training import TrainingSettings, bfloat16_is_fast, train
 
     data, _, prepare = read_dataset(work)
-    network = _build_network(work, work.settings)
+    network = build_network(work, work.settings)
     settings = TrainingSettings.of(work.settings)
     device = next(network.parameters()).device
     history = train(
@@ -159,7 +123,7 @@ def estimate_network(work: Work) -> float:
     from paper_repro.training import TrainingSettings, estimate_seconds
 
     data, _, prepare = read_dataset(work)
-    network = _build_network(work, work.settings, pretrained=False)
+    network = build_network(work, work.settings, pretrained=False)
     return estimate_seconds(
         network, data["train_images"], data["train_labels"], TrainingSettings.of(work.settings), prepare
     )
@@ -194,7 +158,8 @@ def estimate_representations(work: Work) -> float:
 
 
 def posterior(work: Work) -> None:
-    """Densities of all classes at one stage or layer, as the protocol has them."""
+    """Densities of all classes at one stage or layer, as the protocol has them; under `heldout` with the posterior of
+    the input of the same name, the fit to all points."""
     from classfit.protocols import em, heldout
 
     x, (labels, _) = values_of(work, _layer(work)), labels_and_names(work)
@@ -204,15 +169,10 @@ def posterior(work: Work) -> None:
         write_arrays(work.folder / "density.npz", {"log_density": found.log_density})
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
         return
-    # A chain goes on only where it began: a machine with another device begins one of its own.
-    path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"
-    model = _mixture(work, x.shape[1], checkpoint=path, verbose=verbose)
-    model.fit(x, groups=labels)
-    model.posterior_.save(work.folder / "posterior.npz")
-    numbers = model.trace_ if density == "chain" else model.convergence_
-    write_arrays(work.folder / "trace.npz", numbers._asdict())
-    densities = {"log_density": model.posterior_.log_density(x, groups=labels)}
     if density == "heldout":
+        to_all_points = work.input(work.folder.name)
+        for name in ("posterior.npz", "trace.npz"):
+            shutil.copyfile(to_all_points / name, work.folder / name)
         folder = work.folder / "checkpoint-folds"
         folder.mkdir(exist_ok=True)
         found = heldout(
@@ -223,14 +183,23 @@ def posterior(work: Work) -> None:
             verbose=verbose,
             device=density_device(x.shape[1]),
         )
-        # The same fits on points that they saw, beside it: a fold has fewer points than the class.
-        densities = {"log_density": found.log_density, "in_sample": found.diagnostics["in_sample"]}
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
-    write_arrays(work.folder / "density.npz", densities)
+        # Beside them those of the same fits on points that they saw: a fold has fewer points than the class.
+        densities = {"log_density": found.log_density, "in_sample": found.diagnostics["in_sample"]}
+        write_arrays(work.folder / "density.npz", densities)
+        return
+    # A chain goes on only where it began: a machine with another device begins one of its own.
+    path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"
+    model = _mixture(work, x.shape[1], checkpoint=path, verbose=verbose)
+    model.fit(x, groups=labels)
+    model.posterior_.save(work.folder / "posterior.npz")
+    numbers = model.trace_ if density == "chain" else model.convergence_
+    write_arrays(work.folder / "trace.npz", numbers._asdict())
+    write_arrays(work.folder / "density.npz", {"log_density": model.posterior_.log_density(x, groups=labels)})
 
 
-FITS = {"em": 1, "converged": 1, "heldout": 6}
-"""Fits of all classes that a protocol without a fixed number of sweeps makes."""
+FITS = {"em": 1, "converged": 1, "heldout": 5}
+"""Fits of all classes that a step makes under a protocol without a fixed number of sweeps."""
 
 
 def estimate_posterior(work: Work) -> float:
@@ -269,7 +238,7 @@ def over_classes(seconds: Callable[[int], float], n_classes: int, device: str) -
 
 def relative_entropy(work: Work) -> None:
     settings = work.settings
-    estimate = _load_posterior(work, settings["stage"]).relative_entropy(
+    estimate = load_posterior(work, settings["stage"]).relative_entropy(
         n_draws=settings["n_draws"],
         random_state=derived_seed(settings["seed"], "relative entropy", settings["stage"]),
         verbose=int(work.console.is_terminal),
@@ -278,7 +247,7 @@ def relative_entropy(work: Work) -> None:
 
 
 def estimate_relative_entropy(work: Work) -> float:
-    posterior, n_draws = _load_posterior(work, work.settings["stage"]), work.settings["n_draws"]
+    posterior, n_draws = load_posterior(work, work.settings["stage"]), work.settings["n_draws"]
 
     def seconds(n: int) -> float:
         return _seconds(lambda: posterior.relative_entropy(n_draws=n, random_state=0))
@@ -288,7 +257,7 @@ def estimate_relative_entropy(work: Work) -> float:
 
 def leave_one_out(work: Work) -> None:
     """Log-density of every training point, as fitted and left out, with its class; points are sorted by class."""
-    posterior, verbose = _load_posterior(work, work.settings["stage"]), int(work.console.is_terminal)
+    posterior, verbose = load_posterior(work, work.settings["stage"]), int(work.console.is_terminal)
     write_arrays(work.folder / "densities.npz", _seen_and_left_out(posterior, verbose))
 
 
@@ -304,7 +273,7 @@ def _seen_and_left_out(posterior: Any, verbose: int = 0) -> dict[str, np.ndarray
 
 
 def estimate_leave_one_out(work: Work) -> float:
-    posterior = _load_posterior(work, work.settings["stage"])
+    posterior = load_posterior(work, work.settings["stage"])
     labels, alpha = posterior.labels, posterior.alpha
 
     def seconds(n: int) -> float:
@@ -332,7 +301,7 @@ def classes(work: Work) -> None:
         )
         judged = chain_rows(trace, diagnostics, work.settings["n_discard"])
         if trace:
-            components = _mean_components(_load_posterior(work, stage))
+            components = _mean_components(load_posterior(work, stage))
             entropy = read_arrays(work.input(f"relative_entropy_stage_{stage}") / "relative_entropy.npz")
         else:
             components = diagnostics["n_components"]
@@ -362,32 +331,16 @@ def classes(work: Work) -> None:
 
 
 def figure(work: Work) -> None:
-    from paper_repro import figure_arguments
-
     name = work.settings["figure"]
-    arguments = figure_arguments.ARGUMENTS[name](work)
+    arguments = ARGUMENTS[name](work)
     words = {key: np.array(work.settings[key]) for key in ("subtitle", "note")}
     write_arrays(work.folder / "numbers.npz", figure_module(name).compute(**arguments) | words)
     draw(work.folder, name)
 
 
-def labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
-
-
 def _layer(work: Work) -> int | str:
     """Stage of the residual network, or name of a layer of another one."""
     return work.settings.get("layer", work.settings.get("stage"))
-
-
-def representation_of(work: Work, layer: int | str) -> dict[str, np.ndarray]:
-    name = f"layer{layer}" if isinstance(layer, int) else layer
-    return read_arrays(work.input("representations") / f"{name}.npz")
-
-
-def values_of(work: Work, layer: int | str) -> np.ndarray:
-    return representation_of(work, layer)["values"]
 
 
 def _mixture(work: Work, n_features: int, **changes: Any) -> Any:
@@ -410,17 +363,6 @@ def mixture(settings: Mapping[str, Any], random_state: int, n_features: int, **c
 def _seed_of_layer(work: Work) -> int:
     names = [work.settings[name] for name in ("network", "layer", "stage") if name in work.settings]
     return derived_seed(work.settings["seed"], "posterior", *names)
-
-
-def _load_posterior(work: Work, stage: int) -> Any:
-    from classfit import Posterior
-
-    posterior = Posterior.load(work.input(f"posterior_stage_{stage}") / "posterior.npz")
-    return posterior.to(density_device(posterior.x.shape[1]))
-
-
-def log_density_of(work: Work, stage: int) -> np.ndarray:
-    return read_arrays(work.input(f"posterior_stage_{stage}") / "density.npz")["log_density"]
 
 
 def _mean_components(posterior: Any) -> np.ndarray:

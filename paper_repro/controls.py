@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from paper_repro.chains import small_share
-from paper_repro.computations import derived_seed, estimate_representations, mixture, representations
-from paper_repro.steps import Step, Work
+from paper_repro.computations import estimate_representations, mixture, representations
+from paper_repro.steps import Step, Work, derived_seed
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays
 
 if TYPE_CHECKING:

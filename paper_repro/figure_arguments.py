@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.chains import in_small_components, small_share
-from paper_repro.computations import labels_and_names, load_network, log_density_of, representation_of, values_of
+from paper_repro.inputs import labels_and_names, load_network, log_density_of, representation_of, values_of
 from paper_repro.published import class_memorization, matched, published_memorization
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_json

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import derived_seed, labels_and_names, mixture, over_classes
+from paper_repro.computations import mixture, over_classes
+from paper_repro.inputs import labels_and_names
 from paper_repro.machine import density_device
 from paper_repro.robustness import checkpoint_of
-from paper_repro.steps import Work
+from paper_repro.steps import Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 
 __all__ = ["estimate_generative", "estimate_kl_by_stage", "generative", "kl_by_stage"]

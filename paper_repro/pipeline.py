@@ -4,7 +4,8 @@
                                              posterior of stages 3, 4 -> densities of points left out -> figure B.5
     figures -> scorecard
 
-Steps whose results depend on the protocol lie in a folder of its name.
+Steps whose results depend on the protocol lie in a folder of its name. A posterior under `heldout` is that of
+`converged`, which is among its inputs, and has densities of its own.
 """
 
 import shlex
@@ -17,13 +18,13 @@ from paper_repro import computations as compute
 from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
-from paper_repro.profiles import OtherNetwork, Profile, Protocol
+from paper_repro.profiles import CONVERGED, OtherNetwork, Profile, Protocol
 from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
 from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step, Workspace
 
-__all__ = ["DEFAULTS", "STAGES", "Pipeline", "run_folder"]
+__all__ = ["DEFAULTS", "STAGES", "Pipeline", "protocol_folder", "run_folder"]
 
 STAGES = (1, 2, 3, 4)
 DEFAULTS = {"--profile": "digits", "--protocol": "paper", "--seed": "0", "--runs-dir": "runs"}
@@ -50,6 +51,11 @@ def run_folder(name: str, seed: int) -> str:
     return f"{name}-seed{seed}" if seed else name
 
 
+def protocol_folder(protocol: Protocol, official: bool) -> str:
+    """Of what depends on the protocol."""
+    return f"{protocol.name}-official" if official else protocol.name
+
+
 class Other(NamedTuple):
     """The steps of such a network."""
 
@@ -73,7 +79,7 @@ class Pipeline:
         data: Path | None = None,
     ) -> None:
         self.profile, self.protocol, self.seed, self.official = profile, protocol, seed, official
-        self.folder = f"{protocol.name}-official" if official else protocol.name
+        self.folder = protocol_folder(protocol, official)
         self.dataset = Step(
             "dataset",
             # Where the data lie is no setting: the hash of what was read is, by way of the step's files.
@@ -157,6 +163,13 @@ class Pipeline:
     @property
     def steps(self) -> list[Step]:
         """All of them, each after its inputs."""
+        found: dict[str, Step] = {}
+
+        def add(step: Step) -> None:
+            for step_in in step.inputs:
+                add(step_in)
+            found.setdefault(step.name, step)
+
         shared = [self.dataset, self.network, self.representations]
         densities = [*self.posteriors.values(), *self.entropies.values(), self.classes, *self.left_out.values()]
         others = [
@@ -164,19 +177,14 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        return [
-            *shared,
-            *densities,
-            *others,
-            *self.controls.values(),
-            *self.robustness.values(),
-            *self.figures.values(),
-            self.scorecard,
-        ]
+        made = [*self.controls.values(), *self.robustness.values(), *self.figures.values(), self.scorecard]
+        for step in (*shared, *densities, *others, *made):
+            add(step)
+        return list(found.values())
 
-    def sampler(self) -> dict[str, Any]:
-        """The protocol's part of the settings of a posterior."""
-        protocol = self.protocol
+    def sampler(self, protocol: Protocol | None = None) -> dict[str, Any]:
+        """The protocol's part of the settings of a posterior; of this one's, for None."""
+        protocol = protocol or self.protocol
         return {
             "n_sweeps": protocol.n_sweeps,
             "n_discard": protocol.n_discard,
@@ -204,9 +212,22 @@ class Pipeline:
         return card if card.inputs else self.scorecard
 
     def _posterior(self, stage: int) -> Step:
-        settings = {"stage": stage, **self.sampler()}
-        name = f"{self.folder}/posterior_stage_{stage}"
-        return Step(name, settings, compute.posterior, (self.dataset, self.representations), compute.estimate_posterior)
+        return self._fit(f"posterior_stage_{stage}", {"stage": stage}, self.representations)
+
+    def _fit(self, name: str, of: dict[str, Any], representations: Step) -> Step:
+        """Posterior and densities of all classes at one stage or layer."""
+
+        def step(protocol: Protocol, *more: Step) -> Step:
+            return Step(
+                f"{protocol_folder(protocol, self.official)}/{name}",
+                of | self.sampler(protocol),
+                compute.posterior,
+                (self.dataset, representations, *more),
+                compute.estimate_posterior,
+            )
+
+        whole = [step(CONVERGED)] if self.protocol.density == "heldout" else []
+        return step(self.protocol, *whole)
 
     def _entropy(self, stage: int) -> Step:
         settings = {"stage": stage, "n_draws": self.protocol.entropy_draws, "log_q": "exact", "seed": self.seed}
@@ -251,13 +272,7 @@ class Pipeline:
             compute.estimate_representations,
         )
         posteriors = {
-            layer: Step(
-                f"{self.folder}/{name}/posterior_{layer}",
-                {"network": name, "layer": layer, **self.sampler()},
-                compute.posterior,
-                (self.dataset, representations),
-                compute.estimate_posterior,
-            )
+            layer: self._fit(f"{name}/posterior_{layer}", {"network": name, "layer": layer}, representations)
             for layer in other.dimensions
         }
         return Other(other.title, network, representations, posteriors)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import derived_seed
-from paper_repro.steps import Work
+from paper_repro.computations import extrapolated
+from paper_repro.steps import Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 
 __all__ = [
@@ -143,7 +143,6 @@ def attacks(work: Work) -> None:
 
 def estimate_attacks(work: Work) -> float:
     from paper_repro.attacks import ATTACKS, survives
-    from paper_repro.computations import extrapolated
     from paper_repro.workers import n_workers, one_thread
 
     rows, bins = _chosen(work)

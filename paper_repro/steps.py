@@ -27,7 +27,7 @@ from rich.console import Console
 from paper_repro.machine import peak_memory_bytes, reset_peak_memory, software
 from paper_repro.storage import read_json, sha256, write_json
 
-__all__ = ["WORTH_SAYING_SECONDS", "BusyError", "DiscardError", "State", "Step", "Work", "Workspace"]
+__all__ = ["WORTH_SAYING_SECONDS", "BusyError", "DiscardError", "State", "Step", "Work", "Workspace", "derived_seed"]
 
 PROVENANCE, STARTED = "provenance.json", "started.json"
 WORTH_SAYING_SECONDS = 60.0
@@ -50,6 +50,12 @@ class BusyError(RuntimeError):
 
 class DiscardError(RuntimeError):
     """What took long to compute would be thrown away."""
+
+
+def derived_seed(seed: int, *names: object) -> int:
+    """A seed of its own for each use, from the one seed of a run: 0..2^31 - 1."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,12 @@ FAULTS = [
     Fault("figures: B.4 takes points as fitted for left out", "paper_repro/controls.py",
           "model.leave_one_out().log_density", "density[fitted]", ("test_controls.py", "held_out_points")),
     # Triton's kernels, under the interpreter.
+    Fault("held-out points seen by their fold", "classfit/protocols.py", ".fit(X[~out], groups=names[~out])",
+          ".fit(X, groups=names)", ("test_protocols.py", "held_out_of_the_fit")),
+    Fault("the step heldout stores densities of points seen", "paper_repro/computations.py",
+          '"log_density": found.log_density, "in_sample"',
+          '"log_density": found.diagnostics["in_sample"], "in_sample"',
+          ("test_heldout_step.py", "densities_are_of_the_folds")),
     Fault("Triton: runs merged as if their means were equal", "kernels/triton/em_statistics.py",
           "scatter += n * (apart_row[:, None] * apart_col[None, :])",
           "scatter += 0 * n * (apart_row[:, None] * apart_col[None, :])",

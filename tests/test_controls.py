@@ -10,10 +10,9 @@ from tolerances import PEER_RELATIVE
 from classfit import DPGaussianMixture
 from paper_repro import controls
 from paper_repro.chains import small_share
-from paper_repro.computations import derived_seed
 from paper_repro.controls import FITTED_SHARE, PAPER, VARIANTS, Fit, fit_classes, planned_fits
 from paper_repro.figures import figure_b4
-from paper_repro.steps import Work
+from paper_repro.steps import Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays, write_json, write_tensors
 
 SAMPLER = {

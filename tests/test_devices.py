@@ -25,7 +25,7 @@ from classfit import (
 )
 from classfit.protocols import em, heldout
 from kernels.triton import common
-from paper_repro import computations, machine
+from paper_repro import computations, inputs, machine
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, write_arrays, write_json, write_tensors
 
@@ -290,13 +290,14 @@ def test_steps_of_the_pipeline(gpu, points, tmp_path, monkeypatch):
     chain = {**SETTINGS, "block_size": 4, "n_init_components": 2, "official": False, "seed": 0, "stage": 4}
 
     def run(step: str, settings: dict[str, Any], folder: str) -> None:
-        inputs = {name: tmp_path / name for name in ("dataset", "representations")}
-        inputs["posterior_stage_4"] = tmp_path / folder / "posterior"
+        folders = {name: tmp_path / name for name in ("dataset", "representations")}
+        folders["posterior_stage_4"] = tmp_path / folder / "posterior"
         (tmp_path / folder / step).mkdir(parents=True)
-        getattr(computations, step)(Work(tmp_path / folder / step, settings, inputs, Console(quiet=True)))
+        getattr(computations, step)(Work(tmp_path / folder / step, settings, folders, Console(quiet=True)))
 
     for folder, device in (("here", "cpu"), ("there", gpu.name)):
-        monkeypatch.setattr(computations, "density_device", lambda n_features, device=device: device)
+        for module in (computations, inputs):
+            monkeypatch.setattr(module, "density_device", lambda n_features, device=device: device)
         gpu.calls.clear()
         run("posterior", chain, folder)
         assert gpu.ran(*(["gibbs_sweep", "log_joint", "mixture_log_density"] if device == gpu.name else []))

@@ -21,13 +21,12 @@ from typer.testing import CliRunner
 
 from paper_repro import storage
 from paper_repro.cli import app
-from paper_repro.computations import derived_seed
 from paper_repro.figures import FIGURES as ALL_FIGURES
 from paper_repro.figures import figure_b4
 from paper_repro.pipeline import DEFAULTS, DENSITY_FIGURES, STAGES, Pipeline
 from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
-from paper_repro.steps import State, Workspace
+from paper_repro.steps import State, Workspace, derived_seed
 
 SECONDS_TO_WAIT = 120
 FIGURES = list(Pipeline(TINY_PROFILE, TINY_PROTOCOL).figures)
