@@ -13,6 +13,7 @@ from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
+from paper_repro.given_scores import given, given_before
 from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
@@ -49,6 +50,16 @@ Official = Annotated[
 ]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Where the dataset is: a file or folder; the usual places if not given.")
+]
+Scores = Annotated[
+    Path | None,
+    typer.Option(
+        "--scores",
+        help="Memorization scores of the training images, an .npz as published (tr_mem, tr_labels), in place of "
+        "networks on random subsets. They go with the results: later commands need not name them.",
+        exists=True,
+        dir_okay=False,
+    ),
 ]
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
 
@@ -94,6 +105,7 @@ def run(
     seed: Seed = 0,
     official: Official = False,
     data: Data = None,
+    scores: Scores = None,
     runs_dir: RunsDir = Path("runs"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try every step at full width on a few made images; keeps nothing.")
@@ -102,7 +114,7 @@ def run(
     """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
     from paper_repro.report import write_report
 
-    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data, scores)
     named = _named(figures, pipeline)
     if dry_run:
         from paper_repro.dry_run import dry_run as try_everything
@@ -163,6 +175,8 @@ def trials(
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
     if "memorization" not in pipeline.robustness:
         raise typer.BadParameter(f"{profile!r} has no memorization trials", param_hint="--profile")
+    if pipeline.scores:
+        _fail(f"The memorization scores of these results are given in {pipeline.scores.file}: there are no trials")
     with _working(workspace):
         work = workspace.join(pipeline.robustness["memorization"])
     if work is None:
@@ -348,11 +362,19 @@ def main() -> None:
 
 
 def _open(
-    profile: str, protocol: str, seed: int, official: bool, runs_dir: Path, data: Path | None = None
+    profile: str,
+    protocol: str,
+    seed: int,
+    official: bool,
+    runs_dir: Path,
+    data: Path | None = None,
+    scores: Path | None = None,
 ) -> tuple[Workspace, Pipeline]:
     _known_names(protocol=protocol, seed=seed, profile=profile)
-    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data)
     workspace = Workspace(runs_dir / run_folder(profile, seed), console)
+    with _said():
+        found = given(scores) if scores else given_before(workspace)
+    pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data, scores=found)
     pipeline.scorecard = pipeline.scorecard_there(workspace)
     return workspace, pipeline
 
@@ -442,7 +464,7 @@ def _said() -> Iterator[None]:
         _fail(str(error))
     except ValueError as error:
         # By name: importing them brings in torch.
-        if type(error).__name__ not in ("DatasetError", "WeightsError"):
+        if type(error).__name__ not in ("DatasetError", "ScoresError", "WeightsError"):
             raise
         _fail(str(error))
 

@@ -18,6 +18,7 @@ from paper_repro import computations as compute
 from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
+from paper_repro.given_scores import GivenScores
 from paper_repro.profiles import CONVERGED, OtherNetwork, Profile, Protocol
 from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
 from paper_repro.published_figures import absent as without_published
@@ -77,8 +78,10 @@ class Pipeline:
         seed: int = 0,
         official: bool = False,
         data: Path | None = None,
+        scores: GivenScores | None = None,
     ) -> None:
         self.profile, self.protocol, self.seed, self.official = profile, protocol, seed, official
+        self.scores = scores
         self.folder = protocol_folder(protocol, official)
         self.dataset = Step(
             "dataset",
@@ -147,7 +150,7 @@ class Pipeline:
 
     def under(self, protocol: Protocol, *, official: bool = False) -> "Pipeline":
         """The same under another protocol."""
-        return Pipeline(self.profile, protocol, seed=self.seed, official=official)
+        return Pipeline(self.profile, protocol, seed=self.seed, official=official, scores=self.scores)
 
     def command(self, verb: str, runs_dir: Path, figures: Iterable[str] = ()) -> str:
         """What to type for these results: the figures, and the options that are not the defaults."""

@@ -79,7 +79,7 @@ def _kept_bytes(step: Step, about: Mapping[str, Any]) -> int:
     if kind == "density_bins":
         return 2 * settings["n_bins"] * _weights_bytes(settings["network"], about)
     if kind == "memorization":
-        return 2 * settings["n_trials"] * n_train
+        return 2 * settings["n_trials"] * n_train if "n_trials" in settings else 16 * n_train
     if kind.endswith("representations"):
         return 4 * n_train * sum(settings["dimensions"].values())
     if kind.startswith("posterior_"):

@@ -7,6 +7,7 @@ dataset, memorization, published scores                 -> figure B.2
 from typing import TYPE_CHECKING, Any
 
 from paper_repro.published import content_hash
+from paper_repro.robustness_pipeline import origin_of_scores
 from paper_repro.steps import Step
 
 if TYPE_CHECKING:
@@ -40,7 +41,4 @@ def published_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], t
         stages = [3, 4]
         settings = scores | {"stages": stages, "dimensions": [profile.dimensions[stage - 1] for stage in stages]}
         return settings, (pipeline.dataset, *(pipeline.posteriors[stage] for stage in stages))
-    if profile.robustness is None:
-        raise ValueError(f"profile must have memorization trials for figure B.2, {profile.name} has none")
-    words = {"networks": profile.robustness.networks, "n_trials": profile.robustness.n_trials}
-    return scores | words, (pipeline.dataset, pipeline.robustness["memorization"])
+    return scores | origin_of_scores(pipeline), (pipeline.dataset, pipeline.robustness["memorization"])

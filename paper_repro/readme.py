@@ -1,7 +1,9 @@
 """The parts of README.md and FINDINGS.md on kept results, written from them: `python -m paper_repro.readme`."""
 
+import csv
 from pathlib import Path
 
+from paper_repro.chains import tally
 from paper_repro.figures import FIGURES, module
 from paper_repro.keep import default_folder
 from paper_repro.profiles import PROFILES, PROTOCOLS
@@ -53,7 +55,8 @@ def findings(results: Path) -> str:
             found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
             said = {f: module(f).finding(read_arrays(folder / protocol / f / "numbers.npz")) for f in found}
             lines = [f"- **{_sentence(FIGURES[f])}** {words}" for f, words in said.items()]
-            parts.append(f"#### Protocol `{protocol}`\n\n" + "\n".join(lines))
+            said_of = f"<summary>{profile.title}, protocol <code>{protocol}</code></summary>"
+            parts.append(f"<details>{said_of}\n\n" + "\n".join(lines) + "\n\n</details>")
     return "\n\n".join(parts) if parts else NOTHING
 
 
@@ -94,6 +97,7 @@ def _profile(folder: Path) -> str:
             break
     if scored := [name for name in protocols if (folder / name / "scorecard" / "scorecard.json").is_file()]:
         parts.append(_scorecard(folder, scored))
+    parts += [words for name in protocols if (words := _convergence(folder, name))]
     for figure in ("figure_b7", "figure_b5"):
         if pictured := [name for name in protocols if (folder / name / figure / f"{figure}.png").is_file()]:
             words = f"Figure B.{figure[-1]}, protocol {pictured[-1]}: {FIGURES[figure]}"
@@ -124,6 +128,25 @@ def _scorecard(folder: Path, protocols: list[str]) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     said = [f"{', '.join(names)}: {words}" for words, names in reasons.items()]
     return f"{table}\n\n{' '.join(said)}" if said else table
+
+
+def _convergence(folder: Path, protocol: str) -> str:
+    """How many fits of several chains passed the test of convergence; empty for other protocols."""
+    path = folder / protocol / "classes" / "classes.csv"
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = tally(rows)
+    if found.kind != "several":
+        return ""
+    last = [row for row in rows if row["stage"] == rows[-1]["stage"]]
+    high = {row["class"] for row in last if row["above_largest_gap"] == "True"}
+    return (
+        f"Under `{protocol}` {found.n_converged} of {len(rows)} fits (of a class at a stage) passed the test of "
+        f"convergence; at stage {last[0]['stage']} {len(high.difference(tally(last).flagged))} of the {len(high)} "
+        "classes above the largest gap did. The others are flagged."
+    )
 
 
 def _protocols(folder: Path) -> list[str]:

@@ -147,11 +147,10 @@ def estimate_attacks(work: Work) -> float:
 
     rows, bins = _chosen(work)
     networks = _subset_networks(work)
-    network = networks.load(_weights(_bins_folder(work), 0, "plain"))
-    of_bin = np.flatnonzero(bins == 0)
-    # Attacks only begin on points that are classified rightly: time those, if there are any, for the share of them.
-    right = networks.predict(network, of_bin) == networks.labels[of_bin]
-    timed = of_bin[right] if right.any() else of_bin[:1]
+    # Attacks only begin on points that are classified rightly: time such points of a bin, for the share of all.
+    right = read_arrays(_bins_folder(work) / "bins.npz")["predicted"] == networks.labels
+    timed = np.flatnonzero(right & (bins == bins[right][0])) if right.any() else np.array([0])
+    network = networks.load(_weights(_bins_folder(work), bins[timed[0]], "plain"))
     units = {"mean": networks.about["mean"], "std": networks.about["std"]}
 
     def seconds(n: int) -> float:
@@ -165,7 +164,9 @@ def estimate_attacks(work: Work) -> float:
     n_tasks = len(rows) / work.settings["points_a_task"]
     with one_thread():
         # A task attacks its points together, which is cheaper than one by one.
-        of_task = extrapolated(seconds, 2, 10, max(1, round(work.settings["points_a_task"] * float(right.mean()))))
+        of_task = extrapolated(
+            seconds, 2, 10, max(1, round(work.settings["points_a_task"] * float(right[rows].mean())))
+        )
     return of_task * n_tasks / n_workers()
 
 

@@ -1,6 +1,6 @@
 """The steps behind figures 3, 4, A.11, B.6 and B.7, as a part of the pipeline.
 
-dataset -> memorization                                     networks on random subsets
+dataset -> memorization                                     networks on random subsets, or scores from a file
 dataset, posterior of stage 4 -> density bins               networks without each bin
         density bins -> certification, attacks              -> figure 3
 memorization, representations -> KL by stage                -> figure 4
@@ -12,13 +12,14 @@ memorization, posteriors, points left out             -> figure B.7
 from typing import TYPE_CHECKING, Any
 
 from paper_repro import memorized_densities, robustness
+from paper_repro.given_scores import scores_step
 from paper_repro.robustness_scale import RobustnessScale
 from paper_repro.steps import Step
 
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
 
-__all__ = ["ROBUSTNESS_FIGURES", "robustness_figure", "robustness_steps"]
+__all__ = ["ROBUSTNESS_FIGURES", "origin_of_scores", "robustness_figure", "robustness_steps"]
 
 ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
 PAPER_BINS = 50
@@ -30,13 +31,16 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
     scale, seed, folder = _scale(pipeline), pipeline.seed, pipeline.folder
     subset_networks = {"network": {**pipeline.network.settings, **scale.network}, "seed": seed}
     stages = {"stages": sorted(pipeline.posteriors), **pipeline.sampler()}
-    memorization = Step(
-        "memorization",
-        {**subset_networks, "n_trials": scale.n_trials},
-        robustness.memorization,
-        (pipeline.dataset,),
-        robustness.estimate_memorization,
-    )
+    if pipeline.scores:
+        memorization = scores_step(pipeline.scores, pipeline.dataset)
+    else:
+        memorization = Step(
+            "memorization",
+            {**subset_networks, "n_trials": scale.n_trials},
+            robustness.memorization,
+            (pipeline.dataset,),
+            robustness.estimate_memorization,
+        )
     bins = Step(
         f"{folder}/density_bins",
         {**subset_networks, "n_bins": scale.n_bins, "sigma": scale.sigma},
@@ -103,8 +107,7 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
 
 def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:
     """Settings and inputs of a figure."""
-    scale, steps = _scale(pipeline), pipeline.robustness
-    words = {"networks": scale.networks, "n_trials": scale.n_trials}
+    scale, steps, words = _scale(pipeline), pipeline.robustness, origin_of_scores(pipeline)
     stages = {"stages": sorted(pipeline.posteriors)}
     scores = (pipeline.dataset, steps["memorization"])
     if name == "figure_3":
@@ -125,6 +128,15 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
         bins = {"stages": kept, "n_bins": PAPER_BINS, "remark": pipeline.of_all_points}
         return words | bins | dimensions, (*scores, *posteriors, *pipeline.left_out.values())
     return words | stages, (*scores, steps["generative"])
+
+
+def origin_of_scores(pipeline: "Pipeline") -> dict[str, Any]:
+    """What captions say: of how many networks the scores are (0: they were given), and a sentence."""
+    scale = _scale(pipeline)
+    if pipeline.scores:
+        sentence = f"Scores are those given in {pipeline.scores.file}; robustness is of {scale.networks}."
+        return {"networks": sentence, "n_trials": 0}
+    return {"networks": f"Scores and robustness are of {scale.networks}.", "n_trials": scale.n_trials}
 
 
 def _cells(pipeline: "Pipeline") -> list[list[int]]:

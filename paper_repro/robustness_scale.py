@@ -14,7 +14,7 @@ class RobustnessScale:
     """Defaults are the paper's numbers, where it has them."""
 
     networks: str
-    """A sentence on the networks trained on subsets, for captions."""
+    """Those trained on subsets of the images, in the words of a caption."""
     n_trials: int
     certified_per_bin: int
     """Points; the paper certifies all."""
@@ -41,8 +41,7 @@ class RobustnessScale:
 
 
 DIGITS = RobustnessScale(
-    networks="Scores and robustness are of small networks (ResNet10 of width 8, 16 epochs), not of the network whose "
-    "densities are shown.",
+    networks="small networks (ResNet10 of width 8, 16 epochs), not of the network whose densities are shown",
     # Without crops, and with enough epochs to learn planted wrong labels: 10 epochs learn 44% of them, 16 epochs 89%.
     # About two seconds of one core each.
     network={
@@ -68,8 +67,8 @@ DIGITS = RobustnessScale(
 )
 
 LAPTOP = RobustnessScale(
-    networks="Scores and robustness are of small networks (ResNet10 of width 32 on patches of 4 x 4 pixels, 14 "
-    "epochs), not of the network whose densities are shown.",
+    networks="small networks (ResNet10 of width 32 on patches of 4 x 4 pixels, 14 epochs), not of the network whose "
+    "densities are shown",
     # Measured on one core: 98.9% of the images that such a network was trained on are right, and 33% of the others.
     # Widths 16 and 24 at half the resolution fit 67% and 87% in 10 epochs: too little to ask what is memorized.
     network={"architecture": "resnet10", "width": 32, "stem": "patches", "epochs": 14},
@@ -83,9 +82,9 @@ LAPTOP = RobustnessScale(
     n_memorized=11_000,
 )
 
-# Feldman & Zhang (2020) train 4,000 networks; a tenth gives standard errors of at most 0.05.
+# Feldman & Zhang (2020) train 4,000 networks; a tenth gives standard errors of 0.05 at most, or little more.
 PAPER_SIZED = RobustnessScale(
-    networks="Scores and robustness are of networks trained like the one whose densities are shown.",
+    networks="networks trained like the one whose densities are shown",
     n_trials=400,
     certified_per_bin=100,
     attacked_per_bin=1000,

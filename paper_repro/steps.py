@@ -257,7 +257,7 @@ class Workspace:
     def _compute(self, step: Step) -> None:
         work = self._open(step)
         folder = work.folder
-        continued = any(folder.glob("checkpoint*"))
+        continued = _has_progress(step, folder)
         if continued:
             self.console.print(f"{step.name}: continuing where it was stopped")
         elif (seconds := self.estimate(step)) > WORTH_SAYING_SECONDS:
@@ -345,6 +345,12 @@ class Workspace:
 
     def _input_digests(self, step: Step) -> dict[str, str]:
         return {step_in.name: self._digest(step_in) for step_in in step.inputs}
+
+
+def _has_progress(step: Step, folder: Path) -> bool:
+    """Whether a folder that was made ready for a step holds work of an earlier attempt: of a step that takes long, any
+    file that it had finished."""
+    return any(folder.glob("checkpoint*")) or (step.estimate is not None and any(map(_is_result, folder.iterdir())))
 
 
 def _is_result(path: Path) -> bool:

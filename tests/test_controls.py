@@ -211,4 +211,4 @@ def test_figure_b4_draws_any_numbers(known, share):
     stored = figure_b4.compute(fits, NAMES, np.linspace(0, 1, 6) if known else None) | WORDS
     titles = [axes.get_title("left") for axes in figure_b4.draw(stored).axes]
     assert ("Shattering and memorization" in titles) == known
-    assert "Share of seeds in which a class is shattered" in titles
+    assert "Number of seeds with which a class is shattered" in titles

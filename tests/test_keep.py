@@ -464,8 +464,25 @@ def test_the_section_of_the_readme(kept, monkeypatch):
 def test_the_findings_are_those_of_the_figures(kept, monkeypatch):
     _known(monkeypatch)
     text = readme.findings(kept)
-    assert text.count("#### Protocol") == len(FIGURES)
+    assert text.count("<details>") == text.count("</details>") == len(FIGURES)
     for protocol in FIGURES:
         stored = storage.read_arrays(kept / "small" / protocol / "figure_a7" / "numbers.npz")
-        assert module("figure_a7").finding(stored) in text.split(f"#### Protocol `{protocol}`")[1]
-    assert "Intra-class distance and relative entropy" not in text.split("#### Protocol `em`")[1]
+        assert module("figure_a7").finding(stored) in text.split(f"protocol <code>{protocol}</code>")[1]
+    assert "Intra-class distance and relative entropy" not in text.split("protocol <code>em</code>")[1]
+
+
+def test_how_many_fits_converged(kept):
+    """Of all stages, and of the high-density classes of the last one; nothing where there is one chain a class."""
+    assert "test of convergence" not in readme.section(kept)
+    rows = [
+        {"stage": stage, "class": f"c{g}", "above_largest_gap": g > 1, "verdict": verdict}
+        for stage, verdicts in ((3, "nnnn"), (4, "cncn"))
+        for g, verdict in enumerate({"c": "converged", "n": "not converged"}[letter] for letter in verdicts)
+    ]
+    folder = kept / "small" / "converged" / "classes"
+    folder.mkdir(parents=True)
+    storage.write_csv(folder / "classes.csv", rows)
+    assert readme._convergence(kept / "small", "converged") == (
+        "Under `converged` 2 of 8 fits (of a class at a stage) passed the test of convergence; at stage 4 1 of the 2 "
+        "classes above the largest gap did. The others are flagged."
+    )

@@ -11,6 +11,7 @@ from paper_repro import keep as keeping
 from paper_repro import readme
 from paper_repro.cli import app
 from paper_repro.figures.style import compact_svg
+from paper_repro.given_scores import given_before
 from paper_repro.keep import LIMIT_BYTES
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
@@ -57,7 +58,8 @@ def test_the_kept_results_are_whole(tmp_path):
         assert paths_of_a_machine(RESULTS / name) == []
         shutil.copytree(RESULTS / name, tmp_path / name)
         for protocol in (protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()):
-            pipeline, workspace = Pipeline(PROFILES[name], PROTOCOLS[protocol]), Workspace(tmp_path / name)
+            workspace = Workspace(tmp_path / name)
+            pipeline = Pipeline(PROFILES[name], PROTOCOLS[protocol], scores=given_before(workspace))
             there = [step for step in keeping._trained(pipeline) if workspace.provenance(step)]
             # A network of full width is more than the repository keeps.
             large = {step.name for step in there if workspace.provenance(step).get("left_out")}

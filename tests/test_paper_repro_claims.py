@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 from tolerances import PEER_RELATIVE
 
 from paper_repro import claims
@@ -20,6 +20,11 @@ from paper_repro.storage import write_arrays
 def verdict(name, figure, stored):
     (found,) = [claim for claim in assess({figure: stored}) if claim.name == name]
     return found.verdict
+
+
+def with_groups(stored):
+    """Figure 3 with classes that fall into two groups."""
+    return {"figure_3": stored, "figure_a7": density_figure(80, 20, 10.0)}
 
 
 def density_figure(n_low, n_high, ratio, *, gap=60.0, seed=0, grouped=(False, False, True, True)):
@@ -86,15 +91,17 @@ def test_spreads_that_differ_by_far_keep_a_gap_that_may_be_chance_from_being_non
 
 
 def test_why_nothing_could_be_tested_is_in_the_table(tmp_path):
-    stored = {"high_share": np.array([0.0, 0.1, 0.3])}
-    folder = tmp_path / "figure_3"
-    for path in (folder, tmp_path / "scorecard"):
-        path.mkdir()
-    write_arrays(folder / "numbers.npz", stored)
-    scorecard(Work(tmp_path / "scorecard", {}, {"paper/figure_3": folder}, Console(quiet=True)))
-    c5, c6 = csv.DictReader((tmp_path / "scorecard" / "scorecard.csv").open(newline=""))
-    assert (c5["claim"], c6["claim"]) == ("C5", "C6")
-    for row in (c5, c6):
+    inputs = {}
+    (tmp_path / "scorecard").mkdir()
+    for name, stored in with_groups({"high_share": np.array([0.0, 0.1, 0.3])}).items():
+        folder = inputs[f"paper/{name}"] = tmp_path / name
+        folder.mkdir()
+        write_arrays(folder / "numbers.npz", stored)
+    scorecard(Work(tmp_path / "scorecard", {}, inputs, Console(quiet=True)))
+    rows = list(csv.DictReader((tmp_path / "scorecard" / "scorecard.csv").open(newline="")))
+    untested = [row for row in rows if row["claim"] in ("C5", "C6")]
+    assert len(untested) == 2
+    for row in untested:
         assert row["statement"].endswith("there is no transition to look at (the highest bin has 30% of them).")
 
 
@@ -193,19 +200,41 @@ def bins(direction, high_from=35):
 @pytest.mark.parametrize("name", ["C5", "C6"])
 @pytest.mark.parametrize(("direction", "expected"), [(1, REPRODUCED), (-1, NOT_REPRODUCED)])
 def test_bins(name, direction, expected):
-    assert verdict(name, "figure_3", bins(direction)) == expected
+    (claim,) = [claim for claim in assess(with_groups(bins(direction))) if claim.name == name]
+    assert claim.verdict == expected
 
 
 @pytest.mark.parametrize("name", ["C5", "C6"])
 @pytest.mark.parametrize("high_from", [0, 50])
 def test_without_a_transition_there_is_nothing_to_say(name, high_from):
-    (claim,) = [claim for claim in assess({"figure_3": bins(1, high_from)}) if claim.name == name]
+    (claim,) = [claim for claim in assess(with_groups(bins(1, high_from))) if claim.name == name]
     assert (claim.verdict, claim.parts) == (INCONCLUSIVE, ())
     assert "no transition" in claim.remark
 
 
+@pytest.mark.parametrize("name", ["C5", "C6"])
+@pytest.mark.parametrize(
+    ("classes", "why"),
+    [
+        (density_figure(8, 2, 10.0), "10 classes are too few to tell a gap from chance."),
+        (density_figure(80, 20, 10.0, grouped=(False,) * 4), "at the last stage there are no two groups (C1)."),
+    ],
+)
+def test_without_two_groups_of_classes_there_is_no_transition(name, classes, why):
+    """Whatever the bins show: the largest gap is there always."""
+    (claim,) = [claim for claim in assess({"figure_3": bins(1), "figure_a7": classes}) if claim.name == name]
+    assert (claim.verdict, claim.parts) == (INCONCLUSIVE, ())
+    assert claim.remark == f"There is no transition to look at: {why}"
+
+
+def test_a_gap_that_may_be_chance_between_spreads_that_differ_by_far_is_a_transition():
+    unclear = density_figure(35, 65, 10.0, gap=30.0, seed=2, grouped=(False, True, True, True))
+    c1, c5 = [c for c in assess({"figure_3": bins(1), "figure_a7": unclear}) if c.name in ("C1", "C5")]
+    assert (c1.verdict, c5.verdict) == (INCONCLUSIVE, REPRODUCED)
+
+
 def test_few_bins_show_no_trend():
-    (claim,) = [claim for claim in assess({"figure_3": bins(1, 4)}) if claim.name == "C5"]
+    (claim,) = [claim for claim in assess(with_groups(bins(1, 5))) if claim.name == "C5"]
     assert claim.verdict == INCONCLUSIVE
     assert [part.outcome for part in claim.parts] == ["unclear", "holds", "unclear", "holds"]
 
@@ -246,8 +275,22 @@ def test_generative_f1(sign, error, expected):
     assert verdict("C8", "figure_a11", stored) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "stage", "value", "part"),
+    [(1, 1, 0.35, 0), (2, 0, 0.35, 1), (0, 2, 0.65, 2)],  # a step back; two kinds the other way round at a stage
+)
+def test_generative_f1_at_every_stage(kind, stage, value, part):
+    f1 = np.array([[0.2, 0.3, 0.4, 0.5], [0.4, 0.5, 0.6, 0.7], [0.6, 0.7, 0.8, 0.9]])
+    f1[kind, stage] = value
+    (claim,) = assess({"figure_a11": {"f1": f1, "error": np.full((3, 4), 0.01)}})
+    assert claim.verdict == NOT_REPRODUCED
+    assert [p.outcome for p in claim.parts] == ["does not hold" if p == part else "holds" for p in range(3)]
+    assert claim.parts[part].value == pytest.approx(-0.05)
+
+
 def test_claims_whose_figures_are_missing_are_left_out():
-    assert [claim.name for claim in assess({"figure_3": bins(1)})] == ["C5", "C6"]
+    assert [claim.name for claim in assess({"figure_3": bins(1)})] == []
+    assert [claim.name for claim in assess(with_groups(bins(1)))] == ["C1", "C2", "C5", "C6"]
     assert assess({}) == []
 
 
@@ -285,7 +328,15 @@ def test_bandwidth_of_one_and_of_two_modes():
 
 def test_gaps_by_chance_and_not_by_chance():
     rng = np.random.default_rng(0)
-    by_chance = [gap_p_value(rng.standard_normal(100), 200) for _ in range(40)]
+    by_chance = [gap_p_value(rng.standard_normal(100)) for _ in range(40)]
     assert sum(p < 0.05 for p in by_chance) <= 5
     assert gap_p_value(np.concatenate([rng.standard_normal(90), 9 + rng.standard_normal(10)])) < 0.01
     assert gap_p_value(np.ones(10)) == 1.0
+
+
+@pytest.mark.parametrize(("gap", "above"), [(1.3, True), (1.35, False)])
+def test_a_p_value_near_the_level_is_drawn_until_the_seed_does_not_decide(gap, above):
+    values = norm.ppf((np.arange(100) + 0.5) / 100) + gap * (np.arange(100) >= 70)
+    found = [gap_p_value(values, seed=seed) for seed in range(4)]
+    assert {p > 0.05 for p in found} == {above}
+    assert np.ptp(found) < 0.005

@@ -13,12 +13,26 @@ from made_controls import made_figure_b4
 from made_left_out import made_figure_b5
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy import stats
 from tolerances import PEER_RELATIVE
 
 from paper_repro import storage
-from paper_repro.figures import FIGURES, figure_1, figure_2, figure_a5, figure_a6, figure_a7, figure_a8, module, style
+from paper_repro.figures import (
+    FIGURES,
+    figure_1,
+    figure_2,
+    figure_a5,
+    figure_a6,
+    figure_a7,
+    figure_a8,
+    figure_b3,
+    figure_b4,
+    module,
+    style,
+)
 from paper_repro.networks import residual_network
 from paper_repro.report import inline_svg, sparkline
 
@@ -171,6 +185,54 @@ def test_panels_show_sorted_classes_and_one_line_at_the_gap():
 
 def labels_of_the_key(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def assert_gaps_are_said_beside_the_data(figure, n_panels):
+    """One label of the largest gap above each panel, where it covers no panel, title or other text."""
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    texts = {text: axes for axes in panels for text in (*axes.texts, axes.title, axes._left_title, axes._right_title)}
+    boxes = {text: text.get_window_extent() for text in texts if text.get_text()}
+    gaps = [text for text in boxes if text.get_text().startswith("largest gap")]
+    assert len(gaps) == len({texts[gap] for gap in gaps}) == n_panels
+    for gap in gaps:
+        assert boxes[gap].y0 >= texts[gap].bbox.y1
+        assert not any(boxes[gap].overlaps(axes.bbox) for axes in panels)
+        assert not any(boxes[gap].overlaps(box) for text, box in boxes.items() if text is not gap), gap.get_text()
+
+
+@pytest.mark.parametrize(("name", "n_panels"), [("figure_1", 2), ("figure_a7", 4), ("figure_a8", 16), ("figure_a9", 6)])
+def test_the_largest_gap_is_said_beside_the_data(name, n_panels):
+    assert_gaps_are_said_beside_the_data(module(name).draw(stored_figure(name)), n_panels)
+
+
+def test_four_chains_have_four_colours():
+    figure = figure_b3.draw(stored_figure("figure_b3"))
+    colours = [line.get_color() for line in figure.axes[0].lines]
+    assert colours == list(figure_b3.CHAINS)
+    assert len(set(colours)) == 4
+    assert not {style.LOW, style.HIGH} & set(colours)  # these are of classes that have converged, or not
+    assert [line.get_color() for line in figure.legends[0].get_lines()[:4]] == colours
+
+
+def test_every_number_of_seeds_has_a_colour():
+    top, *_, key = figure_b4.draw(stored_figure("figure_b4")).axes
+    top, key = next((axes, axes.collections[0].colorbar) for axes in (top, key) if axes.collections)
+    assert [label.get_text() for label in key.ax.get_yticklabels()] == [f"{n} of 3" for n in range(4)]
+    mesh = top.collections[0]
+    assert {int(n) for n in np.unique(mesh.get_array())} == {0, 1, 3}  # one class with one seed, two with all three
+    colours = [to_hex(mesh.cmap(mesh.norm(n))) for n in range(4)]
+    assert len(set(colours)) == mesh.cmap.N == 4
+    assert (colours[0], colours[3]) == (style.GRID, style.HIGH)
+
+
+def test_a_picture_of_few_colours_keeps_those_of_a_few_marks(tmp_path):
+    style.save(figure_b3.draw(stored_figure("figure_b3")), tmp_path, "figure_b3")
+    with Image.open(tmp_path / "figure_b3.png") as picture:
+        palette = np.array(picture.getpalette()).reshape(-1, 3)
+    for colour in (style.LOW, style.HIGH, style.GRID, *figure_b3.CHAINS):
+        wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+        assert np.abs(palette - wanted).max(1).min() <= 5, colour
 
 
 def test_only_the_key_of_one_split_counts_its_classes():

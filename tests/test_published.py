@@ -125,11 +125,34 @@ def test_figure_b1_numbers():
     rows = figure_b1.table(stored)
     assert [row["published_mean_memorization"] for row in rows] == [*MEMORIZATION, *MEMORIZATION]
     words = figure_b1.finding(stored)
-    assert "The 2 high-density classes of stage 4 have a mean memorization of 0.55, the 4 low-density ones" in words
-    assert "a difference of +0.30 (too few classes for an interval)." in words
-    again = {name: np.concatenate([stored[name]] * 3) for name in ("memorization", "high")}
-    assert re.search(r"a difference of \+0\.30 \(\+0\.\d\d to \+0\.\d\d\)\.", figure_b1.finding(stored | again))
+    assert re.search(
+        r"The 6 classes above the largest gap at stage 4 have a mean memorization of 0\.55, the 12 below it of 0\.25: "
+        r"a difference of \+0\.30 \(\+0\.\d\d to \+0\.\d\d\)\.",
+        figure_b1.finding(thrice(stored)),
+    )
     assert f"{stored['std_correlation'][1][0]:+.2f}".replace("-", "−") in words
+
+
+def thrice(stored):
+    """Every class three times."""
+    by_class = {name: np.concatenate([stored[name]] * 3) for name in ("memorization", "high", "class_names")}
+    return stored | by_class | {name: np.tile(stored[name], 3) for name in ("mean", "std")}
+
+
+def test_a_few_classes_have_names_and_no_mean():
+    stored = figure_b1.compute(**made_figure_b1()) | WORDS
+    assert figure_b1.finding(stored).endswith(
+        ". Only elk (0.60), fox (0.50) are above the largest gap at stage 4, too few for a mean; the mean memorization "
+        "of the other 4 is 0.25."
+    )
+    one = thrice(stored) | {"high": np.arange(18) != 5}
+    assert "Only fox (0.50) is below the largest gap at stage 4, too few for a mean" in figure_b1.finding(one)
+    assert "mean memorization of both groups" not in figure_b1.caption(stored)
+    figure = figure_b1.draw(stored)
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "--"]
+    key = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(key) == 2
+    assert key[1].endswith(" (2): elk, fox")
 
 
 def test_the_intervals_are_over_classes():
@@ -163,9 +186,12 @@ def test_figure_b1_draws_what_it_says():
     high = next(line for line in panels[1].lines if line.get_marker() == "D")
     np.testing.assert_array_equal(high.get_xdata(), stored["mean"][1][4:])
     np.testing.assert_array_equal(high.get_ydata(), MEMORIZATION[4:])
-    means = [line.get_ydata()[0] for line in panels[1].lines if line.get_linestyle() == "--"]
-    assert means == pytest.approx([0.25, 0.55])
-    assert not [line for line in panels[0].lines if line.get_linestyle() == "--"]
+    figure = figure_b1.draw(thrice(stored))
+    means = [[line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes]
+    assert means[1] == pytest.approx([0.25, 0.55])
+    assert means[0] == means[2] == means[3] == []
+    assert figure.legends[0].get_texts()[2].get_text() == "mean of the group"
+    assert "dashed lines are at the mean memorization of both groups" in figure_b1.caption(thrice(stored))
 
 
 @pytest.mark.parametrize("constant", ["memorization", "log_density"])
@@ -190,7 +216,8 @@ def test_figure_b2_numbers():
     (axes,) = figure_b2.draw(stored).axes
     marks = next(line for line in axes.lines if line.get_marker() == "o")
     np.testing.assert_array_equal(marks.get_xdata(), MEMORIZATION)
-    assert "from 40 trials. They are small." in figure_b2.caption(stored)
+    said = "the mean of ours, which are estimated from 40 networks trained on random 70% subsets. They are small."
+    assert said in figure_b2.caption(stored)
     assert "averaged over classes 0.18 and 0.35" in figure_b2.finding(stored)
 
 

@@ -4,8 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from made_published import MADE_PUBLISHED
 from made_robustness import (
     CELLS,
+    MADE_ROBUSTNESS,
     N_BINS,
     STAGES,
     made_figure_3,
@@ -16,9 +18,11 @@ from made_robustness import (
 )
 from tolerances import PEER_RELATIVE
 
-from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6, figure_b7
+from paper_repro.certification import certify
+from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6, figure_b7, module
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.statistics import difference, share_error
 
 WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
 
@@ -55,6 +59,46 @@ def test_figure_3_bins():
         assert said in words
 
 
+@pytest.mark.parametrize("n_trials", [60, 0])
+@pytest.mark.parametrize("name", ["figure_3", "figure_4", "figure_a11", "figure_b2", "figure_b6", "figure_b7"])
+def test_where_scores_come_from(name, n_trials):
+    stored = module(name).compute(**(MADE_ROBUSTNESS | MADE_PUBLISHED)[name]()) | WORDS
+    caption = module(name).caption(stored | {"n_trials": np.array(n_trials)})
+    assert ("estimated from 60 networks trained on random 70% subsets" in caption) == (n_trials > 0)
+    assert ("given, not estimated here" in caption) == (n_trials == 0)
+    assert not re.search(r"\b0 (networks|trials)\b", caption)
+
+
+def test_scores_without_standard_errors():
+    stored = figure_3.compute(**made_figure_3() | {"memorization_error": np.full(120, np.nan)}) | WORDS
+    words = figure_3.finding(stored)
+    assert "standard error" not in words
+    assert "nan" not in words + figure_3.caption(stored)
+    known = figure_3.finding(figure_3.compute(**made_figure_3()))
+    assert known.endswith(" The standard error of a single point's memorization is 0.10 on average.")
+
+
+@pytest.mark.parametrize(("sigma", "n", "alpha"), [(0.5, 1000, 0.001), (0.25, 20, 0.01), (1.0, 5, 0.001)])
+@pytest.mark.filterwarnings("ignore:5 draws")
+def test_figure_3_says_the_largest_radius(sigma, n, alpha):
+    about = {"sigma": sigma, "n": n, "alpha": alpha}
+    stored = figure_3.compute(**made_figure_3()) | WORDS | {name: np.array(value) for name, value in about.items()}
+    votes = np.array([[n, 0]])
+    (radius,) = certify(votes, votes, sigma=sigma, alpha=alpha).radius
+    assert figure_3._largest_radius(stored) == pytest.approx(radius, rel=PEER_RELATIVE)
+    assert f"where all n draws agree it is {radius:.2f}, the largest there can be." in figure_3.caption(stored)
+
+
+def test_figure_3_counts_what_attacks_are_tried_on():
+    numbers = made_figure_3()
+    standing = {title: values.copy() for title, values in numbers["survived"].items()}
+    for values in standing.values():
+        values[:3] = False  # of the first bin
+    stored = figure_3.compute(**numbers | {"survived": standing}) | WORDS
+    assert [row["n_attacked_of_rightly_classified"] for row in figure_3.table(stored)] == [7, 10, 10, 10, 10, 10]
+    assert "of 10 points a bin, of which 7 to 10 are rightly classified" in figure_3.caption(stored)
+
+
 def test_figure_3_attacks():
     stored = figure_3.compute(**made_figure_3()) | WORDS
     assert stored["attack_success"].tolist() == [[0, 0, 0, 0, 0, 1.0]] * 4
@@ -79,6 +123,7 @@ def test_figure_4_is_over_pairs():
     words = figure_4.caption(stored)
     assert "3 of 5 classes: those with at least 2 points" in words
     assert "are a fixed number" in words
+    assert "of points chosen as extremes are too extreme (regression to the mean)" in words
     threshold = figure_4.caption({**stored, "threshold": np.array(0.9)})
     assert "have scores above 0.9" in threshold
 
@@ -95,7 +140,11 @@ def test_figure_b6_has_each_number_of_dimensions_apart():
     assert [(row["dimensions"], row["stage"]) for row in rows[:6]] == [tuple(cell[::-1]) for cell in CELLS]
     assert rows[5]["mean_kl_nats"] == pytest.approx(140)
     assert "3 of 5 classes: those with at least 2 points" in figure_b6.caption(stored)
-    left, right = figure_b6.draw(stored).axes
+    figure = figure_b6.draw(stored)
+    left, right = figure.axes
+    figure.draw_without_rendering()
+    (key,) = figure.legends
+    assert not any(axes.get_legend() or key.get_window_extent().overlaps(axes.bbox) for axes in (left, right))
     assert [len(axes.patches) for axes in (left, right)] == [2, 2]  # shaded: as in figure 4, 16, 16, 64, 64
     for axes, random in ((left, [15, 30, 45, 60]), (right, [45, 160])):
         assert axes.containers[1].lines[0].get_ydata().tolist() == pytest.approx(random)
@@ -132,18 +181,38 @@ def test_figure_b7_in_words():
     words = figure_b7.finding(figure_b7.compute(**made_figure_b7()) | WORDS)
     of_3, of_4 = words.split(" At stage 4 ")
     assert of_3.startswith("At stage 3 no point is mostly in components of fewer than 16 points. In bins by")
-    assert of_3.count("of −0.85, and rises from one bin to the next by at most +0.45.") == 2
+    assert of_3.count("is −0.85, and memorization rises from one bin to the next by at most +0.45.") == 2
     assert of_4.startswith(
         "10 of 100 points are mostly in components of fewer than 64 points: they and the others have a mean "
         "log-density of 144.5 and 44.5 nats as fitted, −105.5 and 44.5 left out, and a mean "
         "memorization of 0.55 and 0.55."
     )
-    # Two bins before and after: of 0.58 to 0.51 less 0.18 to 0.11, on average.
-    assert "of −1.00 up to bin 18, and changes by +0.40 (+0.39 to +0.41) at bin 19, the first of mostly" in of_4
+    # From 0.13 to 0.58; and two bins before and after: of 0.58 and 0.53 less 0.18 and 0.13, on average.
+    assert (
+        "is −1.00 up to bin 18, and memorization there is lowest in bin 18, 0.13. From bin 18 to bin 19, the first of "
+        "mostly such points, it changes by +0.45, and its mean over 2 bins on each side by +0.40 (95% interval +0.39 "
+        "to +0.41). Over all bins"
+    ) in of_4
     # Left out they come first: there is nothing before them.
     assert re.search(
-        r"by density left out memorization has a rank correlation with density of −0\.\d\d, and rises", of_4
+        r"by density left out the rank correlation of memorization with density is −0\.\d\d, and memorization", of_4
     )
+
+
+def test_figure_b7_after_a_single_bin():
+    small = dict.fromkeys((3, 4), 1.0 * (np.arange(100) >= 5))
+    words = figure_b7.finding(figure_b7.compute(**made_figure_b7() | {"small": small}) | WORDS)
+    assert "with density is undefined up to bin 1, and memorization there is lowest in bin 1, 0.98" in words
+    assert "over 1 bin on each side" in words
+    assert "nan" not in words
+
+
+@pytest.mark.parametrize(("n_bins", "at"), [(50, 44), (50, 2), (50, 47), (6, 3), (20, 10)])
+def test_the_bins_a_side_are_those_of_the_difference(n_bins, at):
+    values = np.random.default_rng(0).random(n_bins)
+    k = figure_b7._bins_a_side(n_bins, at)
+    means = values[at : at + k].mean() - values[at - k : at].mean()
+    assert difference(values, np.full(n_bins, 0.1), at)[0] == pytest.approx(means, rel=PEER_RELATIVE)
 
 
 def test_figure_a11_f1():
@@ -152,5 +221,11 @@ def test_figure_a11_f1():
     assert stored["f1"][0, -1] == 1
     assert stored["f1"][0, 0] == pytest.approx(2 / 3, abs=0.05)
     assert (stored["error"][0, :3] > 0).all()
-    assert (stored["error"][1:] == 0).all()
+    # Where all are right resampling leaves no error: it is that of the share of as many points.
+    assert stored["error"][1:].ravel().tolist() == [share_error(1.0, 30)] * 8
+    assert stored["error"][0, -1] == share_error(1.0, 30)
+    assert stored["error"][0, 0] >= share_error(2 / 3, 30)
     assert "most memorized: 0.67, 0.67, 0.67, 1.00" in figure_a11.finding(stored)
+    words = figure_a11.caption(stored)
+    assert "and of those that are left as many at random" in words
+    assert "Among points with equal scores the choice is random; and scores are estimates" in words

@@ -136,6 +136,8 @@ def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path,
     assert [done.name for done in workspace.run([step])] == [step.name]
     assert files(folder) == expected
     assert all((folder / name).stat().st_mtime_ns == written for name, written in kept.items())
+    # So that its time, which is of the rest alone, is not taken for that of the whole.
+    assert workspace.provenance(step)["continued_after_interruption"]
 
 
 def test_two_processes_give_what_one_gives(finished, pipeline, tmp_path, two_threads):

@@ -10,7 +10,7 @@ from made_chains import made_convergence
 from made_protocols import made_densities, store, store_figure, store_scorecard
 from made_robustness import made_figure_4
 from paper_repro_tiny import TINY_PROFILE
-from test_paper_repro_figures import made_figure_2
+from test_paper_repro_figures import assert_gaps_are_said_beside_the_data, made_figure_2
 
 from paper_repro import side_by_side, storage
 from paper_repro.chains import chain_rows
@@ -238,6 +238,7 @@ def test_columns_of_densities(name):
         (ring,) = rings(axes)
         assert [int(order[int(x)]) for x in ring.get_xdata()] == sorted((27, 28, 29), key=lambda g: mean[g])
         np.testing.assert_array_equal(ring.get_ydata(), np.sort(mean[[27, 28, 29]]))
+    assert_gaps_are_said_beside_the_data(figure, 4)
     # Colours follow the own split.
     diamonds = [sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "D") for axes in panels]
     assert diamonds == [3, 2, 3, 2]
@@ -249,6 +250,7 @@ def test_a_panel_that_would_squeeze_the_others_has_its_own_scale():
     first, second, third = figure.axes[:3]
     assert first.get_ylim() == second.get_ylim() != third.get_ylim()
     assert third.get_ylim()[1] > 2000 > 100 > first.get_ylim()[1]
+    assert_gaps_are_said_beside_the_data(figure, 6)
     said = [[text.get_text() for text in axes.texts] for axes in (second, third)]
     assert "own scale" in said[1]
     assert "own scale" not in said[0]
@@ -271,6 +273,7 @@ def test_columns_of_figure_2_and_4():
     assert panels[0].get_ylim()[1] > more["mean"].max()
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")
 @pytest.mark.parametrize("n_classes", [3, 100])
 def test_pictures_are_whole_and_the_same_each_time(n_classes, tmp_path):
     column = Column("paper", "mark", made_densities((1,), n_classes=n_classes))

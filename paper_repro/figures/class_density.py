@@ -88,7 +88,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side.
 
-    In a corner stands the largest gap between the means, and how often chance leaves one as large.
+    Under the title, above the axes, stand the largest gap between the means and how often chance leaves one as large.
     """
     mean, std = stored["mean"][s], stored["std"][s]
     order = np.argsort(mean, kind="stable")
@@ -99,13 +99,11 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
         x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
         axes.vlines(x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar, capstyle="butt")
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
-    axes.set_title(f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})")
+    title = f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})"
+    axes.set_title(title, pad=style.LINE_POINTS + 6)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, sorted by mean")
-    axes.annotate(
-        _gap_words(mean), (0.02, 0.97), xycoords="axes fraction", fontsize=7, color=style.MUTED, va="top",
-        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
-    )  # fmt: skip
+    style.above(axes, _gap_words(mean))
     if s == len(stored["stages"]) - 1:
         axes.axhline(float(stored["threshold"]), color=style.INK, linewidth=1, linestyle=style.DASHES)
 

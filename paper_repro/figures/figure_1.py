@@ -11,7 +11,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure 1 · {FIGURES['figure_1']}", stored, width=9.2, height=3.7)
+    figure = style.canvas(f"Figure 1 · {FIGURES['figure_1']}", stored, width=9.2, height=3.8)
     panels = figure.subplots(1, len(stored["stages"]))
     for s, axes in enumerate(panels):
         panel(axes, stored, s)
@@ -25,7 +25,7 @@ def caption(stored: Stored) -> str:
     return (
         "Mean (mark) and standard deviation (bar) of the log-density of each class's own training points at stages "
         f"{stages}, under the class's density (posterior predictive, equation 3; under the protocol em the mixture "
-        "that EM fits). Classes are sorted by mean in each panel; in the corner stand the largest gap between means "
+        "that EM fits). Classes are sorted by mean in each panel; above it stand the largest gap between means "
         "and how often draws from the nearest density with one mode leave one as large. The dashed line at the last "
         "stage lies in the middle of the largest gap and splits classes into low-density ones (blue circles) and "
         "high-density ones (orange diamonds); both panels show that same split. "

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.by_stage import KINDS, lines
 from paper_repro.figures.style import Stored, styled
 
@@ -33,8 +33,8 @@ def compute(
         class_names: of the G classes that have enough points of every kind.
         n_classes: of the dataset.
         least_points: what is enough.
-        scale: what a caption says: threshold (nan if the most memorized are chosen by number), n_trials, dimensions,
-            and a sentence on the networks that the scores come from.
+        scale: what a caption says: threshold (nan if the most memorized are chosen by number), n_trials (0: scores
+            were given), dimensions, and a sentence on the networks that the scores come from.
 
     Returns:
         stages [S]; divergence [3, S, G, G], in the order most, random, least; mean, std, error [3, S] over ordered
@@ -43,7 +43,7 @@ def compute(
     pairs = ~np.eye(len(class_names), dtype=bool)
     values = np.stack([divergence[kind][:, pairs] for kind in KINDS])
     errors = np.stack([standard_error[kind][:, pairs] for kind in KINDS])
-    scores = [memorization[kind] for kind in KINDS]
+    of_kind = [memorization[kind] for kind in KINDS]
     return {
         "stages": np.array(stages),
         "divergence": np.stack([divergence[kind] for kind in KINDS]),
@@ -53,10 +53,10 @@ def compute(
         "class_names": np.array(class_names),
         "n_classes": np.array(n_classes),
         "least_points": np.array(least_points),
-        "n_points": np.array([len(part) for part in scores]),
-        "lowest_score": np.array([part.min() for part in scores]),
-        "mean_score": np.array([part.mean() for part in scores]),
-        "highest_score": np.array([part.max() for part in scores]),
+        "n_points": np.array([len(part) for part in of_kind]),
+        "lowest_score": np.array([part.min() for part in of_kind]),
+        "mean_score": np.array([part.mean() for part in of_kind]),
+        "highest_score": np.array([part.max() for part in of_kind]),
         **{name: np.array(value) for name, value in scale.items()},
     }
 
@@ -115,8 +115,8 @@ def points_of_each_kind(stored: Stored) -> str:
     return (
         f"{len(stored['class_names'])} of {int(stored['n_classes'])} classes: those with at least "
         f"{int(stored['least_points'])} points of each kind (the paper: 100). Densities are fitted to the points of "
-        f"one kind only; {chosen}, and there are as many of the other kinds before classes are left out. Scores from "
-        f"{int(stored['n_trials'])} trials: {ranges}."
+        f"one kind only; {chosen}, and there are as many of the other kinds before classes are left out. Scores, "
+        f"{scores.origin(stored)}: {ranges}. {scores.EXTREMES}"
     )
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from paper_repro.density_bins import weighted_f1
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.by_stage import KINDS, lines
 from paper_repro.figures.style import Stored, styled
+from paper_repro.statistics import share_error
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -32,10 +33,12 @@ def compute(
         labels: by kind, [n] true classes.
         memorization: by kind, [n] scores.
         n_fitted: points that the densities are fitted to.
-        scale: what a caption says: n_trials, and a sentence on the networks that the scores come from.
+        scale: what a caption says: n_trials (0: scores were given), and a sentence on the networks that the scores
+            come from.
 
     Returns:
-        stages [S]; f1, error [3, S], the error being the standard deviation over resampled points.
+        stages [S]; f1, error [3, S], the error being the standard deviation over resampled points, and at least that
+        of the share that is right: where all points are right, resampling leaves none.
     """
     rng = np.random.default_rng(0)
     f1, error = np.empty((3, len(stages))), np.empty((3, len(stages)))
@@ -44,14 +47,16 @@ def compute(
         for s in range(len(stages)):
             f1[k, s] = weighted_f1(labels[kind], predicted[kind][s])
             error[k, s] = np.std([weighted_f1(labels[kind][rows], predicted[kind][s][rows]) for rows in again])
-    scores = [memorization[kind] for kind in KINDS]
+        right = (predicted[kind] == labels[kind]).mean(1)
+        error[k] = np.maximum(error[k], share_error(right, np.array(len(labels[kind]))))
+    of_kind = [memorization[kind] for kind in KINDS]
     return {
         "stages": np.array(stages),
         "f1": f1,
         "error": error,
-        "n_points": np.array([len(part) for part in scores]),
-        "lowest_score": np.array([part.min() for part in scores]),
-        "highest_score": np.array([part.max() for part in scores]),
+        "n_points": np.array([len(part) for part in of_kind]),
+        "lowest_score": np.array([part.min() for part in of_kind]),
+        "highest_score": np.array([part.max() for part in of_kind]),
         "n_fitted": np.array(n_fitted),
         **{name: np.array(value) for name, value in scale.items()},
     }
@@ -92,11 +97,12 @@ def caption(stored: Stored) -> str:
     )
     return (
         "Each point is given the class with the largest density times prior. The densities are fitted to the other "
-        f"{int(stored['n_fitted']):,} training points; the {stored['n_points'][0]} most memorized points, as many with "
-        "memorization nearest to 0 and as many random ones (the paper: 1,000 each) are held out of the fit, though "
-        "not of the network's training. F1 is averaged over classes by their number of points; bars are one standard "
-        f"deviation over {N_BOOTSTRAP} resamplings of the points. Scores from {int(stored['n_trials'])} trials: "
-        f"{ranges}. {stored['networks']} {stored['note']}"
+        f"{int(stored['n_fitted']):,} training points; held out of the fit, though not of the network's training, are "
+        f"the {stored['n_points'][0]} most memorized points, of the others as many with memorization nearest to 0, and "
+        "of those that are left as many at random (the paper: 1,000 each). F1 is averaged over classes by "
+        f"their number of points; bars are one standard deviation over {N_BOOTSTRAP} resamplings of the points, and at "
+        f"least the standard error of the share classified rightly. Scores, {scores.origin(stored)}: {ranges}. "
+        f"{scores.EXTREMES} {stored['networks']} {stored['note']}"
     )
 
 

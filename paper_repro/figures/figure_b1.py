@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from paper_repro.figures import FIGURES, class_density, scores, style
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import group_difference
+from paper_repro.statistics import LEAST_IN_GROUP, group_difference
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -68,20 +68,21 @@ def draw(stored: Stored) -> Figure:
         row[0].set_ylabel("published mean memorization")
     for s, axes in enumerate(panels[0]):
         axes.set_title(f"Stage {stages[s]}  (D = {stored['dimensions'][s]})")
-    _group_means(panels[0, -1], stored)
+    if _few(stored) is None:
+        _group_means(panels[0, -1], stored)
     _legend(figure, stored)
     return figure
 
 
 def caption(stored: Stored) -> str:
     stages = " and ".join(str(stage) for stage in stored["stages"])
+    means = ", and there dashed lines are at the mean memorization of both groups" if _few(stored) is None else ""
     return (
         f"Beyond the paper. Each mark is a class. Vertical: {scores.PUBLISHED}, over its training points. Horizontal: "
         "mean (upper panels) and standard deviation (lower panels; where they are positive, on a logarithmic axis) of "
         f"the log-density of the class's own training points at stages {stages}. Classes are coloured in all panels by "
-        f"the split at stage {stored['stages'][-1]}, and there dashed lines are at the mean memorization of both "
-        "groups. ρ is Spearman's rank correlation over classes with its 95% bootstrap interval. The scores are of "
-        f"another network than the densities. {stored['note']}"
+        f"the split at stage {stored['stages'][-1]}{means}. ρ is Spearman's rank correlation over classes with its 95% "
+        f"bootstrap interval. The scores are of another network than the densities. {stored['note']}"
     )
 
 
@@ -103,13 +104,27 @@ def finding(stored: Stored) -> str:
     text = f"Rank correlation of published memorization over {len(high)} classes (95% interval): {'; '.join(parts)}. "
     if high.all() or not high.any():
         return text + "The last stage has no two groups of classes to compare."
-    many = int(high.sum()) > 1
+    few = _few(stored)
+    if few is not None:
+        named = zip(stored["class_names"][few], memorization[few], strict=True)
+        side = f"{'is' if few.sum() == 1 else 'are'} {'above' if high[few].all() else 'below'} the largest gap"
+        return text + (
+            f"Only {', '.join(f'{name} ({value:.2f})' for name, value in named)} {side} at stage "
+            f"{stored['stages'][-1]}, too few for a mean; the mean memorization of the other {int((~few).sum())} is "
+            f"{memorization[~few].mean():.2f}."
+        )
     return text + (
-        f"The {int(high.sum())} high-density {'classes' if many else 'class'} of stage {stored['stages'][-1]} "
-        f"{'have' if many else 'has'} a mean memorization of "
-        f"{memorization[high].mean():.2f}, the {int((~high).sum())} low-density ones of "
-        f"{memorization[~high].mean():.2f}: a difference of {scores.words(group_difference(memorization, high))}."
+        f"The {int(high.sum())} classes above the largest gap at stage {stored['stages'][-1]} have a mean memorization "
+        f"of {memorization[high].mean():.2f}, the {int((~high).sum())} below it of {memorization[~high].mean():.2f}: a "
+        f"difference of {scores.words(group_difference(memorization, high))}."
     )
+
+
+def _few(stored: Stored) -> np.ndarray | None:
+    """[G] bool, the classes of the smaller group if they are too few for a mean."""
+    high = stored["high"]
+    few = high if high.sum() <= (~high).sum() else ~high
+    return few if few.sum() < LEAST_IN_GROUP else None
 
 
 def _scatter(axes: Axes, stored: Stored, x: np.ndarray) -> None:
@@ -123,11 +138,8 @@ def _scatter(axes: Axes, stored: Stored, x: np.ndarray) -> None:
 
 def _group_means(axes: Axes, stored: Stored) -> None:
     for high, colour in ((False, style.LOW), (True, style.HIGH)):
-        chosen = stored["high"] == high
-        if chosen.any():
-            axes.axhline(
-                stored["memorization"][chosen].mean(), color=colour, linewidth=1.2, linestyle=style.DASHES, zorder=1
-            )
+        mean = stored["memorization"][stored["high"] == high].mean()
+        axes.axhline(mean, color=colour, linewidth=1.2, linestyle=style.DASHES, zorder=1)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -138,21 +150,12 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, stored: Stored) -> None:
-    last, n_high = stored["stages"][-1], int(stored["high"].sum())
-    marks = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            markersize=5,
-            color=colour,
-            marker=style.MARKERS[high],
-            label=f"{word}-density at stage {last} ({n})",
-        )
-        for high, colour, word, n in (
-            (False, style.LOW, "low", len(stored["high"]) - n_high),
-            (True, style.HIGH, "high", n_high),
-        )
-    ]
-    marks.append(Line2D([], [], color=style.MUTED, linewidth=1.2, linestyle=style.DASHES, label="mean of the group"))
+    few, high = _few(stored), stored["high"]
+    marks = class_density.group_marks(stored["mean"][-1], high, f"stage {stored['stages'][-1]}", counted=True)
+    if few is None:
+        mean: dict[str, Any] = {"color": style.MUTED, "linewidth": 1.2, "linestyle": style.DASHES}
+        marks.append(Line2D([], [], **mean, label="mean of the group"))
+    elif few.any():
+        small = marks[int(high[few].all())]
+        small.set_label(f"{small.get_label()}: {', '.join(stored['class_names'][few].tolist())}")
     figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)

@@ -21,7 +21,7 @@ def compute(
         ours: [G] mean memorization score of the training points of each class.
         published: [G] likewise.
         class_names: G names.
-        n_trials: networks that our scores come from.
+        n_trials: networks that our scores are estimated from; 0 if they were given.
         networks: a sentence on them, for the caption.
 
     Returns:
@@ -70,9 +70,8 @@ def draw(stored: Stored) -> Figure:
 def caption(stored: Stored) -> str:
     return (
         f"Beyond the paper. Each mark is a class. Horizontal: {scores.PUBLISHED}, over its training points. Vertical: "
-        f"the mean of ours, from {int(stored['n_trials'])} trials. {stored['networks']} On the dashed line both are "
-        "equal. ρ is Spearman's rank correlation over classes with its 95% bootstrap interval. "
-        f"{stored['note']}"
+        f"the mean of ours, which are {scores.origin(stored)}. {stored['networks']} On the dashed line both are equal. "
+        f"ρ is Spearman's rank correlation over classes with its 95% bootstrap interval. {stored['note']}"
     )
 
 

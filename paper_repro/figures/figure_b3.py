@@ -18,8 +18,8 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 QUANTILES = {0.25: "lower quartile", 0.5: "median", 0.75: "upper quartile", 1.0: "highest"}
 """Of the classes, in order of R-hat (several chains) or of the number of components (one): those that are drawn."""
-SHADES = (1.0, 0.7, 0.48, 0.3)
-"""Opacity of each chain's line."""
+CHAINS = (style.INK, style.LINE, "#cc79a7", "#e69f00")
+"""Colours of several chains: not those of classes that have converged or have not."""
 LEAST_EXCESS = 1e-3
 """An R-hat closer to 1 is drawn here: the axis is logarithmic in R-hat - 1."""
 SUMMARIES = ("rhat_log_joint", "rhat_n_components", "ess_log_joint", "ess_n_components", "converged")
@@ -223,8 +223,9 @@ def _traces(above: Axes, below: Axes, stored: Stored, s: int, p: int) -> None:
     for axes, name in ((above, "log_joint"), (below, "n_components")):
         values = stored[f"{name}_{stage}"][chosen, :, p].astype(np.float64)
         axes.axvspan(start, end, color=style.GRID, alpha=0.55, linewidth=0, zorder=0)
+        colours = CHAINS if stored["several"] else (style.LOW,)
         for c, line in enumerate(values.T):
-            axes.plot(sweep[chosen], line, color=style.LOW, alpha=SHADES[c % len(SHADES)], linewidth=0.9)
+            axes.plot(sweep[chosen], line, color=colours[c % len(colours)], linewidth=0.9)
         settled = values[len(values) // 10 :]
         # At least one whole number to each trace, also where it hardly changes.
         room = max(0.08 * np.ptp(settled), 0.6 - np.ptp(settled) / 2)
@@ -293,7 +294,7 @@ def _legend(figure: Figure, stored: Stored) -> None:
     else:
         n_chains = stored["mean_log_joint"].shape[1]
         lines = [
-            Line2D([], [], color=style.LOW, alpha=SHADES[c % len(SHADES)], linewidth=1.6, label=f"chain {c + 1}")
+            Line2D([], [], color=CHAINS[c % len(CHAINS)], linewidth=1.6, label=f"chain {c + 1}")
             for c in range(n_chains)
         ]
         look: dict[str, Any] = {"linestyle": "none", "markersize": 4}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from paper_repro.chains import SHATTERED
@@ -290,20 +290,25 @@ def _tendency(stored: Stored, c: int) -> np.ndarray:
 
 
 def _tendencies(axes: Axes, stored: Stored) -> None:
-    share = stored["shattered"][:, 0].mean(1)  # [C, G]
-    order = np.lexsort([*share, share[-1]])
-    # Few colours, or the key becomes an image; and a mesh, not an image: the SVG stays a drawing. Rows go down.
-    colours = LinearSegmentedColormap.from_list("shattered", [style.GRID, style.HIGH], N=32)
-    edges = (np.arange(n + 1) - 0.5 for n in (len(order), len(share)))
-    shown = axes.pcolormesh(*edges, share[:, order], cmap=colours, vmin=0, vmax=1, edgecolors="face", linewidth=0.1)
-    axes.set_ylim(len(share) - 0.5, -0.5)
-    axes.set_yticks(range(len(share)), [f"stage {stage}, D = {D}" for stage, D in stored["cells"].tolist()])
+    count, S = stored["shattered"][:, 0].sum(1), stored["shattered"].shape[2]  # [C, G]
+    order = np.lexsort([*count, count[-1]])
+    # One colour a number of seeds. A mesh, not an image: the SVG stays a drawing. Rows go down.
+    colours = LinearSegmentedColormap.from_list("shattered", [style.GRID, style.HIGH], N=S + 1)
+    norm = BoundaryNorm(np.arange(S + 2) - 0.5, S + 1)
+    edges = (np.arange(n + 1) - 0.5 for n in (len(order), len(count)))
+    shown = axes.pcolormesh(*edges, count[:, order], cmap=colours, norm=norm, edgecolors="face", linewidth=0.1)
+    axes.set_ylim(len(count) - 0.5, -0.5)
+    axes.set_yticks(range(len(count)), [f"stage {stage}, D = {D}" for stage, D in stored["cells"].tolist()])
     axes.grid(False)
     axes.tick_params(length=0)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, in the order of the last row")
-    axes.set_title("Share of seeds in which a class is shattered")
-    axes.figure.colorbar(shown, ax=axes, pad=0.01, aspect=12)
+    axes.set_title("Number of seeds with which a class is shattered")
+    ticks = np.unique(np.linspace(0, S, min(S, 5) + 1).round().astype(int))
+    key = axes.figure.colorbar(shown, ax=axes, pad=0.01, aspect=12, ticks=ticks)
+    key.set_ticklabels([f"{n} of {S}" for n in ticks])
+    key.minorticks_off()
+    key.ax.tick_params(length=0)
 
 
 def _in_and_out(axes: Axes, stored: Stored, c: int) -> None:

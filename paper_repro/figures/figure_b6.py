@@ -44,7 +44,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     dimensions = _dimensions(stored)
-    figure = style.canvas(f"Figure B.6 · {FIGURES['figure_b6']}", stored, width=4.6 * len(dimensions), height=3.9)
+    figure = style.canvas(f"Figure B.6 · {FIGURES['figure_b6']}", stored, width=4.6 * len(dimensions), height=4.1)
     panels = figure.subplots(1, len(dimensions), squeeze=False)[0]
     first, last = stored["stages"].min() - 0.4, stored["stages"].max() + 0.4
     for axes, D in zip(panels, dimensions, strict=True):
@@ -57,7 +57,7 @@ def draw(stored: Stored) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_title(f"D = {D} at every stage" if own.sum() > 1 else f"D = {D}", fontweight="normal", fontsize=9)
     panels[0].set_ylabel("KL between classes, mean ± std over pairs (nats)")
-    panels[0].legend(loc="upper left", fontsize=8.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), fontsize=8.5)
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from paper_repro.density_bins import density_bins
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import difference, rank_correlation
 
@@ -37,7 +37,8 @@ def compute(
         memorization: [N] scores.
         dimensions: by stage, D of the space of the densities.
         n_bins: B.
-        scale: what a caption says: n_trials, and a sentence on the networks that the scores come from.
+        scale: what a caption says: n_trials (0: scores were given), and a sentence on the networks that the scores
+            come from.
         remark: a sentence for the caption.
 
     Returns:
@@ -125,10 +126,9 @@ def caption(stored: Stored) -> str:
         f"Beyond the paper. The {int(stored['n_points']):,} training points in {stored['seen_density'].shape[1]} bins "
         "by the log-density of each under its own class. As fitted (blue circles), as in figure 3: the density saw the "
         "point. Left out (green squares): it is given all others of the class, as in figure B.5. Above: mean "
-        f"memorization, from {int(stored['n_trials'])} networks trained on random 70% subsets; standard errors of a "
-        f"bin's mean are at most {error:.3f}. Below: mean share of the kept labellings in which a point is in a "
-        "component of fewer points than dimensions, whose covariance is mostly the prior's. "
-        f"{stored['remark']} {stored['networks']} {stored['note']}"
+        f"memorization, {scores.origin(stored)}; standard errors of a bin's mean are at most {error:.3f}. Below: mean "
+        "share of the kept labellings in which a point is in a component of fewer points than dimensions, whose "
+        f"covariance is mostly the prior's. {stored['remark']} {stored['networks']} {stored['note']}"
     ).replace("  ", " ")
 
 
@@ -160,21 +160,35 @@ def _stage(stored: Stored, s: int) -> str:
 
 
 def _order(stored: Stored, s: int, kind: str) -> str:
-    """How memorization goes over the bins of one order."""
+    """How memorization goes over the bins of one order, and what it does where points of small components begin."""
     values, errors, small = (stored[f"{kind}_{name}"][s] for name in ("memorization", "error", "small"))
     order = KINDS[kind][0]
     at = int(np.argmax(small > MOSTLY))
-    rank = style.signed(rank_correlation(values, np.arange(len(values))))
+    rank = _rank(values)
     if at == 0:  # no bin is mostly of such points, or the lowest is: there is nothing before it
         rise = style.signed(float(np.diff(values).max()))
         return (
-            f"In bins by density {order} memorization has a rank correlation with density of {rank}, and rises from "
-            f"one bin to the next by at most {rise}."
+            f"In bins by density {order} the rank correlation of memorization with density is {rank}, and memorization "
+            f"rises from one bin to the next by at most {rise}."
         )
     change, low, high = (style.signed(value) for value in difference(values, errors, at))
-    before = style.signed(rank_correlation(values[:at], np.arange(at)))
+    lowest, step = int(np.argmin(values[:at])), style.signed(values[at] - values[at - 1])
+    k = _bins_a_side(len(values), at)
     return (
-        f"In bins by density {order} memorization has a rank correlation with density of {before} up to bin {at}, and "
-        f"changes by {change} ({low} to {high}) at bin {at + 1}, the first of mostly such points; over all bins the "
-        f"rank correlation is {rank}."
+        f"In bins by density {order} the rank correlation of memorization with density is {_rank(values[:at])} up to "
+        f"bin {at}, and memorization there is lowest in bin {lowest + 1}, {values[lowest]:.2f}. From bin {at} to bin "
+        f"{at + 1}, the first of mostly such points, it changes by {step}, and its mean over {k} "
+        f"bin{'s' if k > 1 else ''} on each side by {change} (95% interval {low} to {high}). Over all bins the rank "
+        f"correlation is {rank}."
     )
+
+
+def _rank(values: np.ndarray) -> str:
+    """Rank correlation of memorization with density over bins in order of density."""
+    rank = rank_correlation(values, np.arange(len(values)))
+    return style.signed(rank) if np.isfinite(rank) else "undefined"
+
+
+def _bins_a_side(n_bins: int, at: int) -> int:
+    """How many bins before `at`, and from it on, `statistics.difference` takes the means of."""
+    return min(max(1, n_bins // 10), at, n_bins - at)

@@ -1,13 +1,26 @@
-"""What figures B.1, B.2 and B.5 share: statistics over classes with their intervals, and how they are said."""
+"""Memorization scores in words: where they come from, and what they say of classes (figures B.1, B.2 and B.5)."""
 
 import numpy as np
 
 from paper_repro.figures import style
+from paper_repro.figures.style import Stored
 from paper_repro.statistics import Interval, rank_correlation_interval
 
-__all__ = ["PUBLISHED", "correlation", "short", "words"]
+__all__ = ["EXTREMES", "PUBLISHED", "correlation", "origin", "short", "words"]
 
 PUBLISHED = "the mean of the memorization scores that the paper's authors published for ResNet18 on CIFAR-100"
+
+EXTREMES = (
+    "Among points with equal scores the choice is random; and scores are estimates, so those of points chosen as "
+    "extremes are too extreme (regression to the mean)."
+)
+"""What a caption says of the most and the least memorized points."""
+
+
+def origin(stored: Stored) -> str:
+    """Where the scores of a figure come from: the number of networks, n_trials, is 0 if they were read from a file."""
+    n = int(stored["n_trials"])
+    return f"estimated from {n} networks trained on random 70% subsets" if n else "given, not estimated here"
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -54,12 +54,13 @@ def _densities(label: str, row_height: float) -> Any:
                 mean = column.stored["mean"][s]
                 order = np.argsort(mean, kind="stable")
                 chosen = np.flatnonzero(np.isin(column.stored["class_names"][order], list(ringed.names)))
-                axes.plot(
-                    chosen, mean[order][chosen], "o", markersize=8, markerfacecolor="none", markeredgecolor=style.INK,
-                    markeredgewidth=0.8, linestyle="none",
-                )  # fmt: skip
+                if len(chosen):  # nothing, unclipped, upsets the layout
+                    axes.plot(
+                        chosen, mean[order][chosen], "o", markersize=8, markerfacecolor="none",
+                        markeredgecolor=style.INK, markeredgewidth=0.8, linestyle="none", clip_on=False,
+                    )  # fmt: skip
                 axes.tick_params(labelsize=7)
-            _heading(panels[0, c], column)
+            _heading(panels[0, c], column, lines=1)
             panels[-1, c].set_xlabel("class, sorted by mean", fontsize=8)
         for s, axes in enumerate(panels[:, 0]):
             unit = str(reference.get("unit", "stage")).capitalize()
@@ -89,10 +90,10 @@ def _common_scale(row: Sequence[Axes], statistics: Sequence[tuple[np.ndarray, np
             common.append(axes)
             low, high = min(low, bottom), max(high, top)
         else:
-            # Not as a title, which would move the heading.
             axes.annotate(
-                "own scale", (1, 1), (0, 4), "axes fraction", "offset points", fontsize=7, color=style.MUTED, ha="right"
-            )
+                "own scale", (1, 0.5), (4, 0), "axes fraction", "offset points", fontsize=7, color=style.MUTED,
+                rotation=90, va="center", annotation_clip=False,
+            )  # fmt: skip
     room = 0.05 * (high - low) or 1
     for axes in common:
         axes.set_ylim(low - room, high + room)
@@ -127,10 +128,10 @@ def _divergences(columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Fi
 
 
 DRAWN: Mapping[str, Any] = {
-    "figure_1": _densities("Figure 1", 2.2),
+    "figure_1": _densities("Figure 1", 2.3),
     "figure_2": _scatters,
     "figure_4": _divergences,
-    "figure_a7": _densities("Figure A.7", 1.75),
+    "figure_a7": _densities("Figure A.7", 1.85),
 }
 """The figures that are drawn side by side."""
 
@@ -143,15 +144,7 @@ def _panels(
     return figure, figure.subplots(n_rows, len(columns), squeeze=False, **shared)
 
 
-def _heading(axes: Axes, column: Column) -> None:
-    axes.set_title(column.title, pad=6 + 9 * (1 + column.mark.count("\n")))
-    axes.annotate(
-        column.mark,
-        (0, 1),
-        (0, 4),
-        "axes fraction",
-        "offset points",
-        fontsize=7,
-        color=style.MUTED,
-        annotation_clip=False,
-    )
+def _heading(axes: Axes, column: Column, lines: int = 0) -> None:
+    """The title of a column and its mark, above so many lines of small print."""
+    axes.set_title(column.title, pad=6 + style.LINE_POINTS * (1 + column.mark.count("\n") + lines))
+    style.above(axes, column.mark, lines)

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from paper_repro.storage import write_bytes
 
 __all__ = [
+    "LINE_POINTS",
     "Stored",
+    "above",
     "canvas",
     "class_axis",
     "compact_svg",
@@ -66,6 +68,8 @@ _RC: Any = {
 
 HEAD_INCHES, DPI = 0.62, 100
 PNG_COLOURS = 128
+LINE_POINTS = 9
+"""Height of a line of small print."""
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -99,6 +103,12 @@ def class_axis(axes: Axes, names: list[str]) -> None:
             range(len(names)), names, rotation=0 if longest <= 3 else 60, ha="center" if longest <= 3 else "right"
         )
     axes.tick_params(axis="x", length=0)
+
+
+def above(axes: Axes, text: str, lines: int = 0) -> None:
+    """Small print above the axes, with room for so many lines between; the title must leave room for it."""
+    where = (0, 4 + LINE_POINTS * lines)
+    axes.annotate(text, (0, 1), where, "axes fraction", "offset points", fontsize=7, color=MUTED, annotation_clip=False)
 
 
 def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
@@ -179,7 +189,9 @@ def _few_colours(png: io.BytesIO) -> bytes:
 
     small = io.BytesIO()
     with Image.open(png) as picture:
-        picture.convert("RGB").quantize(PNG_COLOURS, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        # Median cut, the default, leaves out the colour of a few marks among lines of many shades.
+        palette = picture.convert("RGB").quantize(PNG_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        palette.save(small, "png", optimize=True)
     return small.getvalue()
 
 
