@@ -5,6 +5,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,10 +15,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from classfit import _check as check
 from classfit import convergence, devices
 from classfit.convergence import Chains, Convergence
 from classfit.devices import checked, moved
@@ -62,6 +63,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     (paper eq. 2) with mu0 the group's mean, kappa0 = 0.01, nu0 = D + 2, S0 = diag(variance) / K0^(2/D). Every group has
     a mixture of its own; all are fitted in one call.
 
+    Fitted with several groups, all methods that take points need the name of each (but `class_log_density`).
+    `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable scikit-learn's
+    metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)`. Densities are evaluated in
+    the dtype of the X of `fit`, whatever is scored, and returned as float64.
+
     Args:
         n_init_components: K0: at the start points are assigned to this many components at random; it also sets S0.
         block_size: labels drawn together, given the rest. 1 is exact Gibbs; more is the published approximation,
@@ -74,11 +80,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             1 + Exp(1) and is resampled as if its prior were Gamma(2, 1); points of a block that choose a new component
             share one; the predictive is the mean over sweeps of log-densities, with weights (n_k + alpha) / sum and no
             component for the prior.
-        random_state: seed. The same seed gives the same result on any number of threads, and gives a group the same
-            result whichever other groups are fitted with it.
-        checkpoint: path of a file that is written (atomically) as the fit goes on. A fit that was killed and is started
-            again on the same data with the same settings goes on from it, to the same result; random_state must be an
-            integer then.
+        random_state: int, numpy RandomState or Generator, or None. The same int gives the same result on any number of
+            threads, and gives a group the same result whichever other groups are fitted with it.
+        checkpoint: path of a file that is written (atomically) as the fit goes on, in a folder that exists. A fit that
+            was killed and is started again on the same data with the same settings goes on from it, to the same result;
+            random_state must be an integer then. It belongs to one fit: other data need another (so in each fold).
         verbose: 1 shows a progress bar.
         protocol: None makes one chain a group, as the settings say. "paper" is the same with the paper's settings:
             blocks of 4, 400 sweeps, 320 discarded, every 4th of the rest kept. "converged" makes four chains a group,
@@ -109,7 +115,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         n_discard: int = 320,
         thin: int = 4,
         official: bool = False,
-        random_state: Any = None,
+        random_state: check.Seed = None,
         checkpoint: str | PathLike | None = None,
         verbose: int = 0,
         protocol: str | None = None,
@@ -144,23 +150,22 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             groups: [N] name of each point's group, numbers or strings; None puts all in one group.
 
         Raises:
-            ValueError: X not finite or not two-dimensional, a setting out of range, a device that is not here,
-                `corrected` on a GPU, a point so far out that it could not leave a component (`kernels.gibbs_sweep`), or
-                a checkpoint of another fit.
+            ValueError: X not finite, or so large that its squares are not, or not two-dimensional; a setting out of
+                range, a device that is not here, `corrected` on a GPU, a point so far out that it could not leave a
+                component (`kernels.gibbs_sweep`), or a checkpoint of another fit.
 
         Warns:
             ConstantFeatureWarning: a feature does not vary within a group; it is given variance 1 there.
             ConvergenceWarning: under the protocol "converged", chains of a group do not agree; names the groups.
         """
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
         schedule = self._schedule()
+        self._prior(D=1)  # as far as it can be told before validate_data takes note of X
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
         checked(self.device, X.shape[1])
-        grouping = one_group(len(X)) if groups is None else sort_by_group(groups)
-        if len(grouping.order) != len(X):
-            raise ValueError(f"groups must hold one name a row of X, got {len(grouping.order)} names for {len(X)} rows")
+        grouping = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
         x = torch.from_numpy(np.ascontiguousarray(X[grouping.order]))
         mean, variance = group_variances(x, grouping.group_offsets, grouping.names)
-        prior = niw_prior(mean, variance, self.n_init_components, **self._prior(X.shape[1]))
+        prior = niw_prior(mean, variance, schedule.n_init_components, **self._prior(X.shape[1]))
 
         # Those of an earlier fit, by another protocol, would be of other chains.
         for name in ("trace_", "convergence_"):
@@ -174,7 +179,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             self.trace_ = Trace(chain.trace_sweep, chain.trace_n_components, chain.trace_alpha, chain.trace_log_joint)
         self.groups_, self._order = grouping.names, grouping.order
         self.posterior_ = Posterior(
-            x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, self.official
+            x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, schedule.official
         ).to(self.device)
         return self
 
@@ -213,9 +218,13 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return float(self.score_samples(X, groups).mean())
 
     def sample(self, n_samples: int = 1, group: Any = None) -> np.ndarray:
-        """[n_samples, D] draws from the posterior predictive of a group."""
+        """[n_samples, D] draws from the posterior predictive of a group, of the dtype of the X of `fit`.
+
+        The same each time if random_state is an int. `group` may be None if there is only one.
+        """
         check_is_fitted(self)
-        return self.posterior_.sample(n_samples, group, check_random_state(self.random_state).randint(2**31 - 1))
+        seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))
+        return self.posterior_.sample(n_samples, group, seed)
 
     def predict(self, X: Any, groups: Any = None) -> np.ndarray:
         """[n] int64 most probable component of each point, at the last kept sweep, within its own group."""
@@ -231,6 +240,9 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _schedule(self) -> Schedule:
+        for name in ("official", "corrected"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be None or one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
         if self.protocol == "converged" and self.official:
@@ -242,14 +254,14 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             ("n_discard", 0),
             ("thin", 1),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            check.integer(getattr(self, name), name, least)
         if self.checkpoint is not None and not isinstance(self.random_state, (int, np.integer)):
             raise ValueError(
                 "random_state must be an integer with a checkpoint, to go on with the same random numbers; "
                 f"got {self.random_state!r}"
             )
+        if self.checkpoint is not None and not Path(self.checkpoint).parent.is_dir():
+            raise ValueError(f"checkpoint must be in a folder that is there, got {str(self.checkpoint)!r}")
         if self.protocol is None and self.n_sweeps - self.n_discard < self.thin:
             raise ValueError(
                 f"n_sweeps - n_discard must be at least thin, or nothing is kept; "
@@ -264,17 +276,19 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"corrected must be False with {what}, which says how blocks are drawn")
         return Schedule(
             int(self.n_init_components), block_size, n_sweeps, n_discard, thin, bool(self.official),
-            int(check_random_state(self.random_state).randint(2**31 - 1)), bool(self.corrected),
+            int(check.random_state_of(self.random_state).randint(2**31 - 1)), bool(self.corrected),
         )  # fmt: skip
 
     def _prior(self, D: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"kappa0": self.kappa0, "nu0": self.nu0, "S0_scale": self.S0_scale}
         for name, least in (("kappa0", 0), ("nu0", D - 1), ("S0_scale", 0)):
-            value = getattr(self, name)
+            value = found[name]
             if name == "nu0" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least < value < np.inf:
+            if isinstance(value, bool) or not isinstance(value, Real) or not least < float(value) < np.inf:
                 raise ValueError(f"{name} must be a finite number above {least}, got {value!r}")
-        return {"kappa0": self.kappa0, "nu0": self.nu0, "S0_scale": self.S0_scale}
+            found[name] = float(value)  # JSON, in the identity of a checkpoint, has no numbers of numpy
+        return found
 
     def _run_chain(self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule) -> Chain:
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]

@@ -4,7 +4,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,11 +12,11 @@ import torch
 from rich.progress import Progress
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 import kernels
+from classfit import _check as check
 from classfit.devices import checked
 from classfit.em_steps import Fit, Mixtures, expectation_maximisation, initial_labels
 from classfit.groups import index_of, one_group, sort_by_group
@@ -48,16 +48,25 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     A component that loses all its points keeps its place with weight 0, and a ConvergenceWarning names its group. With
     reg_covar = 0 the likelihood never falls from one step to the next; the regularisation lets it fall slightly.
     Float32 data are summed in float32; a run that meets a covariance too near singular for that is done in float64.
+    Densities and probabilities are evaluated in the dtype of the X given, and returned as float64.
+
+    Fitted with `groups`, all methods that take points need the name of each (but `class_log_density`); fitted without,
+    none takes any. `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable
+    scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)`.
 
     Args:
         n_components: components of every group; or several numbers, then each group keeps the one with the lowest BIC
             (those above its number of points are not tried).
         tol: a group stops when a step changes its mean log-likelihood by less than this, in nats.
-        reg_covar: added to the variances of every component, in units of the feature's variance in the group.
+        reg_covar: added to the variances of every component, in units of the feature's variance in the whole group
+            (scikit-learn: of the data, squared). Clusters far apart, or an outlier, make these units large: of two
+            clusters 10^4 standard deviations apart the default makes variances of 26. A warning names groups in which
+            it makes up more than 1% of a variance of a component of five points or more. With 0 a singular covariance
+            is an error, be it that of one start, or of one of several numbers of components.
         max_iter: largest number of EM steps.
         n_init: starts of each group (for each number of components), of which the one with the best likelihood is kept.
         init_params: "k-means++" or "random", see `classfit.em_steps.initial_labels`.
-        random_state: int, numpy RandomState or None.
+        random_state: int, numpy RandomState or Generator, or None.
         verbose: 1 shows a progress bar.
         device: where EM runs and densities are evaluated: None is the processor, "cuda" a GPU.
 
@@ -82,7 +91,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "k-means++",
-        random_state: int | np.random.RandomState | None = None,
+        random_state: check.Seed = None,
         verbose: int = 0,
         device: str | torch.device | None = None,
     ) -> None:
@@ -105,19 +114,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             groups: [N] names, or None for one group.
 
         Raises:
-            ValueError: a parameter out of range; a device that is not here; X not finite; a group with fewer points
-                than components; a covariance that is singular to working precision.
+            ValueError: a parameter out of range; a device that is not here; X not finite, or so large that its squares
+                are not; a group with fewer points than components; a covariance that is singular to working precision.
+
+        Warns:
+            ConstantFeatureWarning: a feature does not vary within a group.
+            ConvergenceWarning: groups whose EM did not converge, or a component of which lost all its points.
+            UserWarning: groups with a component that reg_covar widens, see there.
         """
         candidates = self._check_parameters()
         X = validate_data(self, X, dtype=[np.float64, np.float32])
-        order, group_offsets, names = one_group(len(X)) if groups is None else sort_by_group(groups)
-        if len(order) != len(X):
-            raise ValueError(f"groups must have one name a row, {len(X)}, got {len(order)}")
+        order, group_offsets, names = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
         centres, variances = group_variances(torch.from_numpy(X[order]), group_offsets, names)
         frames = list(zip(centres.numpy(), variances.sqrt().numpy(), strict=True))
         edges = pairwise(group_offsets.tolist())
         points = [(X[order[a:b]] - centre) / scale for (a, b), (centre, scale) in zip(edges, frames, strict=True)]
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))
         starts = []
         for g, (x, name) in enumerate(zip(points, names, strict=True)):
             possible = [K for K in candidates if len(x) >= K]
@@ -145,6 +157,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self._warn(~self.converged_, f"EM did not converge in max_iter = {self.max_iter} steps; raise max_iter or tol")
         lost = [bool((fit.mixture.weights == 0).any()) for fit in fits]
         self._warn(lost, "Components have lost all their points and have weight 0; lower n_components or raise n_init")
+        self._warn(
+            [_is_widened(fit.mixture, x, self.reg_covar) for fit, x in zip(fits, points, strict=True)],
+            f"reg_covar = {self.reg_covar} (in units of the group's variances) is over 1% of a variance of a component "
+            "and widens it: the group is large for it, by clusters far apart or outliers, or many of its points are "
+            "equal; lower reg_covar",
+            UserWarning,
+        )
         return self
 
     def score_samples(self, X: Any, groups: Any = None) -> np.ndarray:
@@ -213,10 +232,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             [n_samples, D] float64 points, [n_samples] int64 components; the same each time if random_state is an int.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        check.integer(n_samples, "n_samples", 1)
         [(g, _)] = self._rows_of_groups(1, None if group is None else [group])
-        rng = check_random_state(self.random_state)
+        rng = check.random_state_of(self.random_state)
         weights, means, _, precision_chol = (field.numpy() for field in self._mixtures[g])
         components = rng.choice(len(weights), size=n_samples, p=weights)
         noise = rng.standard_normal((n_samples, self.n_features_in_))
@@ -230,12 +248,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """The numbers of components to try."""
         given: Any = self.n_components
         candidates = list(given) if isinstance(given, (Sequence, np.ndarray)) else [given]
-        if not candidates or not all(isinstance(K, Integral) and int(K) >= 1 for K in candidates):
-            raise ValueError(f"n_components must be an int >= 1 or several of them, got {self.n_components!r}")
+        if not candidates:
+            raise ValueError(f"n_components must be an integer or several, got {self.n_components!r}")
+        for K in candidates:
+            check.integer(K, "n_components", 1)
         for name in ("max_iter", "n_init"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+            check.integer(getattr(self, name), name, 1)
         for name in ("tol", "reg_covar"):
             value = getattr(self, name)
             if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
@@ -300,9 +318,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if (groups is not None) != self._with_groups:
             given, expected = ("none", "names seen in fit") if groups is None else ("some", "None")
             raise ValueError(f"groups must be {expected}, as fit was called, got {given}")
-        index = np.zeros(n, np.int64) if groups is None else index_of(groups, self.groups_)
-        if len(index) != n:
-            raise ValueError(f"groups must have one name a row, {n}, got {len(index)}")
+        index = np.zeros(n, np.int64) if groups is None else index_of(groups, self.groups_, n)
         return [(int(g), np.flatnonzero(index == g)) for g in np.unique(index)]
 
     def _arguments(self, X: np.ndarray, g: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -319,10 +335,23 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         log_density = kernels.mixture_log_density(*self._arguments(X, g)).double().cpu().numpy()
         return log_density - np.log(self._frames[g][1]).sum()
 
-    def _warn(self, groups: Sequence[bool] | np.ndarray, message: str) -> None:
+    def _warn(
+        self, groups: Sequence[bool] | np.ndarray, message: str, category: type[Warning] = ConvergenceWarning
+    ) -> None:
         names = [name for name, concerned in zip(self.groups_, groups, strict=True) if concerned]
         if names:
-            warnings.warn(f"{message} (groups {_brief(names)})", ConvergenceWarning, stacklevel=3)
+            warnings.warn(f"{message} (groups {_brief(names)})", category, stacklevel=3)
+
+
+def _is_widened(mixture: Mixtures, x: np.ndarray, reg_covar: float) -> bool:
+    """Does reg_covar make up more than 1% of a component's variance, in a feature that varies in the group?
+
+    The smallest eigenvalue would tell of every component of fewer points than features; and the variance of fewer than
+    five points may be small by chance. From 1% of the group's own variance (1, as x is scaled) on, it is meant.
+    """
+    variances = mixture.covariances.diagonal(dim1=1, dim2=2)[mixture.weights * len(x) >= 5].numpy()
+    variances = variances[:, x.var(0) > 0.5]
+    return bool(0.01 > reg_covar > 0.01 * variances.min(initial=1))
 
 
 def _in_units(mixture: Mixtures, centre: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -18,26 +18,17 @@ class Grouping(NamedTuple):
     """[G] name of each group, sorted."""
 
 
-def sort_by_group(groups: Any) -> Grouping:
+def sort_by_group(groups: Any, n: int) -> Grouping:
     """Sort rows by group name, stably.
 
     Args:
-        groups: [N] one name (number or string) a row.
+        groups: [n] one name (number or string) a row.
+        n: rows that there are.
 
     Raises:
-        ValueError: not one-dimensional, empty, names of mixed kinds, or a name that is nan.
+        ValueError: another shape, names of mixed kinds, or a name that is nan.
     """
-    groups = np.asarray(groups)
-    if groups.ndim != 1 or len(groups) == 0:
-        raise ValueError(f"groups must hold one name a row, got an array of shape {list(groups.shape)}")
-    if groups.dtype == object:
-        if all(isinstance(name, str) for name in groups):
-            groups = groups.astype(str)
-        elif all(isinstance(name, Number) for name in groups):
-            groups = np.array(groups.tolist())
-        else:
-            kinds = sorted({type(name).__name__ for name in groups})
-            raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")
+    groups = _names(groups, n)
     if groups.dtype.kind in "fc" and np.isnan(groups).any():
         raise ValueError(f"groups must not hold nan, got one in row {int(np.isnan(groups).argmax())}")
     names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -50,11 +41,33 @@ def one_group(n: int) -> Grouping:
     return Grouping(np.arange(n), torch.tensor([0, n]), np.array([0]))
 
 
-def index_of(groups: Any, names: np.ndarray) -> np.ndarray:
-    """[N] index in `names` of each row's group; ValueError for a name that is not there."""
-    groups = np.asarray(groups)
+def index_of(groups: Any, names: np.ndarray, n: int) -> np.ndarray:
+    """[n] index in `names` of each row's group.
+
+    Raises:
+        ValueError: groups is not of shape [n], has names of mixed kinds, or one that is not there.
+    """
+    groups = _names(groups, n)
     index = np.searchsorted(names, groups).clip(0, len(names) - 1)
     unknown = names[index] != groups
     if unknown.any():
         raise ValueError(f"groups holds {groups[unknown][0].item()!r}, which was not among the fitted groups")
     return index
+
+
+def _names(groups: Any, n: int) -> np.ndarray:
+    """[n] numbers or strings, never objects."""
+    names = np.asarray(groups)
+    if names.dtype.kind == "U" and not isinstance(groups, np.ndarray):
+        # What came, of which numpy makes strings if a single one is among it.
+        names = np.asarray(groups, dtype=object)
+    if names.shape != (n,):
+        raise ValueError(f"groups must hold one name for each of {n} rows of X, got shape {list(names.shape)}")
+    if names.dtype != object:
+        return names
+    if all(isinstance(name, str) for name in names):
+        return names.astype(str)
+    if all(isinstance(name, Number) for name in names):
+        return np.array(names.tolist())
+    kinds = sorted({type(name).__name__ for name in names})
+    raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")

@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from classfit import _check as check
 from classfit.devices import checked, moved
 from classfit.groups import index_of
 from classfit.leave_one_out import LeaveOneOut, leave_one_out
@@ -76,6 +77,9 @@ class Posterior:
         variance: [G, D] variance of each feature, of the diagonal Gaussian that `relative_entropy` compares with.
         official: see above.
 
+    Raises:
+        ValueError: arrays whose shapes do not fit together; no kept sweep, or labels that are not integers.
+
     Attributes: all of these, and device, where densities are evaluated: the processor, before `to`.
     """
 
@@ -94,6 +98,20 @@ class Posterior:
     ) -> None:
         if len(labels) == 0:
             raise ValueError("labels must hold at least one kept sweep, got none")
+        (N, D), G, S = x.shape, len(groups), len(labels)
+        expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "group_offsets": (group_offsets, (G + 1,)), "labels": (labels, (S, N)), "alpha": (alpha, (S, G)),
+            "variance": (variance, (G, D)), "prior.mu0": (prior.mu0, (G, D)), "prior.kappa0": (prior.kappa0, (G,)),
+            "prior.nu0": (prior.nu0, (G,)), "prior.S0": (prior.S0, (G, D, D)),
+        }  # fmt: skip
+        for name, (value, shape) in expected.items():
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
+        if int(group_offsets[0]) != 0 or int(group_offsets[-1]) != N or (group_offsets.diff() < 1).any():
+            raise ValueError(f"group_offsets must rise from 0 to {N}, got {group_offsets.tolist()}")
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= N:
+            what = f"{labels.dtype} from {labels.min()} to {labels.max()}"
+            raise ValueError(f"labels must be integers from 0 to {N - 1}, got {what}")
         self.x, self.group_offsets, self.groups = x, group_offsets, groups
         self.labels, self.alpha = labels, alpha
         self.prior, self.variance, self.official = prior, variance, official
@@ -151,7 +169,7 @@ class Posterior:
         """Log posterior predictive density of points (paper eq. 3).
 
         Args:
-            X: [n, D] points.
+            X: [n, D] real numbers, at most the largest of x's dtype.
             groups: [n] name of each point's group, or None.
             verbose: 1 shows a progress bar.
 
@@ -159,18 +177,23 @@ class Posterior:
             float64, in nats: [n], each point under its own group, if `groups` is given; else [n, G], under every group.
 
         Raises:
-            ValueError: X of a wrong shape or not finite, or a name that is not among the fitted groups.
+            ValueError: X of a wrong shape or dtype, not finite or too large; groups of a wrong length, or a name that
+                is not among the fitted groups.
         """
         points = self._points(X)
+        limit = torch.finfo(self.x.dtype).max
+        if (points.abs() > limit).any():
+            raise ValueError(
+                f"X must be within {limit:.2g}, the largest number of {self.x.dtype}, of which the fitted points were, "
+                f"got {float(points.abs().max()):.2g}"
+            )
         if groups is None:
             every = [
                 self._mixture_log_density(points, self.mixture(g))
                 for g in track(range(len(self.groups)), "log-density", disable=not verbose)
             ]
             return np.column_stack(every)
-        own = index_of(groups, self.groups)
-        if len(own) != len(points):
-            raise ValueError(f"groups must hold one name a row of X, got {len(own)} names for {len(points)} rows")
+        own = index_of(groups, self.groups, len(points))
         out = np.empty(len(points))
         for g in track(np.unique(own), "log-density", disable=not verbose):
             rows = np.flatnonzero(own == g)
@@ -219,7 +242,7 @@ class Posterior:
         points = self._points(X)
         if groups is None and len(self.groups) > 1:
             raise ValueError(f"groups must be given: the posterior has {len(self.groups)} groups")
-        own = np.zeros(len(points), np.int64) if groups is None else index_of(groups, self.groups)
+        own = np.zeros(len(points), np.int64) if groups is None else index_of(groups, self.groups, len(points))
         last = Posterior(
             self.x, self.group_offsets, self.groups, self.labels[-1:], self.alpha[-1:], self.prior, self.variance
         )
@@ -234,13 +257,13 @@ class Posterior:
             out[rows, -1] = joint[:, -1]
         return out
 
-    def sample(self, n_samples: int, group: Any = None, random_state: Any = None) -> np.ndarray:
+    def sample(self, n_samples: int, group: Any = None, random_state: check.Seed = None) -> np.ndarray:
         """Independent draws from the posterior predictive of one group.
 
         Args:
             n_samples: number of draws.
             group: name of the group; may be None if there is only one.
-            random_state: seed, numpy Generator or None.
+            random_state: int, numpy RandomState or Generator, or None.
 
         Returns:
             [n_samples, D], of the dtype of x.
@@ -249,12 +272,12 @@ class Posterior:
             if len(self.groups) > 1:
                 raise ValueError(f"group must be named: the posterior has {len(self.groups)} groups")
             group = self.groups[0]
-        g = int(index_of([group], self.groups)[0])
-        return self._draw(self.mixture(g), n_samples, np.random.default_rng(random_state)).numpy()
+        g = int(index_of([group], self.groups, 1)[0])
+        return self._draw(self.mixture(g), n_samples, check.generator_of(random_state)).numpy()
 
     @threads.reserved()
     def relative_entropy(
-        self, n_draws: int = 100_000, random_state: Any = None, *, verbose: int = 0
+        self, n_draws: int = 100_000, random_state: check.Seed = None, *, verbose: int = 0
     ) -> RelativeEntropy:
         """KL(p || q), p the predictive, q the diagonal Gaussian of the group's mean and variances (paper eq. 4).
 
@@ -266,16 +289,17 @@ class Posterior:
         prior's above all, have infinite fourth moments.
 
         Args:
-            n_draws: draws a group.
-            random_state: seed, numpy Generator or None.
+            n_draws: draws a group, at least 2.
+            random_state: int, numpy RandomState or Generator, or None.
             verbose: 1 shows a progress bar.
 
         Returns:
             RelativeEntropy of [G] values in nats; infinite, without error, for a group with a component of at most 2
             degrees of freedom, which has no variance (the prior's, if nu0 is at most D + 1).
         """
+        check.integer(n_draws, "n_draws", 2)
         found = np.empty((3, len(self.groups)))
-        streams = np.random.default_rng(random_state).spawn(len(self.groups))
+        streams = check.generator_of(random_state).spawn(len(self.groups))
         for g in track(range(len(self.groups)), "relative entropy", disable=not verbose):
             found[:, g] = self._relative_entropy(g, n_draws, streams[g])
         return RelativeEntropy(*found)
@@ -302,7 +326,7 @@ class Posterior:
         return value, float(np.sqrt(variance)), from_prior
 
     @threads.reserved()
-    def kl_divergence(self, n_draws: int = 10_000, random_state: Any = None, *, verbose: int = 0) -> Estimate:
+    def kl_divergence(self, n_draws: int = 10_000, random_state: check.Seed = None, *, verbose: int = 0) -> Estimate:
         """KL divergence between the predictives of every two groups, KL(p_row || p_column).
 
             E_{p_row}[log p_row(x) - log p_column(x)], as a mean over draws from p_row
@@ -312,9 +336,10 @@ class Posterior:
         Returns:
             Estimate of [G, G] values in nats, zero on the diagonal, with Monte Carlo standard errors.
         """
+        check.integer(n_draws, "n_draws", 2)
         G = len(self.groups)
         value, error = np.zeros((G, G)), np.zeros((G, G))
-        streams = np.random.default_rng(random_state).spawn(G)
+        streams = check.generator_of(random_state).spawn(G)
         draws, log_p = [], []
         # The draws of all groups are kept and the mixtures made again: draws are small, mixtures may not be.
         for g in track(range(G), "drawing", disable=not verbose):
@@ -368,7 +393,11 @@ class Posterior:
             raise ValueError(f"{path} is not a saved posterior: {error}") from error
 
     def _points(self, X: Any) -> Tensor:
-        points = torch.as_tensor(np.ascontiguousarray(X), dtype=torch.float64)
+        found = np.asarray(X)
+        if found.dtype.kind not in "biuf":
+            raise ValueError(f"X must hold real numbers, got an array of dtype {found.dtype}")
+        # A copy of what is read-only, which torch would warn of, or not in the processor's byte order.
+        points = torch.from_numpy(np.require(found, np.float64, ["C_CONTIGUOUS", "WRITEABLE"]))
         if points.ndim != 2 or points.shape[1] != self.x.shape[1]:
             raise ValueError(f"X must have shape [n, {self.x.shape[1]}], got {list(points.shape)}")
         return points.to(self.device)

@@ -51,6 +51,9 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
 
     A feature that is constant in a group has no scale: it is given variance 1, as scikit-learn's StandardScaler does,
     with a ConstantFeatureWarning that says where. Constant means a standard deviation below the rounding of the values.
+
+    Raises:
+        ValueError: values so large that the sum of their squares is beyond float64.
     """
     means, variances, constant = [], [], []
     edges = group_offsets.tolist()
@@ -61,11 +64,18 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
         rounding = 4 * torch.finfo(x.dtype).eps * points.abs().amax(0)
         constant.append(variances[-1].sqrt() <= rounding)
     mean, variance, is_constant = torch.stack(means), torch.stack(variances), torch.stack(constant)
+    too_large = ~variance.isfinite()
+
+    def first(where: Tensor) -> str:
+        g, d = where.nonzero()[0].tolist()
+        return f"feature {d} of group {names[g] if names is not None else g}"
+
+    if too_large.any():
+        raise ValueError(f"X must be scaled down: the squares of {first(too_large)} add up to more than float64 holds")
     if is_constant.any():
-        g, d = is_constant.nonzero()[0].tolist()
         warnings.warn(
             f"{int(is_constant.sum())} features are constant within their group and get variance 1; "
-            f"the first is feature {d} of group {names[g] if names is not None else g}",
+            f"the first is {first(is_constant)}",
             ConstantFeatureWarning,
             stacklevel=3,
         )

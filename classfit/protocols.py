@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from classfit import _check as check
 from classfit.dpgmm import DPGaussianMixture
 from classfit.em import GaussianMixture
 from classfit.gibbs import generator, stream
@@ -34,7 +35,7 @@ def heldout(
     n_folds: int = 5,
     n_init_components: int = 6,
     protocol: str | None = "converged",
-    random_state: int = 0,
+    random_state: check.Seed = 0,
     checkpoint_folder: str | PathLike | None = None,
     verbose: int = 0,
     device: str | None = None,
@@ -50,8 +51,9 @@ def heldout(
         groups: [N] name of each point's group; every group needs at least n_folds points.
         n_folds: at least 2.
         n_init_components, protocol, verbose, device: as of `DPGaussianMixture`.
-        random_state: seed of the folds and, with the number of the fold, of the fits.
-        checkpoint_folder: where each fold's fit keeps its checkpoint; None keeps none.
+        random_state: int, which is the seed of the folds and, with the number of the fold, of the fits; or numpy
+            RandomState or Generator, or None, of which such a seed is drawn.
+        checkpoint_folder: where each fold's fit keeps its checkpoint, a folder that exists; None keeps none.
 
     Returns:
         ProtocolDensity; diagnostics: groups [G], fold [N], in_sample [N] (mean log-density over the fits that saw the
@@ -61,18 +63,16 @@ def heldout(
     Raises:
         ValueError: n_folds below 2, a group with fewer points than folds, or as `DPGaussianMixture.fit`.
     """
-    grouping = sort_by_group(groups)
-    names, X = np.asarray(groups), np.asarray(X)
-    if len(X) != len(names):
-        raise ValueError(f"groups must hold one name a row of X, got {len(names)} names for {len(X)} rows")
-    if not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
-        raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}")
+    X = np.asarray(X)
+    grouping, names = sort_by_group(groups, len(X)), np.asarray(groups)
+    check.integer(n_folds, "n_folds", 2)
+    seed = check.seed_of(random_state)
     fold = np.empty(len(X), np.int64)
     for name, a, b in zip(grouping.names, grouping.group_offsets[:-1], grouping.group_offsets[1:], strict=True):
         rows = grouping.order[a:b]
         if len(rows) < n_folds:
             raise ValueError(f"every group needs at least n_folds = {n_folds} points, group {name} has {len(rows)}")
-        fold[rows] = generator(random_state, stream(name), _FOLDS, 0).permutation(len(rows)) % n_folds
+        fold[rows] = generator(seed, stream(name), _FOLDS, 0).permutation(len(rows)) % n_folds
     log_density, in_sample = np.empty(len(X)), np.zeros(len(X))
     collected: dict[str, list[np.ndarray]] = {}
     for f in range(n_folds):
@@ -80,7 +80,7 @@ def heldout(
         model = DPGaussianMixture(
             n_init_components,
             protocol=protocol,
-            random_state=random_state + f,
+            random_state=seed + f,
             checkpoint=None if checkpoint_folder is None else Path(checkpoint_folder) / f"fold{f}.npz",
             verbose=verbose,
             device=device,
@@ -99,7 +99,7 @@ def em(
     groups: Any,
     *,
     n_components: tuple[int, ...] = (1, 2, 3, 4, 6, 8),
-    random_state: int = 0,
+    random_state: check.Seed = 0,
     verbose: int = 0,
     device: str | None = None,
 ) -> ProtocolDensity:

@@ -70,9 +70,9 @@ def extract_representations(
         singular_values are those given.
 
     Raises:
-        ValueError: an unknown layer; a layer that runs not at all or several times in one pass; an output that is not
-            a tensor of one of the shapes above or not finite; n_components out of range; a projection that is missing
-            or of another width; an empty loader.
+        ValueError: an unknown layer, or one named twice; a layer that runs not at all or several times in one pass; an
+            output that is not a tensor of one of the shapes above or not finite; n_components out of range; a
+            projection that is missing or of another width; an empty loader.
     """
     _check_layers(model, layers)
     sizes = _check_n_components(n_components, projections, layers)
@@ -217,6 +217,8 @@ def _check_layers(model: nn.Module, layers: Sequence[str]) -> None:
         if layer not in names:
             close = difflib.get_close_matches(str(layer), names, n=5, cutoff=0.4) or names[1:6]
             raise ValueError(f"layers: the model has no layer {layer!r}; close names: {', '.join(close)}")
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"layers must name each layer once, got {list(layers)}")
 
 
 def _check_n_components(

@@ -10,7 +10,8 @@ Pure functions on tensors. Every operation checks its arguments, then runs on on
 Shapes: N points, D features, M components, G groups. Points are sorted by group: group g holds the rows
 `group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are logs, in nats.
 `precision_chol` is W, the inverse of the lower Cholesky factor of the covariance (Student-t: scale) matrix, so that
-W (x - mean) is white; only its lower triangle is read. In float32 a point more than 1.8e19 standard deviations from a
+W (x - mean) is white: lower triangular, and the transpose of scikit-learn's `precisions_cholesky_`. Of it, and of the
+S0 of a prior, only the lower triangle is read. In float32 a point more than 1.8e19 standard deviations from a
 component has density zero, because its squared distance overflows; float64 has no such limit in practice.
 """
 
@@ -64,7 +65,8 @@ def gaussian_log_density(x: Tensor, mean: Tensor, precision_chol: Tensor, *, eng
     Args:
         x: [N, D] points, float32 or float64.
         mean: [M, D] component means, of the dtype of x.
-        precision_chol: [M, D, D] lower triangular W_m with W_m' W_m the precision, of the dtype of x.
+        precision_chol: [M, D, D] lower triangular W_m with W_m' W_m the precision, of the dtype of x: the transpose of
+            scikit-learn's `precisions_cholesky_`. Only the lower triangle is read.
         engine: see `kernels`.
 
     Returns:
@@ -89,7 +91,8 @@ def student_t_log_density(
     Args:
         x: [N, D] points, float32 or float64.
         location: [M, D], of the dtype of x.
-        precision_chol: [M, D, D] inverse of the lower Cholesky factor of the scale matrix, of the dtype of x.
+        precision_chol: [M, D, D] inverse of the lower Cholesky factor of the scale matrix, of the dtype of x; otherwise
+            as in `gaussian_log_density`.
         df: [M] degrees of freedom, positive and at most 10^8 (a Gaussian from there on), float64 or the dtype of x.
         engine: see `kernels`.
 
@@ -125,7 +128,8 @@ def mixture_log_density(
     Args:
         x: [N, D] points, float32 or float64.
         log_weight: [M] log weights, not necessarily normalised; -inf is a weight of zero.
-        location, precision_chol, df: as in `student_t_log_density` (`gaussian_log_density` with df None).
+        location, precision_chol, df: as in `student_t_log_density` (`gaussian_log_density` with df None): the factor is
+            lower triangular, the transpose of scikit-learn's `precisions_cholesky_`.
         component_offsets: [G + 1] int64, rising from 0 to M; a group without components has density zero.
         group_offsets: [G + 1] int64, rising from 0 to N.
         engine: see `kernels`.
@@ -172,7 +176,8 @@ def em_statistics(
     Args:
         x: [N, D] points sorted by group, float32 or float64.
         log_weight: [M] log mixture weights, of the dtype of x.
-        mean, precision_chol: as in `gaussian_log_density`.
+        mean, precision_chol: as in `gaussian_log_density`: the factor is lower triangular, the transpose of
+            scikit-learn's `precisions_cholesky_`.
         group_offsets: [G + 1] int64, rising from 0 to N; None is one group.
         component_offsets: [G + 1] int64, rising from 0 to M; None is one group.
         engine: see `kernels`.
@@ -239,7 +244,8 @@ def precision_cholesky(covariance: Tensor, *, engine: str = "auto") -> Precision
         engine: see `kernels`.
 
     Returns:
-        PrecisionCholesky: precision_chol [M, D, D] of the dtype of covariance (the reference: float64), log_det [M].
+        PrecisionCholesky: precision_chol [M, D, D] of the dtype of covariance (the reference: float64), lower
+            triangular, the transpose of scikit-learn's `precisions_cholesky_`; log_det [M].
 
     Raises:
         ValueError: wrong shape or dtype, a non-finite value.
@@ -292,7 +298,8 @@ def gibbs_sweep(
             order.
         uniforms: as order, float32 or float64 in [0, 1): the i-th is used for the i-th point visited.
         alpha_noise: random numbers that resample alpha after each sweep, or None to keep it.
-        prior: NIWPrior of each group, float64: mu0 [G, D], kappa0 [G], nu0 [G], S0 [G, D, D].
+        prior: NIWPrior of each group, float64: mu0 [G, D], kappa0 [G], nu0 [G], S0 [G, D, D], of which only the lower
+            triangles are read.
         group_offsets: [G + 1] int64, rising from 0 to N, no group empty; None is one group.
         block_size: b, from 1 to 32.
         shared_new: see above.

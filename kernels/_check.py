@@ -329,9 +329,9 @@ def finite(value: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite values, the first at {first}")
 
 
-def _integer(value: int, name: str, least: int, most: int | None = None) -> None:
-    if not isinstance(value, Integral) or value < least or (most is not None and value > most):
-        limits = f">= {least}" if most is None else f"from {least} to {most}"
+def _integer(value: int, name: str, least: int, most: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        limits = f">= {least}" if most == math.inf else f"from {least} to {most}"
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
 
 

@@ -207,6 +207,7 @@ BAD = [
     (gibbs, {"block_size": 0}, "block_size must be an integer from 1 to 32, got 0"),
     (gibbs, {"block_size": 33}, "block_size must be an integer from 1 to 32, got 33"),
     (gibbs, {"block_size": 2.5}, "block_size must be an integer from 1 to 32, got 2.5"),
+    (gibbs, {"block_size": True}, "block_size must be an integer from 1 to 32, got True"),
     (gibbs, {"alpha_shape": 0}, "alpha_shape must be an integer >= 1, got 0"),
     (gibbs, {"alpha_shape": 2}, "alpha_noise.gamma must have shape [N + alpha_shape G] = [11], got [9]"),
     *[
@@ -346,3 +347,10 @@ def test_weights_and_degrees_of_freedom_may_be_float64_with_float32_points():
 
 def test_groups_of_the_components_alone():
     assert mixture(group_offsets=None).shape == (7, 2)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_above_the_diagonal_of_a_prior_nothing_is_read(engine):
+    garbage = PRIOR._replace(S0=PRIOR.S0 + 1e3 * torch.ones(3, 3).double().triu(1))
+    for found, expected in zip(gibbs(prior=garbage, engine=engine), gibbs(engine=engine), strict=True):
+        assert torch.equal(found, expected)

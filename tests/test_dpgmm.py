@@ -237,6 +237,9 @@ def test_predict_names_the_component_of_well_separated_points():
         ({"kappa0": 0}, "kappa0 must be a finite number above 0, got 0"),
         ({"nu0": 2.0}, "nu0 must be a finite number above 2, got 2.0"),
         ({"S0_scale": np.inf}, "S0_scale must be a finite number above 0, got inf"),
+        ({"official": "no"}, "official must be True or False, got 'no'"),
+        ({"corrected": 1}, "corrected must be True or False, got 1"),
+        ({"checkpoint": "missing/chain.npz", "random_state": 0}, "a folder that is there, got 'missing/chain.npz'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -271,7 +274,7 @@ def test_a_second_fit_leaves_nothing_of_the_first(monkeypatch):
 
 def test_bad_data_are_refused():
     X, names = three_groups()
-    with pytest.raises(ValueError, match="85 names for 86 rows"):
+    with pytest.raises(ValueError, match=r"groups must hold one name for each of 86 rows of X, got shape \[85\]"):
         DPGaussianMixture(**QUICK).fit(X, groups=names[:-1])
     with pytest.raises(ValueError, match="groups must not hold nan, got one in row 3"):
         DPGaussianMixture(**QUICK).fit(X, groups=np.where(np.arange(len(X)) == 3, np.nan, 1.0))

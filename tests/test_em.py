@@ -270,6 +270,44 @@ def test_warns_of_groups_that_have_not_converged():
     np.testing.assert_array_equal(model.n_iter_, [1, 1])
 
 
+def two_clusters(distance):
+    """Of 300 points, variance 1, in one dimension."""
+    return np.random.default_rng(SEED).normal(size=(600, 1)) + np.repeat([[0.0], [distance]], 300, axis=0)
+
+
+def test_warns_where_reg_covar_widens_components():
+    """It is in units of the group's variance, here 2.5e7: far-apart clusters, or an outlier, make that large."""
+    X, groups = np.concatenate([two_clusters(10), two_clusters(1e4)]), np.repeat(["near", "far"], 600)
+    with pytest.warns(UserWarning, match=r"reg_covar = 1e-06 .* over 1% .* lower reg_covar \(groups far\)") as caught:
+        model = GaussianMixture(2, random_state=SEED).fit(X, groups=groups)
+    assert len(caught) == 1
+    assert (model.covariances_[:2] > 25).all()
+    outlier = np.concatenate([two_clusters(0), [[1e5]]])
+    with pytest.warns(UserWarning, match="groups 0"):
+        GaussianMixture(2, random_state=SEED).fit(outlier)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = GaussianMixture(2, random_state=SEED, reg_covar=1e-12).fit(X, groups=groups)
+    np.testing.assert_allclose(model.covariances_.ravel(), 1, atol=MONTE_CARLO_SIGMAS * np.sqrt(2 / 300))
+
+
+@pytest.mark.parametrize(
+    ("X", "parameters"),
+    [
+        # As representations are: components of fewer points than dimensions are singular but for reg_covar.
+        (np.random.default_rng(SEED).normal(size=(150, 64)) * np.linspace(9, 0.1, 64), {"n_components": (1, 2, 4)}),
+        # A point by itself, and few that are close to each other by chance.
+        (np.concatenate([two_clusters(5), [[90.0]]]), {"n_components": 3}),
+        # As much as that is asked for.
+        (two_clusters(5), {"n_components": 2, "reg_covar": 0.1}),
+    ],
+)
+def test_does_not_warn_of_reg_covar_elsewhere(X, parameters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GaussianMixture(**parameters, random_state=SEED).fit(X)
+
+
 def test_sample_has_the_moments_of_the_mixture():
     X, groups = blobs((150, 150), D=2)
     model = GaussianMixture(2, random_state=SEED).fit(1e-4 * X + 5, groups=groups)
@@ -304,7 +342,9 @@ def test_verbose_shows_progress(capsys):
         ({"n_components": 0}, "n_components must be .* got 0"),
         ({"n_components": 2.5}, "n_components must be .* got 2.5"),
         ({"n_components": []}, r"n_components must be .* got \[\]"),
-        ({"n_components": (2, 0)}, r"n_components must be .* got \(2, 0\)"),
+        ({"n_components": (2, 0)}, "n_components must be an integer of at least 1, got 0"),
+        ({"n_components": True}, "n_components must be an integer of at least 1, got True"),
+        ({"max_iter": True}, "max_iter must be an integer of at least 1, got True"),
         ({"tol": -1}, "tol must be .* got -1"),
         ({"reg_covar": np.nan}, "reg_covar must be .* got nan"),
         ({"max_iter": 0}, "max_iter must be .* got 0"),
@@ -321,8 +361,12 @@ def test_bad_data_and_groups():
     X, groups = blobs((20, 3), D=2)
     with pytest.raises(ValueError, match=r"n_components must be at most .* got 4 for group b with n_samples = 3"):
         GaussianMixture(4).fit(X, groups=groups)
-    with pytest.raises(ValueError, match="groups must have one name a row, 23, got 22"):
+    with pytest.raises(ValueError, match=r"groups must hold one name for each of 23 rows of X, got shape \[22\]"):
         GaussianMixture().fit(X, groups=groups[:-1])
+    with pytest.raises(
+        ValueError, match="X must be scaled down: the squares of feature 0 of group a add up to more than"
+    ):
+        GaussianMixture().fit(X * 1e160, groups=groups)
     with pytest.raises(ValueError, match=r"group b is not positive definite .* reg_covar \(it is 0\)"):
         GaussianMixture(2, reg_covar=0, random_state=SEED).fit(X, groups=groups)
     model = GaussianMixture().fit(X, groups=groups)
@@ -330,9 +374,9 @@ def test_bad_data_and_groups():
         model.score_samples(X)
     with pytest.raises(ValueError, match="'c'"):
         model.score_samples(X, ["c"] * len(X))
-    with pytest.raises(ValueError, match="groups must have one name a row, 23, got 22"):
+    with pytest.raises(ValueError, match=r"groups must hold one name for each of 23 rows of X, got shape \[22\]"):
         model.predict(X, groups[:-1])
-    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got 0"):
         model.sample(0, "a")
     with pytest.raises(ValueError, match="groups must be names seen in fit"):
         model.sample(1)

@@ -62,8 +62,21 @@ def test_em_is_the_mixture_with_the_lowest_bic():
     [
         ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
         ({"n_folds": 61}, "every group needs at least n_folds = 61 points, group ant has 60"),
+        ({"checkpoint_folder": "missing"}, "checkpoint must be in a folder that is there, got 'missing/fold0.npz'"),
+        ({"random_state": "a"}, "random_state must be an int .* got 'a'"),
     ],
 )
-def test_bad_folds_are_refused(settings, message):
+def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         protocols.heldout(*two_groups(), **settings)
+
+
+def test_a_seed_may_be_drawn():
+    X, names = two_groups(6)
+
+    def density(random_state):
+        return protocols.heldout(X, names, n_folds=2, protocol=None, random_state=random_state).log_density
+
+    drawn = int(np.random.RandomState(3).randint(2**31 - 1))
+    assert np.array_equal(density(np.random.RandomState(3)), density(drawn))
+    assert np.isfinite(density(None)).all()

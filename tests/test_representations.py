@@ -192,6 +192,8 @@ def test_unknown_layers_list_close_names(network, images):
         extract_representations(network, [images], "linear")
     with pytest.raises(ValueError, match=r"layers must be a list .* got \[\]"):
         extract_representations(network, [images], [])
+    with pytest.raises(ValueError, match=r"layers must name each layer once, got \['norm', 'linear', 'norm'\]"):
+        extract_representations(network, [], ["norm", "linear", "norm"])
 
 
 def test_a_layer_that_runs_twice(images):

@@ -1,0 +1,41 @@
+"""Arguments that several modules take: what they may be, with errors that say what came and what was expected."""
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+Seed = int | np.random.RandomState | np.random.Generator | None
+"""Every `random_state`: an int gives the same numbers each time, a RandomState or a Generator goes on where it is, and
+None draws from numpy's global state."""
+
+
+def integer(value: Any, name: str, least: int) -> None:
+    """ValueError unless it is an integer, not a bool, of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def random_state_of(value: Seed) -> np.random.RandomState:
+    """scikit-learn's `check_random_state`; of a Generator the state that a seed drawn from it gives."""
+    if isinstance(value, np.random.Generator):
+        value = int(value.integers(2**31 - 1))
+    try:
+        return check_random_state(value)
+    except ValueError as error:
+        raise ValueError(
+            f"random_state must be an int from 0 to 2^32 - 1, a numpy RandomState or Generator, or None, got {value!r}"
+        ) from error
+
+
+def seed_of(value: Seed) -> int:
+    """An int itself, however large; else one drawn."""
+    if isinstance(value, Integral) and value >= 0:
+        return int(value)
+    return int(random_state_of(value).randint(2**31 - 1))
+
+
+def generator_of(value: Seed) -> np.random.Generator:
+    """A Generator itself; else that of `seed_of`."""
+    return value if isinstance(value, np.random.Generator) else np.random.default_rng(seed_of(value))

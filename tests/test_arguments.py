@@ -1,0 +1,197 @@
+"""What the estimators and the posterior take: names of groups, random states, numbers of numpy, arrays of odd kinds."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from cases import three_groups
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+
+from classfit import DPGaussianMixture, GaussianMixture, Posterior
+from classfit.groups import index_of, sort_by_group
+
+QUICK = {"n_sweeps": 8, "n_discard": 4, "thin": 2, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def points():
+    X, names = three_groups()
+    more = names != "elk"
+    return X[more], names[more]
+
+
+@pytest.fixture(scope="module")
+def model(points):
+    return DPGaussianMixture(**QUICK).fit(points[0], groups=points[1])
+
+
+# --- Names of groups
+
+
+@pytest.mark.parametrize("groups", ["fox", ["fox"], ["fox"] * 86, [["fox"]] * 85, [["fox", "ant"]] * 85])
+@pytest.mark.parametrize("method", ["predict", "score_samples"])
+def test_one_name_a_row_is_asked_for_at_scoring(model, points, method, groups):
+    with pytest.raises(ValueError, match=r"groups must hold one name for each of 85 rows of X, got shape \["):
+        getattr(model, method)(points[0], groups)
+    with pytest.raises(ValueError, match="one name for each of 85 rows"):
+        model.posterior_.component_probabilities(points[0], groups)
+
+
+@pytest.mark.parametrize(
+    ("groups", "kinds"),
+    [(["a"] * 39 + [np.nan], "float, str"), ([1] * 30 + ["b"] * 30, "int, str"), ((True, "b"), "bool, str")],
+)
+def test_mixed_names_in_a_list_are_refused(groups, kinds):
+    with pytest.raises(ValueError, match=f"groups must be all numbers or all strings, got {kinds}"):
+        sort_by_group(groups, len(groups))
+    with pytest.raises(ValueError, match=f"groups must be all numbers or all strings, got {kinds}"):
+        index_of(groups, np.array(["a", "b"]), len(groups))
+
+
+@pytest.mark.parametrize(
+    "groups", [["b", "ant"], [2, 1], [2.5, 1], [True, False], [np.int8(2), np.int8(1)], (np.str_("b"), "a")]
+)
+def test_names_of_lists_have_the_dtype_of_numpy(groups):
+    names = sort_by_group(groups, 2).names
+    assert names.dtype == np.asarray(groups).dtype
+    assert names.tolist() == sorted(groups)
+
+
+def test_an_unknown_name_among_objects_is_named():
+    for groups in (["ant", "cow"], np.array(["ant", "cow"], dtype=object)):
+        with pytest.raises(ValueError, match="groups holds 'cow', which was not among the fitted groups"):
+            index_of(groups, np.array(["ant", "fox"]), 2)
+
+
+@pytest.mark.parametrize("estimator", [GaussianMixture(), DPGaussianMixture(**QUICK)])
+def test_metadata_routing_gives_groups_to_the_estimator(estimator, points):
+    X, names = points
+    folds = KFold(2)
+    with sklearn.config_context(enable_metadata_routing=True):
+        estimator.set_fit_request(groups=True).set_score_request(groups=True)
+        found = cross_val_score(estimator, X, cv=folds, params={"groups": names})
+    for score, (train, test) in zip(found, folds.split(X), strict=True):
+        assert score == estimator.fit(X[train], groups=names[train]).score(X[test], groups=names[test])
+
+
+# --- Numbers and random states
+
+
+def test_numbers_of_numpy_are_numbers(points, tmp_path):
+    numpy = {"kappa0": np.float32(0.5), "nu0": np.int64(7), "S0_scale": np.float64(2), "official": np.True_}
+    python = {"kappa0": 0.5, "nu0": 7, "S0_scale": 2.0, "official": True}
+    fits = [DPGaussianMixture(**QUICK, **settings).fit(points[0]) for settings in (numpy, python)]
+    assert np.array_equal(*(fit.score_samples(points[0]) for fit in fits))
+    fits[0].posterior_.save(tmp_path / "posterior.npz")
+    search = GridSearchCV(DPGaussianMixture(**QUICK), {"nu0": np.arange(5, 7)}, cv=2).fit(points[0])
+    assert search.best_params_["nu0"] in (5, 6)
+
+
+def test_the_default_prior_is_written_as_ever_into_the_identity_of_a_checkpoint():
+    assert json.dumps(DPGaussianMixture()._prior(3)) == '{"kappa0": 0.01, "nu0": null, "S0_scale": 1.0}'
+
+
+@pytest.mark.parametrize("kind", [np.random.RandomState, np.random.default_rng])
+def test_random_states_go_on_where_they_are(model, points, kind):
+    X = points[0]
+    for draw in (
+        lambda state: model.posterior_.sample(3, "fox", state),
+        lambda state: model.posterior_.kl_divergence(10, state).value,
+        lambda state: model.posterior_.relative_entropy(10, state).value,
+        lambda state: DPGaussianMixture(**QUICK | {"random_state": state}).fit(X).sample(3),
+        lambda state: GaussianMixture(3, random_state=state).fit(X).sample(3)[0],
+    ):
+        state, again = kind(1), kind(1)
+        first, second = draw(state), draw(state)
+        assert np.array_equal(draw(again), first)
+        assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("bad", ["0", 0.5, -1])
+def test_other_random_states_are_refused(model, points, bad):
+    for draw in (
+        lambda: model.posterior_.sample(3, "fox", bad),
+        lambda: model.posterior_.kl_divergence(10, bad),
+        lambda: GaussianMixture(random_state=bad).fit(points[0]),
+        lambda: DPGaussianMixture(random_state=bad).fit(points[0]),
+    ):
+        with pytest.raises(ValueError, match=f"random_state must be an int from 0 to .* got {bad!r}"):
+            draw()
+
+
+@pytest.mark.parametrize("n_draws", [0, 1, 10.0, True])
+@pytest.mark.parametrize("method", ["kl_divergence", "relative_entropy"])
+def test_estimates_take_two_draws_or_more(model, method, n_draws):
+    with pytest.raises(ValueError, match=f"n_draws must be an integer of at least 2, got {n_draws}"):
+        getattr(model.posterior_, method)(n_draws)
+
+
+def test_a_setting_that_is_refused_leaves_the_fit_as_it_was(points):
+    X = points[0]
+    model = DPGaussianMixture(**QUICK).fit(X)
+    expected = model.score_samples(X)
+    for bad in ({"thin": 0}, {"kappa0": -1.0}, {"nu0": -2.0}):
+        with pytest.raises(ValueError, match="must be"):
+            model.set_params(**bad).fit(X[:, :2])
+        model.set_params(**{name: getattr(DPGaussianMixture(**QUICK), name) for name in bad})
+        assert np.array_equal(model.score_samples(X), expected)
+
+
+# --- Arrays
+
+
+def test_read_only_and_foreign_arrays_are_read_without_a_warning(model, points):
+    X, names = points
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (read_only, X.astype(">f8"), np.asfortranarray(X), X.tolist()):
+            assert np.array_equal(model.posterior_.log_density(same), model.posterior_.log_density(X))
+        assert np.array_equal(model.score_samples(read_only, names), model.score_samples(X, names))
+
+
+def test_points_that_are_no_real_numbers_are_refused(model, points):
+    for bad in (points[0].astype(str), points[0] + 0j, points[0].astype(object)):
+        with pytest.raises(ValueError, match=f"X must hold real numbers, got an array of dtype {bad.dtype}"):
+            model.posterior_.log_density(bad)
+
+
+def test_points_beyond_the_dtype_of_the_fit_are_refused_in_words(points):
+    single = DPGaussianMixture(**QUICK).fit(points[0].astype(np.float32))
+    far = np.full((1, 3), 1e200)
+    with pytest.raises(ValueError, match=r"X must be within 3\.4e\+38, the largest number of torch\.float32.* 1e\+200"):
+        single.score_samples(far)
+    assert single.predict(far).shape == (1,)
+    assert np.isfinite(DPGaussianMixture(**QUICK).fit(points[0]).score_samples(far / 1e100)).all()
+
+
+def test_points_whose_squares_overflow_are_refused_in_words(points):
+    with pytest.raises(ValueError, match="X must be scaled down: the squares of feature 0 of group ant add up to more"):
+        DPGaussianMixture(**QUICK).fit(points[0] * 1e160, groups=points[1])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"group_offsets": np.array([0, 25, 84])}, r"group_offsets must rise from 0 to 85, got \[0, 25, 84\]"),
+        ({"group_offsets": np.array([0, 85])}, r"group_offsets must have shape \[3\], got \[2\]"),
+        ({"labels": np.zeros((2, 84), np.int32)}, r"labels must have shape \[2, 85\], got \[2, 84\]"),
+        ({"labels": np.zeros((2, 85))}, "labels must be integers from 0 to 84, got float64"),
+        ({"labels": np.full((2, 85), 85)}, "labels must be integers from 0 to 84, got int64 from 85 to 85"),
+        ({"alpha": np.ones((2, 3))}, r"alpha must have shape \[2, 2\], got \[2, 3\]"),
+        ({"S0": np.ones((2, 3, 2))}, r"prior.S0 must have shape \[2, 3, 3\], got \[2, 3, 2\]"),
+    ],
+)
+def test_a_stored_posterior_that_does_not_fit_together_is_refused(model, tmp_path, bad, message):
+    path = tmp_path / "posterior.npz"
+    model.posterior_.save(path)
+    assert torch.equal(Posterior.load(path).x, model.posterior_.x)
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(path, **arrays | bad)
+    with pytest.raises(ValueError, match=rf"posterior\.npz is not a saved posterior: {message}"):
+        Posterior.load(path)
