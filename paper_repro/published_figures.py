@@ -41,4 +41,4 @@ def published_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], t
         stages = [3, 4]
         settings = scores | {"stages": stages, "dimensions": [profile.dimensions[stage - 1] for stage in stages]}
         return settings, (pipeline.dataset, *(pipeline.posteriors[stage] for stage in stages))
-    return scores | origin_of_scores(pipeline), (pipeline.dataset, pipeline.robustness["memorization"])
+    return scores | origin_of_scores(pipeline, name), (pipeline.dataset, pipeline.robustness["memorization"])

@@ -107,7 +107,7 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
 
 def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:
     """Settings and inputs of a figure."""
-    scale, steps, words = _scale(pipeline), pipeline.robustness, origin_of_scores(pipeline)
+    scale, steps, words = _scale(pipeline), pipeline.robustness, origin_of_scores(pipeline, name)
     stages = {"stages": sorted(pipeline.posteriors)}
     scores = (pipeline.dataset, steps["memorization"])
     if name == "figure_3":
@@ -130,12 +130,12 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
     return words | stages, (*scores, steps["generative"])
 
 
-def origin_of_scores(pipeline: "Pipeline") -> dict[str, Any]:
-    """What captions say: of how many networks the scores are (0: they were given), and a sentence."""
+def origin_of_scores(pipeline: "Pipeline", name: str) -> dict[str, Any]:
+    """What the caption of a figure says: of how many networks the scores are (0: they were given), and a sentence."""
     scale = _scale(pipeline)
     if pipeline.scores:
-        sentence = f"Scores are those given in {pipeline.scores.file}; robustness is of {scale.networks}."
-        return {"networks": sentence, "n_trials": 0}
+        others = f"; robustness is of {scale.networks}" if name == "figure_3" else ""
+        return {"networks": f"Scores are those given in {pipeline.scores.file}{others}.", "n_trials": 0}
     return {"networks": f"Scores and robustness are of {scale.networks}.", "n_trials": scale.n_trials}
 
 

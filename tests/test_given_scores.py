@@ -104,7 +104,7 @@ def test_from_the_command_line(workspace, labels, scores, tmp_path, monkeypatch)
     most = np.sort(scores)[-TINY_PROFILE.robustness.n_held_out :]
     assert (stored["lowest_score"][0], stored["highest_score"][0]) == (most[0], most[-1])
     said = figure_a11.caption(stored)
-    assert "Scores are those given in mem_scores.npz; robustness is of small networks" in said
+    assert "Scores are those given in mem_scores.npz. " in said
     assert "0 networks" not in said
     assert "0 trials" not in said
     # They go with the results: no later command needs the file.

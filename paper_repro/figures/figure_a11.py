@@ -101,7 +101,7 @@ def caption(stored: Stored) -> str:
         f"the {stored['n_points'][0]} most memorized points, of the others as many with memorization nearest to 0, and "
         "of those that are left as many at random (the paper: 1,000 each). F1 is averaged over classes by "
         f"their number of points; bars are one standard deviation over {N_BOOTSTRAP} resamplings of the points, and at "
-        f"least the standard error of the share classified rightly. Scores, {scores.origin(stored)}: {ranges}. "
+        f"least the standard error of the share classified rightly. Scores ({scores.origin(stored)}): {ranges}. "
         f"{scores.EXTREMES} {stored['networks']} {stored['note']}"
     )
 
