@@ -83,7 +83,9 @@ def draw(stored: Stored) -> Figure:
     axes = figure.subplots()
     lines(axes, stored["stages"].tolist(), stored["f1"], stored["error"])
     axes.set_ylabel("F1 of generative classification")
-    axes.set_title(f"{stored['n_points'][0]} points of each kind (the paper: 1,000)", fontweight="normal", fontsize=9)
+    axes.set_title(
+        f"{int(stored['n_points'][0]):,} points of each kind (the paper: 1,000)", fontweight="normal", fontsize=9
+    )
     axes.legend(loc="lower right", fontsize=8.5)
     return figure
 
@@ -98,8 +100,8 @@ def caption(stored: Stored) -> str:
     return (
         "Each point is given the class with the largest density times prior. The densities are fitted to the other "
         f"{int(stored['n_fitted']):,} training points; held out of the fit, though not of the network's training, are "
-        f"the {stored['n_points'][0]} most memorized points, of the others as many with memorization nearest to 0, and "
-        "of those that are left as many at random (the paper: 1,000 each). F1 is averaged over classes by "
+        f"the {int(stored['n_points'][0]):,} most memorized points, of the others as many with memorization nearest to "
+        "0, and of those that are left as many at random (the paper: 1,000 each). F1 is averaged over classes by "
         f"their number of points; bars are one standard deviation over {N_BOOTSTRAP} resamplings of the points, and at "
         f"least the standard error of the share classified rightly. Scores ({scores.origin(stored)}): {ranges}. "
         f"{scores.EXTREMES} {stored['networks']} {stored['note']}"
