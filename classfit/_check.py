@@ -30,7 +30,7 @@ def random_state_of(value: Seed) -> np.random.RandomState:
 
 
 def seed_of(value: Seed) -> int:
-    """An int itself, however large; else one drawn."""
+    """An int itself; else one drawn."""
     if isinstance(value, Integral) and value >= 0:
         return int(value)
     return int(random_state_of(value).randint(2**31 - 1))

@@ -261,13 +261,14 @@ class Posterior:
         """Independent draws from the posterior predictive of one group.
 
         Args:
-            n_samples: number of draws.
+            n_samples: number of draws, 1 or more.
             group: name of the group; may be None if there is only one.
             random_state: int, numpy RandomState or Generator, or None.
 
         Returns:
             [n_samples, D], of the dtype of x.
         """
+        check.integer(n_samples, "n_samples", 1)
         if group is None:
             if len(self.groups) > 1:
                 raise ValueError(f"group must be named: the posterior has {len(self.groups)} groups")

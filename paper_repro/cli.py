@@ -13,7 +13,8 @@ from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
-from paper_repro.given_scores import given, given_before
+from paper_repro.given_scores import check_images, given, given_before
+from paper_repro.inputs import labels_and_names
 from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
@@ -116,6 +117,9 @@ def run(
 
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data, scores)
     named = _named(figures, pipeline)
+    if scores and (dry_run or not pipeline.robustness):
+        why = "is not for --dry-run" if dry_run else f"is of no use: no figure of {pipeline.profile.name} needs scores"
+        raise typer.BadParameter(why, param_hint="--scores")
     if dry_run:
         from paper_repro.dry_run import dry_run as try_everything
 
@@ -130,10 +134,15 @@ def run(
         targets.append(pipeline.classes)
     if not figures:
         targets.append(pipeline.scorecard_of(named))
+    if scores:
+        targets.append(pipeline.robustness["memorization"])
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
         console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
     with _working(workspace):
         computed = workspace.run([pipeline.dataset])
+        if pipeline.scores and pipeline.robustness["memorization"] in workspace.to_do(targets):
+            # Before anything is thrown away for them.
+            check_images(pipeline.scores, *labels_and_names(workspace.work(pipeline.robustness["memorization"])))
         if (plan := make_plan(workspace, pipeline, targets)).n_steps:
             console.print(describe(plan))
         computed += workspace.run(targets)
@@ -176,7 +185,10 @@ def trials(
     if "memorization" not in pipeline.robustness:
         raise typer.BadParameter(f"{profile!r} has no memorization trials", param_hint="--profile")
     if pipeline.scores:
-        _fail(f"The memorization scores of these results are given in {pipeline.scores.file}: there are no trials")
+        _fail(
+            f"The memorization scores of these results are given in {pipeline.scores.file}: there are no trials. To "
+            f"estimate them, remove {workspace.root / 'memorization'}"
+        )
     with _working(workspace):
         work = workspace.join(pipeline.robustness["memorization"])
     if work is None:
@@ -373,7 +385,7 @@ def _open(
     _known_names(protocol=protocol, seed=seed, profile=profile)
     workspace = Workspace(runs_dir / run_folder(profile, seed), console)
     with _said():
-        found = given(scores) if scores else given_before(workspace)
+        found = given(scores, workspace) if scores else given_before(workspace)
     pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data, scores=found)
     pipeline.scorecard = pipeline.scorecard_there(workspace)
     return workspace, pipeline

@@ -170,9 +170,6 @@ def posterior(work: Work) -> None:
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
         return
     if density == "heldout":
-        to_all_points = work.input(work.folder.name)
-        for name in ("posterior.npz", "trace.npz"):
-            shutil.copyfile(to_all_points / name, work.folder / name)
         folder = work.folder / "checkpoint-folds"
         folder.mkdir(exist_ok=True)
         found = heldout(
@@ -187,6 +184,8 @@ def posterior(work: Work) -> None:
         # Beside them those of the same fits on points that they saw: a fold has fewer points than the class.
         densities = {"log_density": found.log_density, "in_sample": found.diagnostics["in_sample"]}
         write_arrays(work.folder / "density.npz", densities)
+        for name in ("posterior.npz", "trace.npz"):
+            shutil.copyfile(work.input(work.folder.name) / name, work.folder / name)
         return
     # A chain goes on only where it began: a machine with another device begins one of its own.
     path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"

@@ -6,6 +6,7 @@ scores are of the training images in the order in which the dataset is read: tha
 files, by class and name for class folders.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,9 @@ import numpy as np
 
 from paper_repro.inputs import labels_and_names
 from paper_repro.steps import Step, Work, Workspace
-from paper_repro.storage import read_arrays, sha256, write_arrays
+from paper_repro.storage import sha256, write_arrays
 
-__all__ = ["GivenScores", "ScoresError", "given", "given_before", "scores_step"]
+__all__ = ["GivenScores", "ScoresError", "check_images", "given", "given_before", "scores_step"]
 
 NAME = "memorization"
 
@@ -37,14 +38,15 @@ class GivenScores(NamedTuple):
         return {"file": self.file, "sha256": self.sha256}
 
 
-def given(path: Path) -> GivenScores:
-    """The scores in a file.
+def given(path: Path, workspace: Workspace) -> GivenScores:
+    """The scores in a file, for the results in a workspace. What they know by another name keeps it.
 
     Raises:
         ScoresError: it cannot be read, or holds no scores.
     """
     _read(path)
-    return GivenScores(path.name, sha256(path), path)
+    found, before = GivenScores(path.name, sha256(path), path), given_before(workspace)
+    return before._replace(path=path) if before and before.sha256 == found.sha256 else found
 
 
 def given_before(workspace: Workspace) -> GivenScores | None:
@@ -55,15 +57,27 @@ def given_before(workspace: Workspace) -> GivenScores | None:
 
 def scores_step(scores: GivenScores, dataset: Step) -> Step:
     """In place of the step that trains networks."""
-    return Step(NAME, scores.settings, partial(_copy, scores.path), (dataset,))
+    return Step(NAME, scores.settings, partial(_copy, scores), (dataset,))
 
 
-def _copy(path: Path | None, work: Work) -> None:
-    file = work.settings["file"]
+def _copy(scores: GivenScores, work: Work) -> None:
+    value, errors = check_images(scores, *labels_and_names(work))
+    write_arrays(work.folder / "scores.npz", {"value": value, "standard_error": errors})
+
+
+def check_images(scores: GivenScores, labels: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The scores and their standard errors [N], if they are of training images with these labels [N].
+
+    Raises:
+        ScoresError: they are not, as far as can be told, or the file is not at hand.
+    """
+    path = scores.path
     if path is None:
-        raise ScoresError(f"the memorization scores of these results were given in {file}: give them again, --scores")
+        raise ScoresError(
+            f"the memorization scores of these results were given in {scores.file}: give them again, --scores, or "
+            "remove the folder memorization to estimate them"
+        )
     value, errors, classes = _read(path)
-    labels, names = labels_and_names(work)
     if len(value) != len(labels):
         raise ScoresError(f"{path} must hold a score for each of {len(labels):,} training images, got {len(value):,}")
     if classes is not None and not np.array_equal(classes, labels):
@@ -72,18 +86,20 @@ def _copy(path: Path | None, work: Work) -> None:
             f"{path} is in another order than the training images, or of others: image {first} is of class "
             f"{labels[first]} ({names[labels[first]]}), its score of class {classes[first]}"
         )
-    write_arrays(work.folder / "scores.npz", {"value": value, "standard_error": errors})
+    return value, errors
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Scores and their standard errors (nan where there are none) [N], and classes if they are there."""
     try:
-        found = read_arrays(path)
+        with np.load(path, allow_pickle=False) as stored:  # published files hold other, larger arrays as well
+            there = list(stored.files)
+            found = {name: stored[name] for name in ("tr_mem", "value", "standard_error", "tr_labels") if name in there}
     except Exception as error:  # the file system, zip and numpy each have their own
         raise ScoresError(f"{path} cannot be read as an .npz of arrays: {error}") from None
     key = next((name for name in ("tr_mem", "value") if name in found), None)
     if key is None:
-        raise ScoresError(f"{path} must hold an array tr_mem or value of scores, got {', '.join(sorted(found))}")
+        raise ScoresError(f"{path} must hold an array tr_mem or value of scores, got {', '.join(sorted(there))}")
     value = found[key]
     if value.ndim != 1 or value.dtype.kind != "f" or not (np.abs(value) <= 1).all():
         raise ScoresError(f"{path}: {key} must be [N] numbers in -1..1, got {value.dtype} {list(value.shape)}")

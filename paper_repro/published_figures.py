@@ -20,10 +20,10 @@ PUBLISHED_FIGURES = ("figure_b1", "figure_b2")
 
 
 def absent(pipeline: "Pipeline") -> set[str]:
-    """Of these figures, those that need what the profile has not: published scores, or memorization of its own."""
+    """Of these figures, those that need what is not there: published scores, or scores that were estimated here."""
     if not pipeline.profile.published:
         return set(PUBLISHED_FIGURES)
-    return set() if pipeline.profile.robustness else {"figure_b2"}
+    return set() if pipeline.profile.robustness and not pipeline.scores else {"figure_b2"}
 
 
 def scores_of(profile: "Profile") -> dict[str, Any]:

@@ -151,7 +151,9 @@ def _convergence(folder: Path, protocol: str) -> str:
 
 def _protocols(folder: Path) -> list[str]:
     """Folders of protocols, in the order of `paper-repro list`, each before what was run with --official."""
-    return [name for protocol in PROTOCOLS for name in (protocol, f"{protocol}-official") if (folder / name).is_dir()]
+    names = [name for protocol in PROTOCOLS for name in (protocol, f"{protocol}-official")]
+    # Of `converged` the fits alone may be there, for `heldout`.
+    return [name for name in names if (folder / name / "report.html").is_file()]
 
 
 def _accuracy(folder: Path) -> str:

@@ -183,7 +183,7 @@ class Workspace:
         if step.estimate is None:
             return 0.0
         if step.fingerprint not in self._estimates:
-            self._estimates[step.fingerprint] = step.estimate(self._work(step))
+            self._estimates[step.fingerprint] = step.estimate(self.work(step))
         return self._estimates[step.fingerprint]
 
     def join(self, step: Step) -> Work | None:
@@ -257,7 +257,8 @@ class Workspace:
     def _compute(self, step: Step) -> None:
         work = self._open(step)
         folder = work.folder
-        continued = _has_progress(step, folder)
+        # An attempt that was stopped: there are checkpoints, or it had worked for long and finished files.
+        continued = any(folder.glob("checkpoint*")) or _seconds_of_attempt(folder) > WORTH_SAYING_SECONDS
         if continued:
             self.console.print(f"{step.name}: continuing where it was stopped")
         elif (seconds := self.estimate(step)) > WORTH_SAYING_SECONDS:
@@ -290,9 +291,10 @@ class Workspace:
         self._refuse_to_discard([step])
         # Progress made by other versions is not gone on from: they may take other steps from the same state.
         self._prepare(self.folder(step), {**self._claim(step), "versions": software()["versions"]})
-        return self._work(step)
+        return self.work(step)
 
-    def _work(self, step: Step) -> Work:
+    def work(self, step: Step) -> Work:
+        """What its function gets."""
         inputs = {step_in.name: self.folder(step_in) for step_in in step.inputs}
         return Work(self.folder(step), step.settings, inputs, self.console)
 
@@ -300,8 +302,15 @@ class Workspace:
         """Of steps that are about to be computed, as far as it is known before their inputs are."""
         names, lost = {step.name for step in steps}, []
         for step in steps:
-            record = self.provenance(step) or {}
-            if self.state(step, with_inputs=False) not in (State.DONE, State.STALE) or record.get("left_out"):
+            record, state = self.provenance(step) or {}, self.state(step, with_inputs=False)
+            if state == State.UNFINISHED:
+                claim, seconds = (
+                    _read_or_none(self.folder(step) / STARTED) or {},
+                    _seconds_of_attempt(self.folder(step)),
+                )
+                if claim.get("fingerprint") != step.fingerprint and seconds > WORTH_SAYING_SECONDS:
+                    lost.append(f"{step.name} ({seconds / 60:.0f} min, unfinished)")
+            if state not in (State.DONE, State.STALE) or record.get("left_out"):
                 continue
             inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)
             other_inputs = inputs_known and record["inputs"] != self._input_digests(step)
@@ -347,10 +356,14 @@ class Workspace:
         return {step_in.name: self._digest(step_in) for step_in in step.inputs}
 
 
-def _has_progress(step: Step, folder: Path) -> bool:
-    """Whether a folder that was made ready for a step holds work of an earlier attempt: of a step that takes long, any
-    file that it had finished."""
-    return any(folder.glob("checkpoint*")) or (step.estimate is not None and any(map(_is_result, folder.iterdir())))
+def _seconds_of_attempt(folder: Path) -> float:
+    """From the start of an attempt that did not finish to the last file that it did; 0 if there is none."""
+    try:
+        started = (folder / STARTED).stat().st_mtime
+    except OSError:
+        return 0.0
+    files = [path for path in folder.iterdir() if path.name != STARTED and not _is_temporary(path)]
+    return max((path.stat().st_mtime - started for path in files), default=0.0)
 
 
 def _is_result(path: Path) -> bool:

@@ -1,5 +1,7 @@
 """Memorization scores from a file in place of networks on random subsets: `paper-repro run --scores`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
@@ -8,7 +10,7 @@ from typer.testing import CliRunner
 from paper_repro import storage
 from paper_repro.cli import app
 from paper_repro.figures import figure_a11
-from paper_repro.given_scores import ScoresError, given, given_before
+from paper_repro.given_scores import GivenScores, ScoresError, given, given_before
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import State, Workspace
@@ -31,8 +33,8 @@ def scores(labels):
     return np.random.default_rng(0).uniform(-0.1, 1, len(labels)).astype(np.float32)
 
 
-def memorization(path):
-    return Pipeline(TINY_PROFILE, TINY_PROTOCOL, scores=given(path)).robustness["memorization"]
+def memorization(path, workspace):
+    return Pipeline(TINY_PROFILE, TINY_PROTOCOL, scores=given(path, workspace)).robustness["memorization"]
 
 
 def test_scores_as_published_and_of_another_run(workspace, labels, scores, tmp_path):
@@ -40,7 +42,7 @@ def test_scores_as_published_and_of_another_run(workspace, labels, scores, tmp_p
     np.savez(published, tr_mem=scores, tr_labels=labels.astype(np.int32))
     np.savez(ours, value=scores, standard_error=np.full(len(scores), 0.1))
     for path, error in ((published, np.nan), (ours, 0.1)):
-        step = memorization(path)
+        step = memorization(path, workspace)
         workspace.run([step])
         found = storage.read_arrays(workspace.folder(step) / "scores.npz")
         np.testing.assert_array_equal(found["value"], scores.astype(np.float64))
@@ -59,38 +61,43 @@ def test_scores_as_published_and_of_another_run(workspace, labels, scores, tmp_p
         ({"tr_mem": np.zeros(3), "tr_labels": np.zeros(2)}, r"tr_labels must be as many as the scores, 3, got \(2,\)"),
     ],
 )
-def test_files_without_scores_are_refused(arrays, message, tmp_path):
+def test_files_without_scores_are_refused(arrays, message, workspace, tmp_path):
     np.savez(tmp_path / "given.npz", **arrays)
     with pytest.raises(ScoresError, match=message):
-        given(tmp_path / "given.npz")
+        given(tmp_path / "given.npz", workspace)
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path):
+def test_a_file_that_is_no_npz_is_refused(workspace, tmp_path):
     (tmp_path / "given.npz").write_text("scores")
     with pytest.raises(ScoresError, match=r"given\.npz cannot be read as an \.npz of arrays"):
-        given(tmp_path / "given.npz")
+        given(tmp_path / "given.npz", workspace)
 
 
 def test_scores_of_other_images_are_refused(workspace, labels, scores, tmp_path):
     path = tmp_path / "given.npz"
     np.savez(path, tr_mem=scores[:-1])
     with pytest.raises(ScoresError, match="must hold a score for each of 1,437 training images, got 1,436"):
-        workspace.run([memorization(path)])
+        workspace.run([memorization(path, workspace)])
     other = labels.copy()
     other[7] = 9 - other[7]
     np.savez(path, tr_mem=scores, tr_labels=other)
     with pytest.raises(ScoresError, match=f"image 7 is of class {labels[7]} .* its score of class {other[7]}"):
-        workspace.run([memorization(path)])
+        workspace.run([memorization(path, workspace)])
 
 
-def test_from_the_command_line(workspace, labels, scores, tmp_path, monkeypatch):
+@pytest.fixture
+def call(tmp_path, monkeypatch):
     monkeypatch.setitem(PROFILES, "tiny", TINY_PROFILE)
     monkeypatch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
 
-    def call(command, *arguments):
+    def run(command, *arguments):
         options = ("--profile", "tiny", "--runs-dir", str(tmp_path))
         return CliRunner().invoke(app, [command, *map(str, arguments), *options])
 
+    return run
+
+
+def test_from_the_command_line(workspace, labels, scores, tmp_path, call):
     path = tmp_path / "mem_scores.npz"
     path.write_bytes(b"")
     refused = call("run", "figure_a11", "--scores", path)
@@ -120,6 +127,45 @@ def test_from_the_command_line(workspace, labels, scores, tmp_path, monkeypatch)
     estimated = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
     assert workspace.state(estimated.robustness["memorization"]) == State.STALE
     (workspace.root / "memorization" / "scores.npz").unlink()
-    lost = call("run", "figure_a11")
-    assert lost.exit_code == 1
-    assert "were given in mem_scores.npz: give them again, --scores" in lost.stderr
+    for _ in range(2):  # what was known of them is still there
+        lost = call("run", "figure_a11")
+        assert lost.exit_code == 1
+        assert "were given in mem_scores.npz: give them again, --scores" in lost.stderr
+
+
+def test_a_run_that_needs_no_scores_takes_note_of_them(workspace, labels, scores, tmp_path, call):
+    path = tmp_path / "mem_scores.npz"
+    np.savez(path, tr_mem=scores)
+    assert call("run", "figure_a6", "--scores", path).exit_code == 0
+    assert given_before(workspace).file == "mem_scores.npz"
+    # The same by another name is the same.
+    path.rename(tmp_path / "other.npz")
+    assert "Everything was up to date." in call("run", "figure_a6", "--scores", tmp_path / "other.npz").output
+    assert given_before(workspace).file == "mem_scores.npz"
+
+
+def test_scores_of_other_images_leave_trials_as_they_are(workspace, labels, scores, tmp_path, call):
+    trial = workspace.root / "memorization" / "checkpoint-trial-00000.npz"
+    trial.parent.mkdir()
+    trial.write_bytes(b"trained for long")
+    path = tmp_path / "mem_scores.npz"
+    np.savez(path, tr_mem=scores[:-1])
+    refused = call("run", "figure_a6", "--scores", path)
+    assert refused.exit_code == 1
+    assert "must hold a score for each of 1,437 training images" in refused.stderr
+    assert trial.exists()
+
+
+def test_scores_that_nothing_needs_are_refused(scores, tmp_path, call, monkeypatch):
+    path = tmp_path / "mem_scores.npz"
+    np.savez(path, tr_mem=scores)
+    assert "is not for --dry-run" in call("run", "--dry-run", "--scores", path).output
+    monkeypatch.setitem(PROFILES, "tiny", replace(TINY_PROFILE, robustness=None))
+    assert "no figure of tiny needs scores" in call("run", "--scores", path).output
+
+
+def test_figure_b2_compares_scores_that_were_estimated():
+    published = replace(TINY_PROFILE, published="cifar100_resnet18_memorization")
+    scores = GivenScores("mem_scores.npz", "0" * 64, None)
+    assert "figure_b2" in Pipeline(published, TINY_PROTOCOL).figures
+    assert "figure_b2" not in Pipeline(published, TINY_PROTOCOL, scores=scores).figures

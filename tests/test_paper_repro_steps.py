@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from paper_repro import storage
+from paper_repro.machine import software
 from paper_repro.steps import BusyError, DiscardError, State, Step, Work, Workspace
 
 
@@ -83,6 +84,30 @@ def test_a_changed_setting_redoes_exactly_what_depends_on_it(toy, workspace, sai
     assert toy.run(workspace) == ["second", "third"]
     assert "second: settings or inputs have changed" in said.getvalue()
     assert storage.read_json(workspace.root / "third/result.json")[2]["second"][0] == 5
+
+
+@pytest.mark.parametrize(("seconds", "refused"), [(30, False), (120, True)])
+def test_an_attempt_that_took_long_is_not_thrown_away_either(toy, workspace, seconds, refused):
+    """It had made a checkpoint, or finished a file, so long after its start; then a setting changes."""
+    toy.run(workspace)
+    step = toy.steps()["second"]
+    folder = workspace.folder(step)
+    claim = {**workspace._claim(step), "versions": software()["versions"]}
+    (folder / "provenance.json").unlink()
+    storage.write_json(folder / "started.json", claim)
+    started = (folder / "started.json").stat().st_mtime
+    os.utime(folder / "result.json", (started, started + seconds))
+    toy.settings["second"] = 5
+    if not refused:
+        assert toy.run(workspace) == ["second", "third"]
+        return
+    with pytest.raises(DiscardError, match=r"second \(2 min, unfinished\) would be thrown away"):
+        toy.run(workspace)
+    assert (folder / "result.json").exists()
+    # With the settings that it began with it goes on.
+    toy.settings["second"] = step.settings["value"]
+    assert toy.run(workspace)[0] == "second"
+    assert workspace.provenance(step)["continued_after_interruption"]
 
 
 def test_an_input_that_came_out_otherwise_redoes_what_depends_on_it(toy, workspace):

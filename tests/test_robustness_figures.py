@@ -95,7 +95,7 @@ def test_figure_3_counts_what_attacks_are_tried_on():
     for values in standing.values():
         values[:3] = False  # of the first bin
     stored = figure_3.compute(**numbers | {"survived": standing}) | WORDS
-    assert [row["n_attacked_of_rightly_classified"] for row in figure_3.table(stored)] == [7, 10, 10, 10, 10, 10]
+    assert [row["n_attacked_rightly_classified"] for row in figure_3.table(stored)] == [7, 10, 10, 10, 10, 10]
     assert "of 10 points a bin, of which 7 to 10 are rightly classified" in figure_3.caption(stored)
 
 

@@ -122,7 +122,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "f1_smoothed": float(stored["smoothed_f1"][b]),
             "share_of_high_density_classes": float(stored["high_share"][b]),
             "n_attacked": int(stored["n_attacked"][b]),
-            "n_attacked_of_rightly_classified": int(_rightly(stored)[b]),
+            "n_attacked_rightly_classified": int(_rightly(stored)[b]),
             **{
                 f"success of {title}": float(success[b])
                 for title, success in zip(stored["attack_titles"], stored["attack_success"], strict=True)
