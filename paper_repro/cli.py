@@ -115,6 +115,7 @@ def run(
     """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
     from paper_repro.report import write_report
 
+    _of_one_chain(protocol, official)
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data, scores)
     named = _named(figures, pipeline)
     if scores and (dry_run or not pipeline.robustness):
@@ -337,6 +338,7 @@ def analyze(
     from paper_repro.report import write_report
 
     _known_names(protocol=protocol, seed=seed)
+    _of_one_chain(protocol, official)
     try:
         pipeline = Analysis(
             load_model(model, weights),
@@ -397,6 +399,11 @@ def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
             raise typer.BadParameter(f"{name!r} is unknown; known: {', '.join(known)}", param_hint=option)
     if seed < 0:
         raise typer.BadParameter(f"must not be negative, got {seed}", param_hint="--seed")
+
+
+def _of_one_chain(protocol: str, official: bool) -> None:
+    if official and protocol in PROTOCOLS and PROTOCOLS[protocol].density != "chain":
+        raise typer.BadParameter(f"is for the published sampler, not for {protocol!r}", param_hint="--official")
 
 
 def _numbers(text: str, kind: type, option: str) -> list[Any]:

@@ -87,3 +87,14 @@ def test_a_figure_that_the_profile_has_not(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["run", "figure_2", "--protocol", "em", "--runs-dir", str(tmp_path)])
     said = "'figure_2' is not in profile digits under em, but under paper, converged, heldout; known: figure_1,"
     assert said in result.output
+
+
+@pytest.mark.parametrize("protocol", ["converged", "heldout", "em"])
+def test_the_published_code_has_one_protocol(protocol, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    options = ["--protocol", protocol, "--official", "--runs-dir", str(tmp_path)]
+    model = ["--model", "resnet18", "--data", str(tmp_path)]
+    for command in (["run"], ["run", "--dry-run"], ["analyze", *model]):
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 2
+        assert f"is for the published sampler, not for '{protocol}'" in result.output
