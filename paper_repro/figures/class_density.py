@@ -172,7 +172,7 @@ def describe_gap(stored: Stored) -> str:
     names = ", ".join(str(name) for name in stored["class_names"][high])
     text = (
         f"At {_last(stored)} the largest gap between sorted class means is {float(stored['gap']):.1f} "
-        f"nats ({style.p_value(p)}{'' if p < 1 - LEVEL else ': chance alone often leaves such a gap'}); the median gap "
+        f"nats ({style.p_value(p)}{'' if p < 1 - LEVEL else ', so chance may have left it'}); the median gap "
         f"is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
     text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
