@@ -95,8 +95,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         with np.load(path, allow_pickle=False) as stored:  # published files hold other, larger arrays as well
             there = list(stored.files)
             found = {name: stored[name] for name in ("tr_mem", "value", "standard_error", "tr_labels") if name in there}
-    except Exception as error:  # the file system, zip and numpy each have their own
-        raise ScoresError(f"{path} cannot be read as an .npz of arrays: {error}") from None
+    except Exception:  # the file system, zip and numpy each have their own, and numpy's advises to trust the file
+        raise ScoresError(f"{path} cannot be read as an .npz of arrays (of numbers: objects are refused)") from None
     key = next((name for name in ("tr_mem", "value") if name in found), None)
     if key is None:
         raise ScoresError(f"{path} must hold an array tr_mem or value of scores, got {', '.join(sorted(there))}")
