@@ -128,8 +128,7 @@ def mixture_log_density(
     Args:
         x: [N, D] points, float32 or float64.
         log_weight: [M] log weights, not necessarily normalised; -inf is a weight of zero.
-        location, precision_chol, df: as in `student_t_log_density` (`gaussian_log_density` with df None): the factor is
-            lower triangular, the transpose of scikit-learn's `precisions_cholesky_`.
+        location, precision_chol, df: as in `student_t_log_density` (`gaussian_log_density` with df None).
         component_offsets: [G + 1] int64, rising from 0 to M; a group without components has density zero.
         group_offsets: [G + 1] int64, rising from 0 to N.
         engine: see `kernels`.
@@ -176,8 +175,7 @@ def em_statistics(
     Args:
         x: [N, D] points sorted by group, float32 or float64.
         log_weight: [M] log mixture weights, of the dtype of x.
-        mean, precision_chol: as in `gaussian_log_density`: the factor is lower triangular, the transpose of
-            scikit-learn's `precisions_cholesky_`.
+        mean, precision_chol: as in `gaussian_log_density`.
         group_offsets: [G + 1] int64, rising from 0 to N; None is one group.
         component_offsets: [G + 1] int64, rising from 0 to M; None is one group.
         engine: see `kernels`.

@@ -7,9 +7,9 @@ A claim has parts. Each part holds, does not hold, or is unclear, by where the 9
     inconclusive     anything else: an interval that covers both, too few classes (of all, or in a group), no
                      high-density classes
 
-Classes are the units that are resampled (claims 1-4, 7), and bins for trends over them (5); changes from bin to bin
-(5, 6) and from stage to stage (8) have the error of their points. What is tested is whether the
-numbers of this run show what the paper says; whether this run is like the paper's is said by its profile and protocol.
+Classes are the units that are resampled (claims 1-4, 7), and bins for trends over them (5); changes from bin to bin (5,
+6) and from stage to stage (8) have the error of their points. What is tested is whether the numbers of this run show
+what the paper says; whether this run is like the paper's is said by its profile and protocol.
 """
 
 from collections.abc import Callable, Mapping

@@ -115,8 +115,8 @@ def run(
     """Compute figures and the report. Finished steps are reused; a run that was stopped goes on where it was."""
     from paper_repro.report import write_report
 
-    _of_one_chain(protocol, official)
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data, scores)
+    _of_one_chain(protocol, official)
     named = _named(figures, pipeline)
     if scores and (dry_run or not pipeline.robustness):
         why = "is not for --dry-run" if dry_run else f"is of no use: no figure of {pipeline.profile.name} needs scores"
@@ -402,7 +402,7 @@ def _known_names(*, protocol: str, seed: int, profile: str = "digits") -> None:
 
 
 def _of_one_chain(protocol: str, official: bool) -> None:
-    if official and protocol in PROTOCOLS and PROTOCOLS[protocol].density != "chain":
+    if official and PROTOCOLS[protocol].density != "chain":
         raise typer.BadParameter(f"is for the published sampler, not for {protocol!r}", param_hint="--official")
 
 

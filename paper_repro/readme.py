@@ -6,6 +6,7 @@ from pathlib import Path
 from paper_repro.chains import tally
 from paper_repro.figures import FIGURES, module
 from paper_repro.keep import default_folder
+from paper_repro.pipeline import protocol_folder
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
@@ -151,7 +152,7 @@ def _convergence(folder: Path, protocol: str) -> str:
 
 def _protocols(folder: Path) -> list[str]:
     """Folders of protocols, in the order of `paper-repro list`, each before what was run with --official."""
-    names = [name for protocol in PROTOCOLS for name in (protocol, f"{protocol}-official")]
+    names = [protocol_folder(protocol, official) for protocol in PROTOCOLS.values() for official in (False, True)]
     # Of `converged` the fits alone may be there, for `heldout`.
     return [name for name in names if (folder / name / "report.html").is_file()]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from paper_repro.chains import Tally, tally
 from paper_repro.figures.side_by_side import DRAWN, Column, Ringed, draw
 from paper_repro.figures.style import Stored, save
-from paper_repro.pipeline import Pipeline
+from paper_repro.pipeline import Pipeline, protocol_folder
 from paper_repro.profiles import PROTOCOLS
 from paper_repro.protocol_words import Facts, facts_of, overlap_row, paragraph
 from paper_repro.steps import State, Step, Workspace
@@ -122,7 +122,7 @@ def _results(workspace: Workspace, pipeline: Pipeline) -> list[Result]:
     shared: dict[str, str] = {}
     for protocol in PROTOCOLS.values():
         for official in (False, True):
-            folder = f"{protocol.name}-official" if official else protocol.name
+            folder = protocol_folder(protocol, official)
             if folder != pipeline.folder and not (workspace.root / folder).is_dir():
                 continue
             other = pipeline if folder == pipeline.folder else pipeline.under(protocol, official=official)

@@ -7,6 +7,7 @@ import numpy as np
 __all__ = [
     "LEAST_IN_GROUP",
     "LEVEL",
+    "bins_a_side",
     "difference",
     "gap_p_value",
     "group_difference",
@@ -112,9 +113,14 @@ def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> In
     return rank_correlation(a, b), *_interval(draws)
 
 
+def bins_a_side(n_bins: int, at: int) -> int:
+    """How many bins before `at`, and from it on, `difference` takes the means of."""
+    return min(max(1, n_bins // 10), at, n_bins - at)
+
+
 def difference(values: np.ndarray, errors: np.ndarray, at: int) -> Interval:
     """Mean over some bins from `at` on less the mean over as many before, with its normal interval."""
-    width = min(max(1, len(values) // 10), at, len(values) - at)
+    width = bins_a_side(len(values), at)
     after, before = slice(at, at + width), slice(at - width, at)
     value = np.nanmean(values[after]) - np.nanmean(values[before])
     variance = (np.nansum(errors[after] ** 2) + np.nansum(errors[before] ** 2)) / width**2

@@ -151,7 +151,7 @@ class Workspace:
         """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed.
 
         Raises:
-            DiscardError: some are finished, with other settings or inputs, and took longer than a minute.
+            DiscardError: some are finished, or begun, with other settings or inputs, and took longer than a minute.
         """
         targets = list(targets)
         self._refuse_to_discard(self.to_do(targets))
@@ -302,25 +302,21 @@ class Workspace:
         """Of steps that are about to be computed, as far as it is known before their inputs are."""
         names, lost = {step.name for step in steps}, []
         for step in steps:
-            record, state = self.provenance(step) or {}, self.state(step, with_inputs=False)
-            if state == State.UNFINISHED:
-                claim, seconds = (
-                    _read_or_none(self.folder(step) / STARTED) or {},
-                    _seconds_of_attempt(self.folder(step)),
-                )
-                if claim.get("fingerprint") != step.fingerprint and seconds > WORTH_SAYING_SECONDS:
-                    lost.append(f"{step.name} ({seconds / 60:.0f} min, unfinished)")
-            if state not in (State.DONE, State.STALE) or record.get("left_out"):
+            state = self.state(step, with_inputs=False)
+            started = _read_or_none(self.folder(step) / STARTED) if state == State.UNFINISHED else None
+            record = started or self.provenance(step) or {}
+            if not (started or state in (State.DONE, State.STALE)) or record.get("left_out"):
                 continue
             inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)
-            other_inputs = inputs_known and record["inputs"] != self._input_digests(step)
+            other_inputs = inputs_known and record.get("inputs") != self._input_digests(step)
+            if record.get("fingerprint") == step.fingerprint and not other_inputs:
+                continue
             # The time of a step that was continued is only that since then.
-            seconds, continued = record["wall_seconds"], record["continued_after_interruption"]
-            if (record["fingerprint"] != step.fingerprint or other_inputs) and (
-                seconds > WORTH_SAYING_SECONDS or continued
-            ):
-                since = " since it was continued" if continued else ""
-                lost.append(f"{step.name} ({seconds / 60:.0f} min{since})")
+            continued = record.get("continued_after_interruption", False)
+            seconds = _seconds_of_attempt(self.folder(step)) if started else record["wall_seconds"]
+            if seconds > WORTH_SAYING_SECONDS or continued:
+                what = ", unfinished" if started else " since it was continued" if continued else ""
+                lost.append(f"{step.name} ({seconds / 60:.0f} min{what})")
         if lost:
             raise DiscardError(
                 f"{', '.join(lost)} would be thrown away: settings or inputs have changed since. Use another "

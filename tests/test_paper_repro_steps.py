@@ -88,7 +88,7 @@ def test_a_changed_setting_redoes_exactly_what_depends_on_it(toy, workspace, sai
 
 @pytest.mark.parametrize(("seconds", "refused"), [(30, False), (120, True)])
 def test_an_attempt_that_took_long_is_not_thrown_away_either(toy, workspace, seconds, refused):
-    """It had made a checkpoint, or finished a file, so long after its start; then a setting changes."""
+    """It had made a checkpoint, or finished a file, so long after its start; then a setting changes, or an input."""
     toy.run(workspace)
     step = toy.steps()["second"]
     folder = workspace.folder(step)
@@ -104,8 +104,16 @@ def test_an_attempt_that_took_long_is_not_thrown_away_either(toy, workspace, sec
     with pytest.raises(DiscardError, match=r"second \(2 min, unfinished\) would be thrown away"):
         toy.run(workspace)
     assert (folder / "result.json").exists()
-    # With the settings that it began with it goes on.
     toy.settings["second"] = step.settings["value"]
+    first = toy.steps()["first"]
+    result = (workspace.folder(first) / "result.json").read_bytes()
+    storage.write_json(workspace.folder(first) / "result.json", ["another result", 0, {}])
+    workspace.record(first)
+    with pytest.raises(DiscardError, match=r"second \(2 min, unfinished\) would be thrown away"):
+        toy.run(workspace)
+    # With the settings and inputs that it began with it goes on.
+    (workspace.folder(first) / "result.json").write_bytes(result)
+    workspace.record(first)
     assert toy.run(workspace)[0] == "second"
     assert workspace.provenance(step)["continued_after_interruption"]
 

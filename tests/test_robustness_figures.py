@@ -22,7 +22,7 @@ from paper_repro.certification import certify
 from paper_repro.figures import figure_3, figure_4, figure_a11, figure_b6, figure_b7, module
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.statistics import difference, share_error
+from paper_repro.statistics import bins_a_side, difference, share_error
 
 WORDS = {"subtitle": np.array("made"), "note": np.array("A note.")}
 
@@ -210,7 +210,7 @@ def test_figure_b7_after_a_single_bin():
 @pytest.mark.parametrize(("n_bins", "at"), [(50, 44), (50, 2), (50, 47), (6, 3), (20, 10)])
 def test_the_bins_a_side_are_those_of_the_difference(n_bins, at):
     values = np.random.default_rng(0).random(n_bins)
-    k = figure_b7._bins_a_side(n_bins, at)
+    k = bins_a_side(n_bins, at)
     means = values[at : at + k].mean() - values[at - k : at].mean()
     assert difference(values, np.full(n_bins, 0.1), at)[0] == pytest.approx(means, rel=PEER_RELATIVE)
 

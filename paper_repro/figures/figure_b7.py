@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from paper_repro.density_bins import density_bins
 from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import difference, rank_correlation
+from paper_repro.statistics import bins_a_side, difference, rank_correlation
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -173,7 +173,7 @@ def _order(stored: Stored, s: int, kind: str) -> str:
         )
     change, low, high = (style.signed(value) for value in difference(values, errors, at))
     lowest, step = int(np.argmin(values[:at])), style.signed(values[at] - values[at - 1])
-    k = _bins_a_side(len(values), at)
+    k = bins_a_side(len(values), at)
     return (
         f"In bins by density {order} the rank correlation of memorization with density is {_rank(values[:at])} up to "
         f"bin {at}, and memorization there is lowest in bin {lowest + 1}, {values[lowest]:.2f}. From bin {at} to bin "
@@ -187,8 +187,3 @@ def _rank(values: np.ndarray) -> str:
     """Rank correlation of memorization with density over bins in order of density."""
     rank = rank_correlation(values, np.arange(len(values)))
     return style.signed(rank) if np.isfinite(rank) else "undefined"
-
-
-def _bins_a_side(n_bins: int, at: int) -> int:
-    """How many bins before `at`, and from it on, `statistics.difference` takes the means of."""
-    return min(max(1, n_bins // 10), at, n_bins - at)
