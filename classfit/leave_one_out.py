@@ -8,10 +8,12 @@ points to the one given all but x_i (Gelfand, Dey & Chang 1992), on labels only:
 out, so that the weights are more alike than with parameters in them. It costs no second fit, and rests on n - 1 points,
 where folds have fewer. The prior stays as it was set, from all points.
 
-How far to trust it: with finitely many labellings the estimate is too high on average, the more so the more the weights
-differ; where chains are stuck it is higher still, because the labels of the other points were drawn with the point
-there; and it cannot see a state that no kept labelling is in. It is of the posterior that was sampled, so as exact as
-the sampler: blocks of labels that are not corrected draw from another distribution.
+How far to trust it: with finitely many labellings the estimate is too high on average, the more so the more the
+weights differ; where chains are stuck it is higher still, because the labels of the other points were drawn with the
+point there; and it cannot see a state that no kept labelling is in. Pooled over chains that do not mix it is dominated
+by the worst of them, where a density as fitted, a mean, is dominated by the best: that works the other way, and may
+undo it. It is of the posterior that was sampled, so as exact as the sampler: blocks of labels that are not corrected
+draw from another distribution.
 """
 
 from itertools import pairwise

@@ -107,10 +107,14 @@ class Analysis(Pipeline):
             official: as published, where the code differs from the paper.
 
         Raises:
-            ValueError: fewer than two layers, an unknown one, or dimensions that do not go with them.
+            ValueError: fewer than two layers, an unknown one, dimensions that do not go with them, mean or std of
+                another number of channels, or a network that does not take such images.
         """
         if len(layers) < 2:
             raise ValueError(f"layers must be at least two, got {list(layers)}")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise ValueError(f"{name} must be three numbers, one a channel, got {list(values)}")
         widths = _channels(network, layers, size)
         n_wide = len(layers) // 2
         wanted = dimensions or [16] * n_wide + [64] * (len(layers) - n_wide)
@@ -187,10 +191,13 @@ class Analysis(Pipeline):
             "figure_b5": step("figure_b5", two, tuple(self.left_out.values())) if self.left_out else None,
         }
 
-
-def folder_name(model: str, seed: int) -> str:
-    """Of a run's folder."""
-    return run_folder("analysis-" + re.sub(r"[^A-Za-z0-9._]+", "-", model), seed)
+    @property
+    def run_folder(self) -> str:
+        """Name of the folder of its results: other weights or data have another."""
+        model, data = self._given["model"], self._given["data"]
+        told_apart = hashlib.sha256(f"{self.representations.settings['weights']} {data.resolve()}".encode()).hexdigest()
+        words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{model}-{data.stem}")
+        return run_folder(f"analysis-{words}-{told_apart[:8]}", self.seed)
 
 
 def _representations(network: "nn.Module", work: Work) -> None:
@@ -214,7 +221,12 @@ def _channels(network: "nn.Module", layers: Sequence[str], size: int) -> list[in
 
     from classfit import extract_representations
 
-    found = extract_representations(network, [torch.zeros(1, 3, size, size)], list(layers))
+    try:
+        found = extract_representations(network, [torch.zeros(1, 3, size, size)], list(layers))
+    except RuntimeError as error:
+        raise ValueError(
+            f"network must take float32 images of 3 channels and {size} x {size} pixels, it does not: {error}"
+        ) from None
     return [found[layer].components.shape[1] for layer in layers]
 
 

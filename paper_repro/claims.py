@@ -1,6 +1,8 @@
 """The paper's claims, tested on the stored numbers of its figures: statistics, intervals, verdicts.
 
-A claim has parts. Each part holds, does not hold, or is unclear, by where the 95% interval of its statistic lies:
+A claim has parts. Each part holds, does not hold, or is unclear, by where the 95% interval of its statistic lies. Of
+two groups of classes it is the p-value of the gap between them, and the interval of the ratio of their spreads; that
+there are none is said where either fails. A p-value above 5% is weak evidence of that.
 
     reproduced       every part holds
     not reproduced   at least one part does not hold
@@ -25,6 +27,8 @@ from paper_repro.statistics import (
     difference,
     gap_p_value,
     group_difference,
+    is_split,
+    least_a_side,
     negative,
     normal_interval,
     rank_correlation,
@@ -41,9 +45,6 @@ LEAST_CLASSES = 20
 """With fewer classes no gap between them can be told from chance with any power."""
 LEAST_BINS = 6
 """Fewer bins show no trend: of 5 in any order, 7% have an interval on one side of 0."""
-LEAST_SHARE = 0.03
-"""Fewer classes on one side of a gap are outliers, no group. With it, 100 class means drawn from a normal, a Student-t
-(2 and 4 degrees of freedom) or a log-normal distribution were taken for two groups in under 5% of 80 trials each."""
 ORDER_OF_MAGNITUDE = 10**0.5
 """Ratios above it are nearer to ten than to one on a log scale."""
 LITTLE = 0.5
@@ -105,20 +106,24 @@ class _Groups(NamedTuple):
     excluded: bool
     outliers: bool
     """The gap is beyond chance, but on one side of it there are too few classes for a group."""
+    without: str
+    """Where the others, without too few on one side, may be two groups: what there is of them."""
     least: int
     """Classes that are enough for a group."""
     words: str
     """The gap, and how many classes are above it."""
 
 
-def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
+def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, may_drop: int | None = None) -> _Groups:
+    """`may_drop`: how many classes may be left out of it as outliers; None: all that are too few for a group."""
     from classfit import density_groups
 
     groups = density_groups(mean)
+    may_drop = least_a_side(len(mean)) - 1 if may_drop is None else may_drop
     high, G = groups.high, len(mean)
     p = gap_p_value(mean)
-    smaller, least = min(high.sum(), (~high).sum()), max(2, int(np.ceil(LEAST_SHARE * G)))
-    real = p < 1 - LEVEL and smaller >= least
+    smaller, least = min(high.sum(), (~high).sum()), least_a_side(G)
+    real = is_split(mean)
     nan = float("nan")
     words = f"{groups.gap:.1f} nats, {int(high.sum())} of {G} classes above it"
     gap = Part(
@@ -142,16 +147,28 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str) -> _Groups:
     # A gap is seldom told from chance where the groups are of like size; spreads that differ so much are no chance.
     if not real and smaller >= least and ratio.outcome == HOLDS:
         gap = gap._replace(outcome=UNCLEAR)
+    # A few classes far from all others do not make one group of two.
+    without = ""
+    if smaller < least and G - smaller >= LEAST_CLASSES:
+        rest = high if high.sum() > smaller else ~high
+        others = _two_groups(mean[rest], std[rest], where, may_drop - smaller) if smaller <= may_drop else None
+        if others and not others.excluded:
+            gap, ratio = gap._replace(outcome=UNCLEAR), ratio._replace(outcome=UNCLEAR)
+            without = others.without or (
+                f"{where}: without {'a class' if smaller == 1 else f'{smaller} classes'} far from the others there may "
+                f"be two groups: largest gap {others.words}, p = {others.gap.value:.3f}, ratio of spreads "
+                f"{others.ratio.value:.1f}."
+            )
     if G < LEAST_CLASSES:
         gap, ratio = gap._replace(outcome=UNCLEAR), ratio._replace(outcome=UNCLEAR)
     found = gap.outcome == HOLDS and ratio.outcome == HOLDS
     excluded = gap.outcome == FAILS or ratio.outcome == FAILS
     outliers = G >= LEAST_CLASSES and p < 1 - LEVEL and smaller < least
-    return _Groups(gap, ratio, found, excluded, outliers, least, words)
+    return _Groups(gap, ratio, found, excluded, outliers, without, least, words)
 
 
-def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> Part:
-    """The part that says that there are no two groups here."""
+def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> tuple[Part, str]:
+    """The part that says that there are no two groups here, and a remark."""
     groups = _two_groups(mean, std, where)
     outcome = FAILS if groups.found else HOLDS if groups.excluded else UNCLEAR
     # Too few classes to be a group, but too far from the others, and too alike, to be none.
@@ -159,7 +176,7 @@ def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> Part:
         outcome = UNCLEAR
     p = "below 0.001" if groups.gap.value < 0.001 else f"{groups.gap.value:.3f}"
     statistic = f"ratio of within-class standard deviations across the largest gap ({groups.words}; its p-value: {p})"
-    return Part(
+    part = Part(
         f"{where}: no two groups (of at least {groups.least} classes each, with a gap that chance does not leave and "
         "about ten times less spread in one)",
         statistic,
@@ -168,6 +185,7 @@ def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> Part:
         groups.ratio.high,
         outcome,
     )
+    return part, groups.without
 
 
 def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
@@ -178,30 +196,32 @@ def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     words = f"At stage {stored['stages'][-2]}: {before.gap.statistic}: {before.gap.value:.3f}"
     if np.isfinite(before.ratio.value):
         words += f"; ratio of spreads {before.ratio.value:.1f}"
-    return [groups.gap, groups.ratio], f"{_few(stored)} {words}.".strip()
+    return [groups.gap, groups.ratio], " ".join(filter(None, (_few(stored), groups.without, f"{words}.")))
 
 
 def _c2(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_a7"]
-    parts = [_no_groups(stored["mean"][s], stored["std"][s], f"stage {stored['stages'][s]}") for s in (0, 1)]
+    found = [_no_groups(stored["mean"][s], stored["std"][s], f"stage {stored['stages'][s]}") for s in (0, 1)]
+    parts, remarks = zip(*found, strict=True)
     D = stored["dimensions"]
     note = (
         f"Stages 1-2 have {D[0]} and {D[1]} dimensions here, stage 4 has {D[-1]}: depth and dimension change together."
     )
-    return parts, " ".join(filter(None, (_few(stored), note if D[0] != D[-1] else "")))
+    return list(parts), " ".join(filter(None, (_few(stored), *remarks, note if D[0] != D[-1] else "")))
 
 
 def _c3(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_a8"]
-    parts = [
+    found = [
         _no_groups(mean, std, f"layer {layer}, {words}")
         for where, words in (("before", "before ReLU"), ("after", "after ReLU"))
         for layer, mean, std in zip(
             stored[f"{where}_stages"], stored[f"{where}_mean"], stored[f"{where}_std"], strict=True
         )
     ]
+    parts, remarks = zip(*found, strict=True)
     few = _few({"class_names": stored["after_class_names"]})
-    return parts, f"{few} The paper reads this network before the ReLU only.".strip()
+    return list(parts), " ".join(filter(None, (few, *remarks, "The paper reads this network before the ReLU only.")))
 
 
 def _few(stored: Stored) -> str:
@@ -223,6 +243,15 @@ def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
         f"{words(rank_correlation_interval(distance, density))} over all classes, {words(among_low)} over the "
         f"{int(low.sum())} low-density ones."
     )
+    if "figure_b5" in figures:
+        left_out = figures["figure_b5"]["left_out_mean"][-1]
+        by_entropy, by_distance = (
+            words(rank_correlation_interval(values, left_out)) for values in (stored["relative_entropy"], distance)
+        )
+        remark += (
+            " Relative entropy is of the same densities as fitted: with the mean log-density of points left out of the "
+            f"fit (figure B.5) its rank correlation is {by_entropy}, and that of the distance {by_distance}."
+        )
     return [
         _above(
             "relative entropy grows with mean log-density",
@@ -348,7 +377,11 @@ def _c7(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
                 *over_pairs(lambda mean, upper=upper, lower=lower: float(mean[upper, -1] - mean[lower, -1])),  # type: ignore[misc]
             )
         )
-    few = f"{G} classes have enough points of every kind." if G < LEAST_CLASSES else ""
+    few = f"{G} classes have enough points of every kind: too few for intervals." if G < LEAST_IN_GROUP else ""
+    if LEAST_IN_GROUP <= G < LEAST_CLASSES:
+        few = (
+            f"{G} classes have enough points of every kind; intervals over so few are too narrow (13: they cover 90%)."
+        )
     D = stored["dimensions"]
     note = f"Dimensions are {', '.join(map(str, D))} at these stages; under `paper`, figure B.6 has them equal."
     return parts, " ".join(filter(None, (few, note if len(set(D.tolist())) > 1 else "")))
@@ -385,6 +418,8 @@ class _Test(NamedTuple):
     paper: str
     figures: tuple[str, ...]
     parts: Callable[[Mapping[str, Stored]], tuple[list[Part], str]]
+    also: tuple[str, ...] = ()
+    """Figures that its remark makes use of, where they are there."""
 
 
 CLAIMS = {
@@ -401,6 +436,7 @@ CLAIMS = {
         "Relative entropy grows with mean log-density; the mean distance within a class does not explain it.",
         ("figure_2",),
         _c4,
+        ("figure_b5",),
     ),
     "C5": _Test(
         "Memorization falls, then jumps",

@@ -13,12 +13,11 @@ from rich.table import Table
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
-from paper_repro.given_scores import check_images, given, given_before
-from paper_repro.inputs import labels_and_names
+from paper_repro.given_scores import given, given_before, of_images
 from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.steps import BusyError, DiscardError, State, Step, Workspace
+from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Workspace
 
 __all__ = ["app", "main"]
 
@@ -87,8 +86,8 @@ def list_(
     """List figures, profiles and protocols, and what has been done."""
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     figures = _table("figure", "content", "state")
-    for name, step in pipeline.figures.items():
-        figures.add_row(name, FIGURES[name], _coloured(workspace.state(step)))
+    for name, state in zip(pipeline.figures, workspace.states(pipeline.figures.values()), strict=True):
+        figures.add_row(name, FIGURES[name], _coloured(state))
     console.print(f"Figures under profile [b]{profile}[/], protocol [b]{protocol}[/], seed {seed}, in {workspace.root}")
     console.print(figures)
     for kind, known in (("profile", PROFILES), ("protocol", PROTOCOLS)):
@@ -143,11 +142,15 @@ def run(
         computed = workspace.run([pipeline.dataset])
         if pipeline.scores and pipeline.robustness["memorization"] in workspace.to_do(targets):
             # Before anything is thrown away for them.
-            check_images(pipeline.scores, *labels_and_names(workspace.work(pipeline.robustness["memorization"])))
+            of_images(pipeline.scores, workspace.work(pipeline.robustness["memorization"]))
         if (plan := make_plan(workspace, pipeline, targets)).n_steps:
             console.print(describe(plan))
-        computed += workspace.run(targets)
-        if figures:
+        cannot = None
+        try:
+            computed += workspace.run(targets)
+        except CannotError as error:
+            cannot = error
+        if figures or cannot:
             # Of the claims, those whose figures are there and up to date.
             behind = workspace.to_do(pipeline.figures.values())
             pipeline.scorecard = pipeline.scorecard_of(
@@ -155,10 +158,12 @@ def run(
             )
             computed += workspace.run([pipeline.scorecard] if pipeline.scorecard.inputs else [])
         path = write_report(workspace, pipeline)
-    if not computed:
+    if not computed and not cannot:
         console.print("Everything was up to date.")
     console.print("Report:")
     _print_path(path)
+    if cannot:
+        _fail(f"Not all could be computed. {cannot}")
 
 
 @app.command()
@@ -173,7 +178,8 @@ def trials(
 ) -> None:
     """Share the memorization trials among processes or machines that see the same folder; `run` gathers them.
 
-    Machines that do not: copy the files checkpoint-trial-* into the folder `memorization` of the one that runs `run`.
+    Machines that do not: run `trials` on each, the one that is to gather them too, and copy the files
+    checkpoint-trial-* of the others into its folder `memorization`.
     """
     from paper_repro.memorization import shard_of
     from paper_repro.robustness import memorization_trials
@@ -254,14 +260,12 @@ def check(
     """
     workspace, pipeline = _open(profile, protocol, seed, official, runs_dir)
     table = _table("figure", "state", "computed", "why")
-    states = []
     steps = {name: pipeline.figures[name] for name in _known(figures, pipeline)}
     if not figures:
         steps["scorecard"] = pipeline.scorecard
-    for name, step in steps.items():
-        state = workspace.state(step)
+    states = workspace.states(steps.values())
+    for (name, step), state in zip(steps.items(), states, strict=True):
         record = workspace.provenance(step) or {}
-        states.append(state)
         table.add_row(name, _coloured(state), str(record.get("started", "")), _why(workspace, step, state))
     console.print(table)
     if (partial := sum(workspace.state(step, with_inputs=False) == State.KEPT for step in pipeline.steps)) > 0:
@@ -334,7 +338,7 @@ def analyze(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Fit the classes of your own network on your own images: figures 1, 2, A.6, A.7 and B.5, and a report."""
-    from paper_repro.analyze import Analysis, folder_name, load_model
+    from paper_repro.analyze import Analysis, load_model
     from paper_repro.report import write_report
 
     _known_names(protocol=protocol, seed=seed)
@@ -353,7 +357,7 @@ def analyze(
             seed=seed,
             official=official,
         )
-        workspace = Workspace(runs_dir / folder_name(model, seed), console)
+        workspace = Workspace(runs_dir / pipeline.run_folder, console)
         if workspace.state(pipeline.dataset) == State.DONE:
             console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
         with _working(workspace):
@@ -483,7 +487,7 @@ def _said() -> Iterator[None]:
         _fail(str(error))
     except ValueError as error:
         # By name: importing them brings in torch.
-        if type(error).__name__ not in ("DatasetError", "ScoresError", "WeightsError"):
+        if not isinstance(error, CannotError) and type(error).__name__ not in ("DatasetError", "ScoresError"):
             raise
         _fail(str(error))
 

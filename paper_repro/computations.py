@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from paper_repro.figure_arguments import ARGUMENTS
 from paper_repro.figures import module as figure_module
@@ -22,8 +23,8 @@ from paper_repro.inputs import (
     values_of,
 )
 from paper_repro.machine import density_device
-from paper_repro.statistics import LEVEL, gap_p_value
-from paper_repro.steps import WORTH_SAYING_SECONDS, Work, derived_seed
+from paper_repro.statistics import gap_p_value, is_split
+from paper_repro.steps import ARCHIVE_ORDER, WORTH_SAYING_SECONDS, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays, write_csv, write_json, write_tensors
 from paper_repro.traces import thinned
 
@@ -72,11 +73,20 @@ def dataset(work: Work, source: Path | None = None) -> None:
     write_tensors(work.folder / "data.safetensors", {name: getattr(data, name) for name in tensors})
     if data.split is not None:
         write_csv(work.folder / "split.csv", data.split)
+    if data.archive_order is not None:
+        write_arrays(work.folder / ARCHIVE_ORDER, {"order": data.archive_order})
     counts = {"n_train": len(data.train_labels), "n_test": len(data.test_labels)}
     about = {"class_names": data.class_names, "image_shape": list(data.train_images.shape[1:]), **counts}
     mean, std = datasets.pixel_statistics(data.train_images, data.white)
     pixels = {"white": data.white, "mean": mean, "std": std} | given
     write_json(work.folder / "dataset.json", {"name": name, "source": data.source, **about, **pixels})
+    names = data.class_names
+    words = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])}, ..., {names[-1]}"
+    work.console.print(
+        f"{len(data.train_labels):,} training and {len(data.test_labels):,} test images of {len(names)} classes "
+        f"({escape(words)}), from {escape(data.source)}",
+        soft_wrap=True,
+    )
 
 
 def network(work: Work) -> None:
@@ -293,7 +303,7 @@ def classes(work: Work) -> None:
     traces: dict[str, np.ndarray] = {}
     for stage in work.settings["stages"]:
         mean, std = class_statistics(log_density_of(work, stage), labels, len(class_names))
-        high, p = density_groups(mean).high, gap_p_value(mean)
+        high, p, split = density_groups(mean).high, gap_p_value(mean), is_split(mean)
         found = work.input(f"posterior_stage_{stage}")
         trace, diagnostics = (
             read_arrays(found / name) if (found / name).exists() else {} for name in ("trace.npz", "diagnostics.npz")
@@ -318,7 +328,7 @@ def classes(work: Work) -> None:
                     "relative_entropy_standard_error_nats": float(entropy["standard_error"][g]),
                     "above_largest_gap": bool(high[g]),
                     "gap_p_value": p,
-                    "density_group": ("high" if high[g] else "low") if p < 1 - LEVEL else "",
+                    "density_group": ("high" if high[g] else "low") if split else "",
                     **judged[g],
                 }
             )

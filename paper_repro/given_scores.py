@@ -1,12 +1,11 @@
 """Memorization scores from a file, in place of those of networks on random subsets: published ones, or another run's.
 
-The file is an .npz with `tr_mem` [N] and, if it has them, the classes `tr_labels` [N], as Feldman & Zhang and the
-paper's authors publish them; or the `scores.npz` of the step `memorization`, with `value` and `standard_error` [N]. The
-scores are of the training images in the order in which the dataset is read: that of the archive for torchvision's
-files, by class and name for class folders.
+The file is an .npz with `tr_mem` [N] and the classes `tr_labels` [N], as Feldman & Zhang and the paper's authors have
+them; or the `scores.npz` of the step `memorization`, with `value`, `standard_error` and `tr_labels` [N]. The scores are
+of the training images in the order of the steps (by class and name for CIFAR-100) or, if those were read from
+torchvision's files, in that of the archive, as published: the classes tell which.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from paper_repro.inputs import labels_and_names
-from paper_repro.steps import Step, Work, Workspace
-from paper_repro.storage import sha256, write_arrays
+from paper_repro.steps import ARCHIVE_ORDER, Step, Work, Workspace
+from paper_repro.storage import read_arrays, sha256, write_arrays
 
-__all__ = ["GivenScores", "ScoresError", "check_images", "given", "given_before", "scores_step"]
+__all__ = ["GivenScores", "ScoresError", "given", "given_before", "of_images", "scores_step"]
 
 NAME = "memorization"
 
@@ -61,17 +60,20 @@ def scores_step(scores: GivenScores, dataset: Step) -> Step:
 
 
 def _copy(scores: GivenScores, work: Work) -> None:
-    value, errors = check_images(scores, *labels_and_names(work))
-    write_arrays(work.folder / "scores.npz", {"value": value, "standard_error": errors})
+    value, errors = of_images(scores, work)
+    labels = labels_and_names(work)[0]
+    write_arrays(work.folder / "scores.npz", {"value": value, "standard_error": errors, "tr_labels": labels})
 
 
-def check_images(scores: GivenScores, labels: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The scores and their standard errors [N], if they are of training images with these labels [N].
+def of_images(scores: GivenScores, work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """The scores and their standard errors [N] of the training images of the step `dataset`, in its order.
+
+    Scores without classes are taken to be in that order, which is said.
 
     Raises:
         ScoresError: they are not, as far as can be told, or the file is not at hand.
     """
-    path = scores.path
+    path, (labels, names) = scores.path, labels_and_names(work)
     if path is None:
         raise ScoresError(
             f"the memorization scores of these results were given in {scores.file}: give them again, --scores, or "
@@ -80,13 +82,26 @@ def check_images(scores: GivenScores, labels: np.ndarray, names: Sequence[str]) 
     value, errors, classes = _read(path)
     if len(value) != len(labels):
         raise ScoresError(f"{path} must hold a score for each of {len(labels):,} training images, got {len(value):,}")
-    if classes is not None and not np.array_equal(classes, labels):
+    if classes is None:
+        work.console.print(
+            f"[yellow]{path} has no classes (tr_labels), so its order is not checked.[/]",
+            soft_wrap=True,
+        )
+    elif not np.array_equal(classes, labels):
+        order = _archive_order(work)
+        if order is not None and np.array_equal(classes[order], labels):
+            return value[order], errors[order]
         first = int(np.flatnonzero(classes != labels)[0])
         raise ScoresError(
             f"{path} is in another order than the training images, or of others: image {first} is of class "
             f"{labels[first]} ({names[labels[first]]}), its score of class {classes[first]}"
         )
     return value, errors
+
+
+def _archive_order(work: Work) -> np.ndarray | None:
+    path = work.inputs["dataset"] / ARCHIVE_ORDER
+    return read_arrays(path)["order"] if path.exists() else None
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

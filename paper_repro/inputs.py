@@ -35,6 +35,7 @@ def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[
 def build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
     """The network of these settings as it starts, on the device where it is trained."""
     from paper_repro.networks import build_from
+    from paper_repro.networks.transformers import Resized
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
     network = build_from(
@@ -44,6 +45,8 @@ def build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
         seed=derived_seed(settings["seed"], "weights"),
         pretrained=pretrained and settings.get("pretrained", True),
     )
+    if isinstance(network, Resized):
+        network.normalised_by(about["mean"], about["std"])
     return network.to(network_device())
 
 

@@ -16,7 +16,7 @@ from paper_repro.computations import mixture, over_classes
 from paper_repro.inputs import labels_and_names
 from paper_repro.machine import density_device
 from paper_repro.robustness import checkpoint_of
-from paper_repro.steps import Work, derived_seed
+from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 
 __all__ = ["estimate_generative", "estimate_kl_by_stage", "generative", "kl_by_stage"]
@@ -89,9 +89,10 @@ def _groups_of_classes(work: Work) -> tuple[dict[str, np.ndarray], np.ndarray]:
     counts = np.stack([np.bincount(labels[rows], minlength=labels.max() + 1) for rows in groups.values()])
     classes = np.flatnonzero(counts.min(0) >= settings["least_points"])
     if len(classes) < 2:
-        raise ValueError(
+        raise CannotError(
             f"least_points must leave at least two classes, got {settings['least_points']}: of {len(counts[0])} "
-            f"classes {len(classes)} have as many points among the {n} of each kind"
+            f"classes {len(classes)} have as many points among the {n} of each kind; the fewer memorized points there "
+            "are, the fewer of each class"
         )
     return {name: rows[np.isin(labels[rows], classes)] for name, rows in groups.items()}, classes
 

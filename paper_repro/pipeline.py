@@ -200,7 +200,7 @@ class Pipeline:
 
     def scorecard_of(self, figures: Iterable[str]) -> Step:
         """The claims that these of the figures allow."""
-        tested = {name for test in CLAIMS.values() for name in test.figures} & set(figures)
+        tested = {name for test in CLAIMS.values() for name in (*test.figures, *test.also)} & set(figures)
         return Step(
             f"{self.folder}/scorecard",
             {"claims": list(CLAIMS)},

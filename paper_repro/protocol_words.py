@@ -13,7 +13,7 @@ from paper_repro.chains import Tally
 from paper_repro.claims import CLAIMS, LEAST_CLASSES
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
-from paper_repro.statistics import LEVEL, gap_p_value
+from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side
 
 __all__ = ["Facts", "facts_of", "overlap_row", "paragraph"]
 
@@ -163,9 +163,11 @@ def _level(facts: Sequence[Facts]) -> str:
 
 def _gaps(facts: Sequence[Facts]) -> str:
     gaps = [f"{f.gap:.1f} nats under `{f.name}` ({style.p_value(f.p)})" for f in facts]
-    real, not_real = ([f.name for f in facts if (f.p < 1 - LEVEL) == small] for small in (True, False))
+    real, not_real = ([f.name for f in facts if is_split(np.array(f.mean)) == small] for small in (True, False))
+    least = ", ".join(str(least_a_side(n)) for n in sorted({len(f.classes) for f in facts}))
     words = f"The largest gap between sorted class means is {_list(gaps)}; p is how often chance alone leaves one as "
-    words += f"large. At the {1 - LEVEL:.0%} level it is larger than by chance under "
+    words += f"large. At the {1 - LEVEL:.0%} level it is larger than by chance, and has at least {least} classes on "
+    words += "either side, under "
     words += f"{_names(real)}, but not under {_names(not_real)}." if real and not_real else ""
     words += "all of them." if not not_real else "none of them." if not real else ""
     few = min(len(f.classes) for f in facts)

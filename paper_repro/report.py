@@ -17,7 +17,7 @@ from paper_repro.figures import FIGURES, style
 from paper_repro.figures import module as figure_module
 from paper_repro.pipeline import DEFAULTS, STAGES, Pipeline, run_folder
 from paper_repro.side_by_side import Comparison, compare
-from paper_repro.statistics import LEVEL, gap_p_value
+from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import State, Step, Workspace
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
@@ -150,7 +150,7 @@ def inline_svg(svg: str, name: str) -> str:
     for variable, colour in _page_colours().items():
         svg = re.sub(re.escape(colour), f"var(--{variable})", svg, flags=re.IGNORECASE)
     # The page sets the width; the height follows from the view box.
-    return re.sub(r'<svg height="[^"]*"|(<svg[^>]*?) height="[^"]*"', r"\g<1>" if r"\1" else "<svg", svg, count=1)
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\g<1>", svg, count=1)
 
 
 def _page_colours() -> dict[str, str]:
@@ -183,9 +183,9 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
             for name in ("n_components", "log_joint"):
                 values = traces.get(f"{name}_{stage}")
                 row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
-        p = gap_p_value(np.array([float(row["mean_log_density_nats"]) for row in of_stage]))
+        means = np.array([float(row["mean_log_density_nats"]) for row in of_stage])
         about = {"number": stage, "dimension": dimension, "rows": of_stage, "chains": displayed(of_stage)}
-        about |= {"gap_p": p, "grouped": p < 1 - LEVEL}
+        about |= {"gap_p": gap_p_value(means), "grouped": is_split(means)}
         stages.append(about | summary(of_stage))
     return stages
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.computations import extrapolated
+from paper_repro.inputs import labels_and_names
 from paper_repro.steps import Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 
@@ -35,10 +36,10 @@ def memorization(work: Work) -> None:
     from paper_repro.memorization import load_trials, memorization_scores
 
     memorization_trials(work)
-    n_points = len(_subset_networks(work).labels)
-    trials = load_trials(work.folder, n_points, seed=_seed(work, "subsets"))
+    labels = labels_and_names(work)[0]
+    trials = load_trials(work.folder, len(labels), seed=_seed(work, "subsets"))
     write_arrays(work.folder / "trials.npz", trials._asdict())
-    write_arrays(work.folder / "scores.npz", memorization_scores(trials)._asdict())
+    write_arrays(work.folder / "scores.npz", {**memorization_scores(trials)._asdict(), "tr_labels": labels})
 
 
 def memorization_trials(work: Work, shard: tuple[int, int] = (0, 1)) -> None:

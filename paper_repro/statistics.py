@@ -11,6 +11,8 @@ __all__ = [
     "difference",
     "gap_p_value",
     "group_difference",
+    "is_split",
+    "least_a_side",
     "negative",
     "normal_interval",
     "rank_correlation",
@@ -26,6 +28,11 @@ MOST_BATCHES = 100
 LEVEL = 0.95
 LEAST_IN_GROUP = 5
 """Resampling fewer units of a group hardly changes their mean (that of a single one never), as if it were certain."""
+
+LEAST_SHARE = 0.03
+"""Fewer units on one side of a gap are outliers, no group. The p-value of a gap is that of one mode like the data's;
+heavy tails leave gaps: of 150 samples of 100 each, of a normal, exponential, Student-t (4 and 2 degrees of freedom) and
+log-normal distribution, 1, 11, 24, 53 and 38% had one with p < 0.05. With this 0, 0, 0, 1 and 2% are split."""
 
 Interval = tuple[float, float, float]
 """A value, and the lower and the upper end of its 95% interval."""
@@ -73,6 +80,21 @@ def gap_p_value(values: np.ndarray, seed: int = 0) -> float:
     return p
 
 
+def least_a_side(n: int) -> int:
+    """How many of n units make a group."""
+    return max(2, int(np.ceil(LEAST_SHARE * n)))
+
+
+def is_split(values: np.ndarray) -> bool:
+    """Whether the largest gap between the sorted values [n] is one that chance seldom leaves, with a group on either
+    side of it."""
+    from classfit import density_groups
+
+    n_high = int(density_groups(values).high.sum())
+    enough = min(n_high, len(values) - n_high) >= least_a_side(len(values))
+    return enough and gap_p_value(values) < 1 - LEVEL
+
+
 def _interval(draws: np.ndarray) -> tuple[float, float]:
     draws = draws[np.isfinite(draws)]
     if len(draws) == 0:
@@ -82,7 +104,12 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
-    """Value and 95% bootstrap interval of a statistic of n units, given as a function of their indices."""
+    """Value and 95% bootstrap interval of a statistic of n units, given as a function of their indices.
+
+    The interval is nan with fewer units than LEAST_IN_GROUP. With few more it is too narrow: of 13 it covers 90%.
+    """
+    if n < LEAST_IN_GROUP:
+        return statistic(np.arange(n)), float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(N_BOOTSTRAP)])
     return statistic(np.arange(n)), *_interval(draws)
@@ -102,9 +129,11 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Interval:
-    """Rank correlation of two numbers of n units, [n] each, and its 95% bootstrap interval over them."""
+    """Rank correlation of two numbers of n units, [n] each, and its 95% interval over them, as `resampled`."""
     from scipy.stats import rankdata
 
+    if len(a) < LEAST_IN_GROUP:
+        return rank_correlation(a, b), float("nan"), float("nan")
     rows = np.random.default_rng(seed).integers(len(a), size=(N_BOOTSTRAP, len(a)))
     ranks = [rankdata(values[rows], axis=1) for values in (a, b)]
     x, y = (part - part.mean(1, keepdims=True) for part in ranks)

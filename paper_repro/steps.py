@@ -23,13 +23,27 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from paper_repro.machine import peak_memory_bytes, reset_peak_memory, software
 from paper_repro.storage import read_json, sha256, write_json
 
-__all__ = ["WORTH_SAYING_SECONDS", "BusyError", "DiscardError", "State", "Step", "Work", "Workspace", "derived_seed"]
+__all__ = [
+    "ARCHIVE_ORDER",
+    "WORTH_SAYING_SECONDS",
+    "BusyError",
+    "CannotError",
+    "DiscardError",
+    "State",
+    "Step",
+    "Work",
+    "Workspace",
+    "derived_seed",
+]
 
 PROVENANCE, STARTED = "provenance.json", "started.json"
+ARCHIVE_ORDER = "archive_order.npz"
+"""Of the images, in the step `dataset`: no part of what they are."""
 WORTH_SAYING_SECONDS = 60.0
 """A step that would take longer is announced with an estimate, and one that took longer is never thrown away."""
 
@@ -50,6 +64,10 @@ class BusyError(RuntimeError):
 
 class DiscardError(RuntimeError):
     """What took long to compute would be thrown away."""
+
+
+class CannotError(ValueError):
+    """A step cannot be computed as things are; the message says what to do. Others can."""
 
 
 def derived_seed(seed: int, *names: object) -> int:
@@ -124,6 +142,22 @@ class Workspace:
         with_inputs=False leaves the files of the inputs out of it (their settings still count), for a folder of figures
         without the steps that it was computed from. Inputs that are kept in part will do, by the hashes of all files.
         """
+        return self._state(step, {} if with_inputs else None)
+
+    def states(self, steps: Iterable[Step]) -> list[State]:
+        """Of each; every file is read once."""
+        known: dict[str, State] = {}
+        return [self._state(step, known) for step in steps]
+
+    def _state(self, step: Step, known: dict[str, State] | None) -> State:
+        """`known`: states found before, by the names of steps; None leaves the files of inputs out of it."""
+        if known is None:
+            return self._find_state(step, None)
+        if step.name not in known:
+            known[step.name] = self._find_state(step, known)
+        return known[step.name]
+
+    def _find_state(self, step: Step, known: dict[str, State] | None) -> State:
         folder = self.folder(step)
         record = self.provenance(step)
         if record is None:
@@ -134,9 +168,9 @@ class Workspace:
             return State.DAMAGED
         if record["fingerprint"] != step.fingerprint:
             return State.STALE
-        if with_inputs:
+        if known is not None:
             for step_in in step.inputs:
-                finished = self.state(step_in) in (State.DONE, State.KEPT)
+                finished = self._state(step_in, known) in (State.DONE, State.KEPT)
                 if not finished or record["inputs"].get(step_in.name) != self._digest(step_in):
                     return State.STALE
         return State.KEPT if record.get("left_out") else State.DONE
@@ -151,14 +185,19 @@ class Workspace:
         """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed.
 
         Raises:
-            DiscardError: some are finished, or begun, with other settings or inputs, and took longer than a minute.
+            DiscardError: some are finished, or begun, with other settings, inputs or versions, or are damaged, and took
+                longer than a minute.
+            CannotError: some cannot be computed; all that does not need them has been.
         """
         targets = list(targets)
         self._refuse_to_discard(self.to_do(targets))
         computed: list[Step] = []
         finished: set[str] = set()
+        failed: dict[str, CannotError] = {}
         for step in targets:
-            self._ensure(step, finished, computed)
+            self._ensure(step, finished, computed, failed)
+        if failed:
+            raise CannotError("\n".join(dict.fromkeys(map(str, failed.values()))))
         return computed
 
     def to_do(self, targets: Iterable[Step], *, kept: bool = False) -> list[Step]:
@@ -183,7 +222,10 @@ class Workspace:
         if step.estimate is None:
             return 0.0
         if step.fingerprint not in self._estimates:
-            self._estimates[step.fingerprint] = step.estimate(self.work(step))
+            try:
+                self._estimates[step.fingerprint] = step.estimate(self.work(step))
+            except CannotError:  # said when it is its turn
+                return 0.0
         return self._estimates[step.fingerprint]
 
     def join(self, step: Step) -> Work | None:
@@ -222,15 +264,25 @@ class Workspace:
             file.flush()
             yield
 
-    def _ensure(self, step: Step, finished: set[str], computed: list[Step]) -> None:
+    def _ensure(
+        self, step: Step, finished: set[str], computed: list[Step], failed: dict[str, CannotError]
+    ) -> CannotError | None:
+        """Returns why it cannot be computed, if so."""
         if step.name in finished:
-            return
-        for step_in in step.inputs:
-            self._ensure(step_in, finished, computed)
-        if not self._is_up_to_date(step):
-            self._compute(step)
-            computed.append(step)
+            return failed.get(step.name)
+        # All of them: what one lacks does not keep the others from being finished.
+        behind = [error for step_in in step.inputs if (error := self._ensure(step_in, finished, computed, failed))]
+        if behind:
+            failed[step.name] = behind[0]
+        elif not self._is_up_to_date(step):
+            try:
+                self._compute(step)
+                computed.append(step)
+            except CannotError as error:
+                self.console.print(f"[red]✗[/] {step.name}: {escape(str(error))}", soft_wrap=True)
+                failed[step.name] = error
         finished.add(step.name)
+        return failed.get(step.name)
 
     def _is_up_to_date(self, step: Step) -> bool:
         """As `state`, knowing that the inputs are finished; says why if not."""
@@ -289,7 +341,7 @@ class Workspace:
     def _open(self, step: Step) -> Work:
         """The step's folder, ready to be worked in."""
         self._refuse_to_discard([step])
-        # Progress made by other versions is not gone on from: they may take other steps from the same state.
+        # Progress made by other versions is not gone on with: they may take other steps from the same state.
         self._prepare(self.folder(step), {**self._claim(step), "versions": software()["versions"]})
         return self.work(step)
 
@@ -303,53 +355,87 @@ class Workspace:
         names, lost = {step.name for step in steps}, []
         for step in steps:
             state = self.state(step, with_inputs=False)
+            if state == State.MISSING and any(self.folder(step).glob("checkpoint*")):
+                raise DiscardError(
+                    f"{self.folder(step)} holds checkpoints that nothing here has begun: move them away, begin the "
+                    "step, then put them back"
+                )
             started = _read_or_none(self.folder(step) / STARTED) if state == State.UNFINISHED else None
             record = started or self.provenance(step) or {}
-            if not (started or state in (State.DONE, State.STALE)) or record.get("left_out"):
+            if not record or record.get("left_out"):
                 continue
             inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)
-            other_inputs = inputs_known and record.get("inputs") != self._input_digests(step)
-            if record.get("fingerprint") == step.fingerprint and not other_inputs:
+            why = self._why_not(step, record, inputs_known=inputs_known)
+            if not why and state == State.DAMAGED:
+                why = f"damaged or missing: {', '.join(self.damaged_files(step))}"
+            if not why:
                 continue
             # The time of a step that was continued is only that since then.
             continued = record.get("continued_after_interruption", False)
             seconds = _seconds_of_attempt(self.folder(step)) if started else record["wall_seconds"]
             if seconds > WORTH_SAYING_SECONDS or continued:
                 what = ", unfinished" if started else " since it was continued" if continued else ""
-                lost.append(f"{step.name} ({seconds / 60:.0f} min{what})")
+                lost.append(f"{step.name} ({seconds / 60:.0f} min{what}; {why})")
         if lost:
             raise DiscardError(
-                f"{', '.join(lost)} would be thrown away: settings or inputs have changed since. Use another "
-                f"--runs-dir, or remove from {self.root} what may go"
+                f"{', '.join(lost)} would be thrown away and computed again. Use another --runs-dir, or remove from "
+                f"{self.root} what may go"
             )
+
+    def _why_not(self, step: Step, record: Mapping[str, Any], *, inputs_known: bool) -> str:
+        """Why a finished step, or progress, is not what would be computed now; "" if it is."""
+        other_inputs = inputs_known and record.get("inputs") != self._input_digests(step)
+        if record.get("fingerprint") != step.fingerprint or other_inputs:
+            return "settings or inputs have changed since"
+        # What is finished stays, whatever it was made with; progress is gone on with by the same versions alone.
+        before, now = _versions(record), _versions(software())
+        if "files" in record or before == now:
+            return ""
+        return "begun with " + ", ".join(f"{name} {before.get(name)}" for name in now if before.get(name) != now[name])
 
     def _claim(self, step: Step) -> dict[str, Any]:
         return {"fingerprint": step.fingerprint, "inputs": self._input_digests(step)}
 
     def _prepare(self, folder: Path, claim: dict[str, Any]) -> None:
         """Make the folder ready: empty, unless it holds the progress of the same step."""
-        started = folder / STARTED
-        if not (folder / PROVENANCE).exists() and _read_or_none(started) == claim:
+        started = _read_or_none(folder / STARTED)
+        if not (folder / PROVENANCE).exists() and started and _comparable(started) == _comparable(claim):
             return
-        # First the claim: with it gone, whatever else is still there cannot be taken for progress.
-        started.unlink(missing_ok=True)
+        # In one move: whatever is left if this is stopped cannot be taken for progress.
+        gone = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(gone, ignore_errors=True)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(gone)
+            shutil.rmtree(gone)
         folder.mkdir(parents=True)
-        write_json(started, claim)
+        write_json(folder / STARTED, claim)
 
     def _digest(self, step: Step) -> str:
         """One hash for all files of a finished step, those that were left out of what is kept included.
 
-        Not for pictures: they are drawn from the numbers, and other versions of matplotlib draw other bytes.
+        Not for pictures: they are drawn from the numbers, and other versions of matplotlib draw other bytes. Nor for
+        the order that the images had in an archive: other forms of the same dataset have none.
         """
         record = self.provenance(step) or {"files": {}}
         files = {**record["files"], **record.get("left_out", {})}
-        numbers = {name: digest for name, digest in files.items() if not name.endswith((".svg", ".png"))}
+        passed = (".svg", ".png", ARCHIVE_ORDER)
+        numbers = {name: digest for name, digest in files.items() if not name.endswith(passed)}
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     def _input_digests(self, step: Step) -> dict[str, str]:
         return {step_in.name: self._digest(step_in) for step_in in step.inputs}
+
+
+def _versions(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of what steps are computed with."""
+    found = dict(record.get("versions", {}))
+    found.pop("matplotlib", None)
+    found["python"] = ".".join(str(found.get("python")).split(".")[:2])
+    return found
+
+
+def _comparable(claim: Mapping[str, Any]) -> dict[str, Any]:
+    return {**claim, "versions": _versions(claim)}
 
 
 def _seconds_of_attempt(folder: Path) -> float:

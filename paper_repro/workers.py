@@ -7,6 +7,7 @@ the same bits whatever the machine's number of cores. A task writes its own file
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = ["n_workers", "one_thread", "run_tasks"]
+
+SAY_EVERY_SECONDS = 60.0
 
 
 def run_tasks(
@@ -36,7 +39,7 @@ def run_tasks(
         tasks: can be pickled.
         finished: whether the file of a task is there.
         description: of the progress bar.
-        console: where that is shown, if anywhere.
+        console: where that is shown, if anywhere: every minute as a line, if it is no terminal.
         n_processes: None takes as many as torch has threads, or one where there is a GPU. One is this process.
 
     Raises:
@@ -46,14 +49,23 @@ def run_tasks(
     n_processes = min(n_processes or n_workers(), len(left))
     columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = console is None or not console.is_terminal
+    said_at = time.monotonic()
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
         shown = bar.add_task("", total=len(tasks), completed=len(tasks) - len(left))
+
+        def show(n: int) -> None:
+            nonlocal said_at
+            bar.update(shown, completed=n)
+            if console is not None and quiet and time.monotonic() - said_at > SAY_EVERY_SECONDS:
+                console.print(f"{description}: {n} of {len(tasks)}")
+                said_at = time.monotonic()
+
         if n_processes <= 1:
             # Beside a GPU, the processor's part of a task has all threads.
             run = function if torch.cuda.is_available() else partial(_on_one_thread, function)
-            for task in left:
+            for n, task in enumerate(left, start=len(tasks) - len(left) + 1):
                 run(task)
-                bar.advance(shown)
+                show(n)
             return
         # "spawn": a forked process inherits torch's threads in a state that it cannot use.
         context = multiprocessing.get_context("spawn")
@@ -63,7 +75,7 @@ def run_tasks(
             _start(processes)
             while running := [process.sentinel for process in processes if process.is_alive()]:
                 wait(running, timeout=0.5)
-                bar.update(shown, completed=sum(map(finished, tasks)))
+                show(sum(map(finished, tasks)))
                 if any(process.exitcode for process in processes):
                     break
         finally:

@@ -67,6 +67,26 @@ def test_files_without_scores_are_refused(arrays, message, workspace, tmp_path):
         given(tmp_path / "given.npz", workspace)
 
 
+def test_scores_in_the_order_of_the_archive(workspace, labels, scores, tmp_path):
+    """As published, for images that the dataset has in the order of class and file name."""
+    order = np.random.default_rng(1).permutation(len(labels))
+    path = tmp_path / "mem_scores.npz"
+    in_archive = np.empty_like(scores), np.empty_like(labels)
+    in_archive[0][order], in_archive[1][order] = scores, labels
+    np.savez(path, tr_mem=in_archive[0], tr_labels=in_archive[1])
+    step = memorization(path, workspace)
+    with pytest.raises(ScoresError, match="is in another order than the training images"):
+        workspace.run([step])
+    before = workspace._digest(step.inputs[0])
+    storage.write_arrays(workspace.root / "dataset" / "archive_order.npz", {"order": order})
+    workspace.record(step.inputs[0])
+    assert workspace._digest(step.inputs[0]) == before
+    workspace.run([step])
+    found = storage.read_arrays(workspace.folder(step) / "scores.npz")
+    np.testing.assert_array_equal(found["value"], scores.astype(np.float64))
+    np.testing.assert_array_equal(found["tr_labels"], labels)
+
+
 def test_a_file_that_is_no_npz_is_refused(workspace, tmp_path):
     (tmp_path / "given.npz").write_text("scores")
     with pytest.raises(ScoresError, match=r"given\.npz cannot be read as an \.npz of arrays"):
@@ -104,7 +124,9 @@ def test_from_the_command_line(workspace, labels, scores, tmp_path, call):
     assert refused.exit_code == 1
     assert "cannot be read as an .npz" in refused.stderr
     np.savez(path, tr_mem=scores)
-    assert call("run", "figure_a11", "--scores", path).exit_code == 0
+    result = call("run", "figure_a11", "--scores", path)
+    assert result.exit_code == 0
+    assert "has no classes (tr_labels), so its order is not checked." in result.output
     assert not (workspace.root / "memorization" / "trials.npz").exists()
     stored = storage.read_arrays(workspace.root / "paper" / "figure_a11" / "numbers.npz")
     assert int(stored["n_trials"]) == 0

@@ -1,5 +1,6 @@
 """Memorization: subsets, scores and their errors, trials shared and resumed, and planted labels."""
 
+import io
 import subprocess
 import sys
 import time
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.stats import rankdata
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
-from paper_repro import datasets, robustness_scale
+from paper_repro import datasets, robustness_scale, workers
 from paper_repro.memorization import (
     Trials,
     held_out_groups,
@@ -92,6 +94,21 @@ def test_shards_share_the_trials_and_finished_ones_are_kept(tmp_path):
     run_trials(apart, never, 7, 20, seed=0)
     with pytest.raises(ValueError, match=r"shard must be \(i, n\) with 0 <= i < n, got \(3, 3\)"):
         run_trials(apart, made_fit, 7, 20, seed=0, shard=(3, 3))
+
+
+def test_progress_is_said_where_there_is_no_terminal(tmp_path, monkeypatch):
+    """Once a minute (here, after every task), in one process and in several."""
+    for n_processes in (1, 2):
+        monkeypatch.setattr(workers, "SAY_EVERY_SECONDS", 60.0)
+        folder = tmp_path / str(n_processes)
+        folder.mkdir()
+        said = io.StringIO()
+        given = {"seed": 0, "console": Console(file=said, width=100), "n_processes": n_processes}
+        run_trials(folder, made_fit, 3, 20, **given)
+        assert said.getvalue() == ""
+        monkeypatch.setattr(workers, "SAY_EVERY_SECONDS", 0.0)
+        run_trials(folder, made_fit, 7, 20, **given)
+        assert "memorization trials: 7 of 7" in said.getvalue()
 
 
 def test_trials_of_another_seed_are_refused_and_few_are_too_few(tmp_path):

@@ -279,13 +279,32 @@ def test_results_of_another_seed_lie_apart(runs, command):
     assert command("check", "--profile", "tiny", "--runs-dir", runs).exit_code == 0
 
 
+def test_a_figure_that_cannot_be_computed_keeps_no_other_from_being(runs, command, monkeypatch):
+    """Too few memorized points in a class, as a better network than the paper's might leave: said, and no more lost."""
+    scale = replace(TINY_PROFILE.robustness, least_points=1000)
+    monkeypatch.setitem(PROFILES, "tiny", replace(TINY_PROFILE, robustness=scale))
+    shutil.rmtree(runs / "tiny" / "paper" / "figure_a7")
+    result = command("run", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 1
+    words = "least_points must leave at least two classes, got 1000: of 10 classes 0 have"
+    assert f"Not all could be computed. {words}" in result.stderr
+    assert f"{words} as many points among the" in result.stdout
+    assert "✓ paper/figure_a7" in result.stdout
+    page = (runs / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
+    assert '<figure id="figure_a7"' in page
+    # Of the claims those whose figures are there.
+    names = {claim["name"] for claim in json.loads((runs / "tiny/paper/scorecard/scorecard.json").read_text())}
+    assert "C1" in names
+    assert "C7" not in names
+
+
 def test_what_took_long_is_not_thrown_away(runs, command):
     network = Pipeline(TINY_PROFILE, TINY_PROTOCOL).network
     Workspace(runs / "tiny").record(network, wall_seconds=7200.0, fingerprint="0" * 64)
     before = results(runs)
     result = command("run", "figure_a5", "--profile", "tiny", "--runs-dir", runs)
     assert result.exit_code == 1
-    assert "network (120 min) would be thrown away: settings or inputs have changed since." in result.output
+    assert "network (120 min; settings or inputs have changed since) would be thrown away" in result.output
     assert f"Use another --runs-dir, or remove from {runs / 'tiny'} what may go" in result.output
     assert results(runs) == before
 

@@ -1,5 +1,6 @@
 """The analysis of a network that is given, on an image folder."""
 
+import re
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from paper_repro import storage
-from paper_repro.analyze import Analysis, folder_name, load_model
+from paper_repro.analyze import Analysis, load_model
 from paper_repro.cli import app
 from paper_repro.networks import residual_network
 from paper_repro.profiles import PROTOCOLS
@@ -21,6 +22,9 @@ from paper_repro.networks import residual_network
 
 def small():
     return residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=0)
+
+def grey():
+    return residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=1, seed=0)
 
 def no_network():
     return 3
@@ -62,7 +66,7 @@ def test_from_a_network_to_a_report(analyze, tmp_path):
     sizes = ("--dimensions", "4,99,16,16")
     result = analyze("--model", "my_networks:small", *sizes)
     assert result.exit_code == 0, result.output
-    root = tmp_path / "runs" / "analysis-my_networks-small"
+    (root,) = (tmp_path / "runs").glob("analysis-my_networks-small-*")
     report = root / "paper" / "report.html"
     assert result.output.splitlines()[-1] == str(report.resolve())
     page = report.read_text(encoding="utf-8")
@@ -87,7 +91,8 @@ def test_other_layers(analyze, tmp_path):
     chosen = ("--layers", "conv1,layer1,layer2", "--dimensions", "2,3,5")
     result = analyze("--model", "my_networks:small", *chosen)
     assert result.exit_code == 0, result.output
-    stored = storage.read_arrays(tmp_path / "runs/analysis-my_networks-small/paper/figure_a7/numbers.npz")
+    (path,) = tmp_path.glob("runs/analysis-my_networks-small-*/paper/figure_a7/numbers.npz")
+    stored = storage.read_arrays(path)
     assert stored["dimensions"].tolist() == [2, 3, 5]
     assert stored["stages"].tolist() == [1, 2, 3]
 
@@ -102,6 +107,8 @@ def test_other_layers(analyze, tmp_path):
         (("--model", "my_networks:small", "--layers", "layer1"), "at least two"),
         (("--model", "my_networks:small", "--layers", "layer1,layer9"), "no layer 'layer9'"),
         (("--model", "my_networks:small", "--dimensions", "4,4"), "one for each of the 4 layers"),
+        (("--model", "my_networks:small", "--mean", "0.1,0.2"), "mean must be three numbers, one a channel"),
+        (("--model", "my_networks:grey"), "network must take float32 images of 3 channels and 16 x 16 pixels"),
     ],
 )
 def test_what_cannot_be_analysed(analyze, arguments, message):
@@ -118,17 +125,18 @@ def test_what_is_no_number_is_named(analyze, option, kind, monkeypatch):
     assert f"Invalid value for {option}: must be {kind} with commas between, got 'a,b'" in result.output
 
 
-def test_every_seed_has_a_folder():
-    assert [folder_name("a.b:c", seed) for seed in (0, 3)] == ["analysis-a.b-c", "analysis-a.b-c-seed3"]
-
-
-def test_other_weights_are_another_analysis(images):
+def test_other_weights_data_and_seeds_are_another_analysis(images, tmp_path):
     steps = []
-    for seed in (0, 1):
-        network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=seed)
-        steps.append(Analysis(network, TINY_PROTOCOL, model="m", data=images, size=16))
+    for weights, data, seed in ((0, images, 0), (1, images, 0), (0, tmp_path / "b" / images.name, 0), (0, images, 3)):
+        network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=weights)
+        steps.append(Analysis(network, TINY_PROTOCOL, model="a.b:c", data=data, size=16, seed=seed))
     assert steps[0].dataset.fingerprint == steps[1].dataset.fingerprint
     assert steps[0].representations.fingerprint != steps[1].representations.fingerprint
+    # None replaces what another made.
+    names = [step.run_folder for step in steps]
+    assert len(set(names)) == len(names)
+    assert re.fullmatch(rf"analysis-a\.b-c-{images.stem}-[0-9a-f]{{8}}", names[0])
+    assert names[3] == f"{names[0]}-seed3"
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "nested"])

@@ -12,7 +12,15 @@ from tolerances import PEER_RELATIVE
 
 from paper_repro import claims
 from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess, scorecard
-from paper_repro.statistics import gap_p_value, group_difference, unimodal_bandwidth
+from paper_repro.statistics import (
+    gap_p_value,
+    group_difference,
+    is_split,
+    least_a_side,
+    rank_correlation_interval,
+    resampled,
+    unimodal_bandwidth,
+)
 from paper_repro.steps import Work
 from paper_repro.storage import write_arrays
 
@@ -78,6 +86,39 @@ def test_an_outlier_as_alike_as_a_group_is_not_none_either(ratio, expected):
     assert re.search(
         r"largest gap \([\d.]+ nats, 2 of 100 classes above it; its p-value: (below )?0\.0", second.statistic
     )
+
+
+@pytest.mark.parametrize(
+    ("n_far", "ratio", "expected"), [(1, 15.0, INCONCLUSIVE), (1, 1.2, NOT_REPRODUCED), (3, 15.0, INCONCLUSIVE)]
+)
+def test_a_class_far_from_two_groups_does_not_make_them_one(n_far, ratio, expected):
+    """The largest gap is below it; three far ones are a group themselves, and spreads that are alike make none."""
+    stored = density_figure(60, 40, ratio, gap=40.0, seed=1, grouped=(False, True, True, True))
+    stored["mean"][:, :n_far] = stored["mean"].min(1, keepdims=True) - 60.0
+    c1, c2 = assess({"figure_a7": stored})
+    assert c1.verdict == expected
+    if (n_far, ratio) == (1, 15.0):
+        assert c2.verdict == expected
+        assert c2.parts[0].outcome == "holds"  # no groups at stage 1, the far class set aside
+        said = "without a class far from the others there may be two groups: largest gap "
+        assert f"stage 4: {said}" in c1.remark
+        assert f"stage 2: {said}" in c2.remark
+        assert "stage 1" not in c2.remark
+        assert "40 of 99 classes above it, p = 0.0" in c1.remark
+    else:
+        assert "far from the others" not in c1.remark + c2.remark
+
+
+def test_no_more_than_outliers_are_set_aside():
+    """Two far classes on one side and two on the other are more than are fewer than a group."""
+    stored = density_figure(60, 40, 15.0, gap=40.0, seed=1)
+    for g, far in ((0, -400.0), (1, -399.0), (98, 400.0), (99, 399.0)):
+        stored["mean"][:, g] = far
+    (c1, _) = assess({"figure_a7": stored})
+    assert c1.verdict == NOT_REPRODUCED
+    stored["mean"][:, [1, 98]] = 0.0  # one on either side
+    (c1, _) = assess({"figure_a7": stored})
+    assert c1.verdict == INCONCLUSIVE
 
 
 def test_spreads_that_differ_by_far_keep_a_gap_that_may_be_chance_from_being_none():
@@ -171,6 +212,27 @@ def test_relative_entropy(entropy, distance, expected):
     assert f": {every:+.2f} over all classes, {among_low:+.2f} over the {low.sum()} low-density ones." in said
 
 
+def test_relative_entropy_and_points_left_out():
+    """Its correlation with the density that it is made of is not all there is to say."""
+    rng = np.random.default_rng(0)
+    density = rng.standard_normal(100)
+    left_out = np.stack([rng.standard_normal(100), -density])
+    stored = {
+        "mean_log_density": density,
+        "relative_entropy": density + 0.2 * rng.standard_normal(100),
+        "mean_distance": 0.2 * rng.standard_normal(100),
+        "high": density > 1.5,
+    }
+    (alone,) = assess({"figure_2": stored})
+    (claim,) = assess({"figure_2": stored, "figure_b5": {"left_out_mean": left_out}})
+    assert claim.parts == alone.parts
+    said = re.sub(r" \([^)]*\)", "", claim.remark.removeprefix(alone.remark)).replace("−", "-")
+    by_entropy, by_distance = (
+        spearmanr(stored[name], left_out[1]).statistic for name in ("relative_entropy", "mean_distance")
+    )
+    assert f"its rank correlation is {by_entropy:+.2f}, and that of the distance {by_distance:+.2f}." in said
+
+
 def test_classes_at_the_same_distance():
     stored = {"mean_log_density": np.arange(30.0), "relative_entropy": np.arange(30.0), "mean_distance": np.ones(30)}
     (claim,) = assess({"figure_2": stored | {"high": np.arange(30) > 20}})
@@ -258,8 +320,11 @@ def test_divergence_by_stage(order, third_step, expected):
 def test_two_classes_cannot_decide_on_divergences():
     stored = by_stage(1, 80.0)
     (claim,) = assess({"figure_4": stored | {"divergence": stored["divergence"][..., :2, :2]}})
+    assert claim.verdict == INCONCLUSIVE
+    assert {part.outcome for part in claim.parts} == {"unclear"}
     assert claim.remark == (
-        "2 classes have enough points of every kind. Dimensions are 16, 16, 64, 64 at these stages; under `paper`, "
+        "2 classes have enough points of every kind: too few for intervals. "
+        "Dimensions are 16, 16, 64, 64 at these stages; under `paper`, "
         "figure B.6 has them equal."
     )
     (claim,) = assess({"figure_4": stored | {"dimensions": np.array([16, 16, 16, 16])}})
@@ -324,6 +389,46 @@ def test_bandwidth_of_one_and_of_two_modes():
     # A mixture of two equal Gaussians 2a apart has one mode when its standard deviation is at least a (here 5).
     assert unimodal_bandwidth(one) < 0.6
     assert 4.5 < unimodal_bandwidth(two) < 5.2
+
+
+@pytest.mark.parametrize("tail", ["normal", "t4", "t2", "lognormal"])
+def test_tails_are_no_groups(tail):
+    """They leave gaps that one mode with a normal's tails does not, but with few units beyond them."""
+    rng = np.random.default_rng(0)
+    draw = {
+        "normal": lambda: rng.standard_normal(100),
+        "t4": lambda: rng.standard_t(4, 100),
+        "t2": lambda: rng.standard_t(2, 100),
+        "lognormal": lambda: rng.lognormal(size=100),
+    }[tail]
+    n_split, n_beyond_chance = 0, 0
+    for _ in range(40):
+        values = draw()
+        n_split += is_split(values)
+        n_beyond_chance += gap_p_value(values) < 0.05
+    # A rate of 5% stays there in 99% of all cases.
+    assert n_split <= 5
+    if tail != "normal":
+        assert n_beyond_chance > 5
+
+
+def test_groups_are_split():
+    rng = np.random.default_rng(0)
+    for n_high, expected in ((2, False), (3, True), (30, True), (97, True), (98, False)):
+        values = rng.standard_normal(100) + 12 * (np.arange(100) < n_high)
+        assert is_split(values) == expected
+    assert [least_a_side(n) for n in (10, 60, 100, 101)] == [2, 2, 3, 4]
+
+
+def test_few_units_have_no_interval():
+    values = np.arange(5.0)
+    for n, known in ((4, False), (5, True)):
+        for found in (
+            resampled(n, lambda rows: float(rows.mean())),
+            rank_correlation_interval(values[:n], values[:n] ** 2),
+        ):
+            assert np.isfinite(found[0])
+            assert np.isfinite(found[1:]).all() == known
 
 
 def test_gaps_by_chance_and_not_by_chance():

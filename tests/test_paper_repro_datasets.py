@@ -19,7 +19,8 @@ from paper_repro.datasets import DatasetError, cifar100, mini_imagenet
 from paper_repro.datasets.pickles import read_pickle
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import CIFAR100_LAPTOP, PAPER
-from paper_repro.steps import Workspace
+from paper_repro.steps import ARCHIVE_ORDER, Workspace
+from paper_repro.storage import read_arrays
 
 GROUPS = ["cat", "ant", "bee"]
 CIFAR100_ZIP = Path(__file__).parents[2] / "shared" / "data" / "cifar100.zip"
@@ -147,7 +148,7 @@ def test_cifar100_is_the_same_in_every_form_that_names_its_images(tmp_path, smal
     for i, source in enumerate(sources):
         workspace, step = Workspace(tmp_path / str(i)), Pipeline(CIFAR100_LAPTOP, PAPER, data=source).dataset
         workspace.run([step])
-        written.append(workspace.provenance(step)["files"])
+        written.append(workspace._digest(step))
     assert written[0] == written[1] == written[2]
 
 
@@ -279,6 +280,148 @@ def test_any_image_folder(tmp_path):
     stray = files | {"test/dog/0.png": files["test/ant/000.png"]}
     with pytest.raises(DatasetError, match="test images of 'dog', a class without images to train on"):
         datasets.load("image-folder", source=write_zip(tmp_path / "d.zip", stray), size=12, test_fraction=0.4, seed=0)
+    few = {name: data for name, data in flat.items() if not name.startswith("bee") or name == "bee/000.png"}
+    with pytest.raises(DatasetError, match="has one image of 'bee', which leaves none to train on"):
+        datasets.load("image-folder", source=write_zip(tmp_path / "e.zip", few), size=12, test_fraction=0.4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("renamed", "n_train", "n_test"),
+    [
+        # ImageNet as it is often unpacked: validation images in one folder.
+        ({"test/{group}/": "val/{group}-"}, 12, 3),
+        # A test folder without classes beside one for validation that has them.
+        ({"test/{group}/": "val/{group}/", "other": "test/0.png"}, 15, 9),
+        ({"train/": "Train/", "test/": "Test/"}, 15, 9),
+        ({"train/": "training/", "test/": "validation/"}, 15, 9),
+        ({"train/": "x/y/train/", "test/": "x/y/test/"}, 15, 9),
+    ],
+)
+def test_parts_of_an_image_folder(tmp_path, renamed, n_train, n_test):
+    """By whichever of the usual names; a folder for training is never a class."""
+    files, images = class_folders(5, 3, size=8)
+    if (other := renamed.pop("other", None)) is not None:
+        files[other] = files["test/ant/000.png"]
+    for old, new in renamed.items():
+        for group in GROUPS:
+            before, after = (text.format(group=group) for text in (old, new))
+            if "{" not in old:
+                before, after = f"{before}{group}/", f"{after}{group}/"
+            files = {
+                after + name.removeprefix(before) if name.startswith(before) else name: data
+                for name, data in files.items()
+            }
+    source = write_folder(tmp_path / "images", files)
+    data = datasets.load("image-folder", source=source, size=8, test_fraction=0.2, seed=0)
+    assert data.class_names == sorted(GROUPS)
+    assert (len(data.train_labels), len(data.test_labels)) == (n_train, n_test)
+    assert (data.split is None) == (n_test == 9)
+    # Where none are wanted, none are read.
+    for path in source.rglob("[Tt]est/*/*.png"):
+        path.write_bytes(b"")
+    data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
+    assert torch.equal(data.train_images, expected_images(images, "train")[0])
+    assert len(data.test_labels) == 0
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    files = {f"{group}/{i}.png": png(made(1, 8, seed=i)[0]) for group in ("bus", "train", "val") for i in range(3)}
+    files |= {f"train/steam/{i}.png": files["bus/0.png"] for i in range(2)}
+    source = write_folder(tmp_path / "images", files)
+    data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
+    assert data.class_names == ["bus", "train", "val"]
+    assert data.train_labels.bincount().tolist() == [3, 5, 3]
+
+
+def test_folders_without_images_are_said(tmp_path):
+    files = {f"{group}/{i}.tif": made_bytes("TIFF", i) for group in "ab" for i in range(2)}
+    files |= {"c/0.gif": made_bytes("GIF", 0), "d/0.heic": b"", "e/deep/notes.txt": b"", ".git/x": b""}
+    expected = "with no images in d, e"
+    for source in (write_folder(tmp_path / "images", files), write_zip(tmp_path / "images.zip", files)):
+        data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
+        assert data.class_names == ["a", "b", "c"]
+        assert data.source.endswith(expected)
+    many = {f"{group}/0.heic": b"" for group in "fghijkl"}
+    source = write_folder(tmp_path / "images", many)
+    data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
+    assert data.source.endswith("with no images in d, e, f, g, h and 4 more")
+
+
+def made_bytes(format_name, seed):
+    buffer = io.BytesIO()
+    Image.fromarray(made(1, 8, seed)[0]).save(buffer, format_name)
+    return buffer.getvalue()
+
+
+def test_images_of_sixteen_bits():
+    buffer = io.BytesIO()
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(buffer, "PNG")
+    found = datasets.images.decode(buffer.getvalue(), "ramp.png")
+    np.testing.assert_array_equal(found, np.broadcast_to(values >> 8, (3, 8, 8)))
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.float32)).save(buffer, "TIFF")
+    with pytest.raises(DatasetError, match=r"ramp\.tif must have pixels of 8 or 16 bits, got mode F of 32"):
+        datasets.images.decode(buffer.getvalue(), "ramp.tif")
+
+
+def test_whatever_is_damaged_is_said_by_name(tmp_path):
+    """A compressed zip, a PNG's header: each raises an error of its own kind."""
+    rng, n = np.random.default_rng(0), 0
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/0.png", png(made(1, 8)[0]))
+        archive.writestr("b/0.png", bytes(4000))
+    whole = path.read_bytes()
+    for place in rng.integers(0, len(whole), 300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            datasets.load("image-folder", source=path, size=8, test_fraction=0.0, seed=0)
+        except DatasetError:
+            n += 1
+    assert n > 0
+    image = png(made(1, 8)[0])
+    for place in range(len(image)):
+        try:
+            datasets.images.decode(image[:place] + bytes([image[place] ^ 0x55]) + image[place + 1 :], "0.png")
+        except DatasetError as error:
+            assert "0.png is no whole image" in str(error)  # noqa: PT017, most places are harmless or not by chance
+    path.write_bytes(b"\x1f\x8b")
+    with pytest.raises(DatasetError, match=r"is no whole zip file .*: get it again, or unpack it"):
+        datasets.load("image-folder", source=path, size=8, test_fraction=0.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda stored: stored.pop("fine_labels"),
+        lambda stored: stored.pop("filenames"),
+        lambda stored: stored.update(data=stored["data"][:-1]),
+        lambda stored: stored.update(data=stored["data"][:, :-1]),
+        lambda stored: stored.update(fine_labels=[100, *stored["fine_labels"][1:]]),
+        lambda stored: stored.update(data="pixels"),
+    ],
+)
+def test_an_official_archive_of_something_else(tmp_path, small_cifar, spoil):
+    folder = official_archive(tmp_path / "data")
+    stored = read_pickle(folder / "test")
+    spoil(stored)
+    (folder / "test").write_bytes(pickle.dumps(stored, protocol=2))
+    with pytest.raises(DatasetError, match=r"test is not that of CIFAR-100 .* get the archive again"):
+        datasets.load("cifar100", source=folder)
+
+
+def test_the_order_of_the_official_archive_is_kept(tmp_path, small_cifar):
+    """Published scores are in it."""
+    folder = official_archive(tmp_path / "data")
+    data = datasets.load("cifar100", source=folder)
+    stored = read_pickle(folder / "train")
+    assert np.array(stored["fine_labels"])[data.archive_order].tolist() == data.train_labels.tolist()
+    np.testing.assert_array_equal(stored["data"][data.archive_order], data.train_images.flatten(1).numpy())
+    workspace, step = Workspace(tmp_path / "runs"), Pipeline(CIFAR100_LAPTOP, PAPER, data=folder).dataset
+    workspace.run([step])
+    kept = read_arrays(workspace.folder(step) / ARCHIVE_ORDER)["order"]
+    np.testing.assert_array_equal(kept, data.archive_order)
 
 
 def write_parquet(path, rows, label):

@@ -9,8 +9,9 @@ from tolerances import UNIT_ROUNDOFF
 from torch import nn
 
 from classfit import extract_representations
+from paper_repro.datasets import normalised
 from paper_repro.networks import SmallImageResNet, WeightsError, build, residual_network, transformer
-from paper_repro.networks.transformers import MODELS, check_vit, convert_mixer
+from paper_repro.networks.transformers import MODELS, SIZE, check_vit, convert_mixer
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES
 
@@ -295,6 +296,23 @@ def test_vit_weights_are_fetched_where_the_file_is_not(monkeypatch, tmp_path):
     network = transformer("vit_b16", image_shape=RGB, n_classes=7, seed=0, folder=tmp_path).network
     assert torch.equal(network.blocks[1].attn.qkv.weight, small.blocks[1].attn.qkv.weight)
     assert network.head.out_features == 7
+
+
+def test_pretrained_networks_are_given_the_range_they_were_trained_with(small_models):
+    """-1 for black to 1 for white, however the dataset is normalised."""
+    network = transformer("vit_b16", image_shape=RGB, n_classes=7, seed=0, pretrained=False)
+    assert not {"mean", "std"} & network.state_dict().keys()
+    given = []
+    network.network = lambda images: given.append(images)
+    mean, std = [0.1, 0.4, 0.7], [0.2, 0.3, 0.25]
+    network.normalised_by(mean, std)
+    for white in (0, 255):
+        pixels = torch.full((2, *RGB), white, dtype=torch.uint8)
+        network(normalised(pixels, white=255, mean=mean, std=std))
+    ends = given[1].new_tensor([-1, 1])
+    for found, end in zip(given, ends, strict=True):
+        assert found.shape == (2, 3, SIZE, SIZE)
+        torch.testing.assert_close(found, end.expand_as(found))
 
 
 @pytest.mark.parametrize(

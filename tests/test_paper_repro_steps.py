@@ -16,7 +16,7 @@ from rich.console import Console
 
 from paper_repro import storage
 from paper_repro.machine import software
-from paper_repro.steps import BusyError, DiscardError, State, Step, Work, Workspace
+from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Work, Workspace
 
 
 @dataclass
@@ -101,7 +101,7 @@ def test_an_attempt_that_took_long_is_not_thrown_away_either(toy, workspace, sec
     if not refused:
         assert toy.run(workspace) == ["second", "third"]
         return
-    with pytest.raises(DiscardError, match=r"second \(2 min, unfinished\) would be thrown away"):
+    with pytest.raises(DiscardError, match=r"second \(2 min, unfinished; settings or .*\) would be thrown away"):
         toy.run(workspace)
     assert (folder / "result.json").exists()
     toy.settings["second"] = step.settings["value"]
@@ -109,7 +109,7 @@ def test_an_attempt_that_took_long_is_not_thrown_away_either(toy, workspace, sec
     result = (workspace.folder(first) / "result.json").read_bytes()
     storage.write_json(workspace.folder(first) / "result.json", ["another result", 0, {}])
     workspace.record(first)
-    with pytest.raises(DiscardError, match=r"second \(2 min, unfinished\) would be thrown away"):
+    with pytest.raises(DiscardError, match=r"second \(2 min, unfinished; settings or .*\) would be thrown away"):
         toy.run(workspace)
     # With the settings and inputs that it began with it goes on.
     (workspace.folder(first) / "result.json").write_bytes(result)
@@ -131,8 +131,8 @@ def test_an_input_that_came_out_otherwise_redoes_what_depends_on_it(toy, workspa
 @pytest.mark.parametrize(
     ("record", "took"),
     [
-        ({"wall_seconds": 7200.0}, "second (120 min)"),
-        ({"wall_seconds": 3.0, "continued_after_interruption": True}, "second (0 min since it was continued)"),
+        ({"wall_seconds": 7200.0}, "second (120 min; CHANGED)"),
+        ({"wall_seconds": 3.0, "continued_after_interruption": True}, "second (0 min since it was continued; CHANGED)"),
         ({"wall_seconds": 59.0}, None),
         ({"wall_seconds": 7200.0, "left_out": {"large.npz": "0" * 64}}, None),
     ],
@@ -151,15 +151,104 @@ def test_what_took_long_is_not_thrown_away(toy, workspace, what, record, took):
         assert toy.run(workspace) == ["second", "third"]
         return
     before = (workspace.root / "second/result.json").read_bytes()
-    words = re.escape(f"{took} would be thrown away: settings or inputs have changed since. Use another --runs-dir, or")
+    took = took.replace("CHANGED", "settings or inputs have changed since")
+    words = re.escape(f"{took} would be thrown away and computed again. Use another --runs-dir, or")
     with pytest.raises(DiscardError, match=words):
         toy.run(workspace)
     with pytest.raises(DiscardError, match=words):
         workspace.join(toy.steps()["second"])
     assert (workspace.root / "second/result.json").read_bytes() == before
-    # What is damaged is no result.
+    # Nor are the other files of one that is damaged.
     (workspace.root / "second/result.json").unlink()
-    assert toy.run(workspace) == ["second", "third"]
+    (workspace.root / "second/other.json").write_text("worth something")
+    with pytest.raises(DiscardError, match="would be thrown away"):
+        toy.run(workspace)
+    assert (workspace.root / "second/other.json").exists()
+
+
+def test_a_damaged_step_that_took_long_is_not_computed_again_unasked(toy, workspace):
+    toy.run(workspace)
+    step = toy.steps()["second"]
+    workspace.record(step, wall_seconds=7200.0)
+    (workspace.folder(step) / "result.json").unlink()
+    with pytest.raises(DiscardError, match=r"second \(120 min; damaged or missing: result.json\) would be thrown"):
+        toy.run(workspace)
+    shutil.rmtree(workspace.folder(step))
+    assert toy.run(workspace) == ["second"]
+
+
+def interrupted(toy, workspace, seconds, **versions):
+    """The folder of the second step, begun with these versions, whose checkpoint is from so long after that."""
+    toy.fails = "second"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        toy.run(workspace)
+    toy.fails = ""
+    folder = workspace.root / "second"
+    claim = storage.read_json(folder / "started.json")
+    storage.write_json(folder / "started.json", {**claim, "versions": claim["versions"] | versions})
+    started = (folder / "started.json").stat().st_mtime
+    os.utime(folder / "checkpoint.json", (started, started + seconds))
+    return folder
+
+
+def test_long_progress_of_other_versions_is_not_thrown_away(toy, workspace):
+    folder = interrupted(toy, workspace, 7200, torch="0.0")
+    with pytest.raises(DiscardError, match=r"second \(120 min, unfinished; begun with torch 0\.0\) would be thrown"):
+        toy.run(workspace)
+    with pytest.raises(DiscardError, match="begun with torch"):
+        workspace.join(toy.steps()["second"])
+    assert (folder / "checkpoint.json").exists()
+
+
+def test_versions_that_nothing_is_computed_with_do_not_matter(toy, workspace, said):
+    python = ".".join(software()["versions"]["python"].split(".")[:2]) + ".99"
+    interrupted(toy, workspace, 7200, matplotlib="0.0", python=python)
+    toy.run(workspace)
+    assert "second: continuing where it was stopped" in said.getvalue()
+
+
+def test_checkpoints_that_nothing_began_are_left_alone(toy, workspace):
+    """Trials of other machines, copied before any were run here."""
+    trial = workspace.root / "second" / "checkpoint-trial-00001.npz"
+    trial.parent.mkdir(parents=True)
+    trial.write_bytes(b"trained for long")
+    with pytest.raises(DiscardError, match="second holds checkpoints that nothing here has begun"):
+        toy.run(workspace)
+    with pytest.raises(DiscardError, match="holds checkpoints"):
+        workspace.join(toy.steps()["second"])
+    assert trial.read_bytes() == b"trained for long"
+
+
+def test_what_cannot_be_computed_keeps_nothing_else_from_being(toy, workspace, said):
+    def cannot(work):
+        toy.computed.append("bad")
+        raise CannotError("no weights [here]")
+
+    good, bad = toy.step("first"), Step("bad", {}, cannot)
+    needs_both = Step("third", {"value": 0}, toy.compute, (bad, good))
+    with pytest.raises(CannotError, match=r"^no weights \[here\]$"):
+        workspace.run([bad, needs_both, toy.step("lone")])
+    assert toy.computed == ["bad", "first", "lone"]
+    assert "bad: no weights [here]" in said.getvalue()
+    assert workspace.state(good) == State.DONE
+    assert workspace.state(bad) == State.UNFINISHED
+
+
+def test_an_estimate_that_cannot_be_made_is_none(toy, workspace):
+    def cannot(work):
+        raise CannotError("too few points")
+
+    assert workspace.estimate(Step("long", {"value": 0}, toy.compute, estimate=cannot)) == 0
+
+
+def test_states_of_many_steps_read_every_file_once(toy, workspace, monkeypatch):
+    toy.run(workspace)
+    toy.settings["second"] = 5
+    steps, read = list(toy.steps().values()), []
+    expected = [workspace.state(step) for step in steps]
+    monkeypatch.setattr("paper_repro.steps.sha256", lambda path: read.append(path) or storage.sha256(path))
+    assert workspace.states(steps) == expected
+    assert len(read) == len(set(read)) == len(steps)
 
 
 def test_all_that_would_be_thrown_away_is_named_before_anything_is(toy, workspace):
@@ -167,7 +256,9 @@ def test_all_that_would_be_thrown_away_is_named_before_anything_is(toy, workspac
     for name in ("second", "third"):
         workspace.record(toy.steps()[name], wall_seconds=90.0)
     toy.settings["first"] = 1
-    with pytest.raises(DiscardError, match=r"^second \(2 min\), third \(2 min\) would be thrown away"):
+    with pytest.raises(
+        DiscardError, match=r"^second \(2 min; settings .*\), third \(2 min; settings .*\) would be thrown away"
+    ):
         toy.run(workspace)
     assert toy.computed == []
 
@@ -180,7 +271,7 @@ def test_what_comes_out_as_it_was_makes_nothing_to_be_thrown_away(toy, workspace
     # When it does not come out so, that is known only then.
     shutil.rmtree(workspace.root / "first")
     toy.more = 1
-    with pytest.raises(DiscardError, match=r"^second \(2 min\) would be thrown away"):
+    with pytest.raises(DiscardError, match=r"^second \(2 min; settings .*\) would be thrown away"):
         toy.run(workspace)
     assert toy.computed == ["first"]
 

@@ -130,10 +130,10 @@ def test_gaps_by_chance_and_not():
         "The largest gap between sorted class means is 60.1 nats under `paper` (p < 0.001) and 0.1 nats under" in both
     )
     assert re.search(r"under `em` \(p = [01]\.\d{3}\)", both)
-    assert "larger than by chance under `paper`, but not under `em`." in both
+    assert "larger than by chance, and has at least 2 classes on either side, under `paper`, but not" in both
     assert "too few" not in both
-    assert "larger than by chance under all of them." in said(facts(), facts("em"))
-    assert "larger than by chance under none of them." in said(facts(**EVEN), facts("em", **EVEN))
+    assert "on either side, under all of them." in said(facts(), facts("em"))
+    assert "on either side, under none of them." in said(facts(**EVEN), facts("em", **EVEN))
     few = said(facts(high=(), level=0.0, n_classes=10), facts("em", high=(), level=0.0, n_classes=10))
     assert "10 classes are too few to tell a gap from chance." in few
 

@@ -44,7 +44,9 @@ def test_held_out_densities_of_a_gaussian_are_unbiased_and_in_sample_ones_higher
     gap = result.log_density - truth
     # A Gaussian of D = 3 fitted to n = 120 points loses about (D + D (D + 1) / 2) / 2n = 0.04 nats.
     assert abs(gap.mean() + 0.04) < MONTE_CARLO_SIGMAS * gap.std() / np.sqrt(len(X)) + 0.04
-    assert result.diagnostics["in_sample"].mean() > result.log_density.mean()
+    # Points that were fitted gain as much, which the points' own spread hides: it is the same on both sides.
+    lead = result.diagnostics["in_sample"] - result.log_density
+    assert abs(lead.mean() - 0.08) < MONTE_CARLO_SIGMAS * lead.std() / np.sqrt(len(X)) + 0.01
 
 
 def test_em_is_the_mixture_with_the_lowest_bic():

@@ -48,17 +48,22 @@ def load(source: Path | None) -> Dataset:
 def _official(folder: Path) -> Dataset:
     """The files train, test and meta of cifar-100-python."""
 
-    def part(name: str) -> tuple[Tensor, Tensor]:
+    def part(name: str) -> tuple[Tensor, Tensor, np.ndarray]:
         if not (folder / name).is_file():
             raise DatasetError(f"{folder} has no file {name}; get the archive again")
         stored = read_pickle(folder / name)
-        labels, files = stored["fine_labels"], stored["filenames"]
-        order = sorted(range(len(files)), key=lambda i: (names[labels[i]], files[i]))
-        images = torch.from_numpy(np.asarray(stored["data"], dtype=np.uint8)[order]).reshape(-1, 3, SIZE, SIZE)
-        return images, torch.tensor(labels, dtype=torch.int64)[order]
+        try:
+            labels, files = stored["fine_labels"], stored["filenames"]
+            order = np.array(sorted(range(len(files)), key=lambda i: (names[labels[i]], files[i])), dtype=np.int64)
+            images = torch.from_numpy(np.asarray(stored["data"], dtype=np.uint8)[order]).reshape(-1, 3, SIZE, SIZE)
+            return images, torch.tensor(labels, dtype=torch.int64)[order], order
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise DatasetError(f"{folder / name} is not that of CIFAR-100 ({error!r}); get the archive again") from None
 
-    names = list(read_pickle(folder / "meta")["fine_label_names"])
-    return Dataset(*part("train"), *part("test"), names, 255, SOURCE)
+    names = list(read_pickle(folder / "meta").get("fine_label_names", ()))
+    images, labels, order = part("train")
+    test_images, test_labels, _ = part("test")
+    return Dataset(images, labels, test_images, test_labels, names, 255, SOURCE, archive_order=order)
 
 
 def _parquet(folder: Path) -> Dataset:

@@ -11,26 +11,30 @@ Say where they are: --data PATH, a folder or zip of <class>/<name>, or train/<cl
 
 
 def load(source: Path | None, *, size: int, test_fraction: float, seed: int) -> Dataset:
-    """All images at `size` x `size` pixels; without a test folder, `test_fraction` of each class is held out.
+    """All images at `size` x `size` pixels; where none are for testing, `test_fraction` of each class is held out.
 
-    That is at least one image, unless the fraction is 0.
+    That is at least one image. With a fraction of 0 there are no test images, and none are read.
 
     Raises:
         DatasetError: not there, no class folders, or a class without images to train on.
     """
     path = find(source, ("images", "images.zip"), HELP)
     folders = ClassFolders(path)
-    parts = [folders.part(TRAIN), folders.part(TEST)] if folders.is_split else [folders.part(())]
-    class_names = sorted({group for group, _ in parts[0]})
+    train = folders.part(TRAIN if folders.is_split else ())
+    test = folders.part(TEST) if folders.is_split and test_fraction > 0 else []
+    class_names = sorted({group for group, _ in train})
     if len(class_names) < 2:
         raise DatasetError(f"{path} must have at least two class folders with images, got {len(class_names)}")
-    unknown = sorted({group for group, _ in parts[-1]} - set(class_names))
+    unknown = sorted({group for group, _ in test} - set(class_names))
     if unknown:
         raise DatasetError(f"{path} has test images of {unknown[0]!r}, a class without images to train on")
-    images, labels = folders.tensors(parts[0], class_names, size)
-    if folders.is_split:
-        test_images, test_labels = folders.tensors(parts[1], class_names, size)
+    images, labels = folders.tensors(train, class_names, size)
+    if test:
+        test_images, test_labels = folders.tensors(test, class_names, size)
         return Dataset(images, labels, test_images, test_labels, class_names, 255, folders.description)
-    n_test = [max(1, round(test_fraction * n)) if test_fraction > 0 else 0 for n in labels.bincount().tolist()]
-    names = [name for _, name in parts[0]]
+    counts = labels.bincount().tolist()
+    n_test = [max(1, round(test_fraction * n)) if test_fraction > 0 else 0 for n in counts]
+    if short := [name for name, n, held in zip(class_names, counts, n_test, strict=True) if n == held]:
+        raise DatasetError(f"{path} has one image of {short[0]!r}, which leaves none to train on")
+    names = [name for _, name in train]
     return divided(images, labels, class_names, names, n_test, seed, folders.description)

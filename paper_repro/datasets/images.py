@@ -13,8 +13,9 @@ from torch import Tensor
 
 __all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "divided", "find", "gather"]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-TRAIN, TEST = ("train",), ("test", "val", "validation")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
+TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+"""Names of folders for parts of a dataset, in lower case."""
 
 
 class DatasetError(ValueError):
@@ -35,6 +36,8 @@ class Dataset(NamedTuple):
     """What was read, in words, without its place."""
     split: list[dict[str, str]] | None = None
     """Where the split is our own: name, class, part and hash of the pixels of every image."""
+    archive_order: np.ndarray | None = None
+    """[N] int64, where the archive has another order than the training images: place in it of each of them."""
 
 
 class ClassFolders:
@@ -47,35 +50,51 @@ class ClassFolders:
             try:
                 self._zip = zipfile.ZipFile(path)
             except zipfile.BadZipFile as error:
-                raise DatasetError(f"{path} is no whole zip file ({error}); get it again") from None
+                raise DatasetError(
+                    f"{path} is no whole zip file ({error}): get it again, or unpack it if it is another archive"
+                ) from None
             names: Iterable[str] = self._zip.namelist()
         else:
             names = (found.relative_to(path).as_posix() for found in path.rglob("*"))
-        kept = sorted(name for name in names if _is_image(name))
+        every = sorted(name for name in names if _is_shown(name))
+        kept = [name for name in every if PurePosixPath(name).suffix.lower() in SUFFIXES]
         # A zip often holds one folder with everything in it.
         self._top = ""
         while kept and _one_folder(kept, self._top):
             self._top += PurePosixPath(kept[0].removeprefix(self._top)).parts[0] + "/"
         self.names = [name.removeprefix(self._top) for name in kept]
+        folders = {str(parent) for name in every for parent in PurePosixPath(name).parents} - {"."}
+        full = {str(parent) for name in kept for parent in PurePosixPath(name).parents}
+        self._empty = sorted(name for name in folders - full if PurePosixPath(name).parent.as_posix() in {*full, "."})
 
     @property
     def description(self) -> str:
-        return f"class folders in a {'zip' if self._zip else 'folder'}"
+        """What it is, and the folders in which no image was found."""
+        found = f"class folders in a {'zip' if self._zip else 'folder'}"
+        if not self._empty:
+            return found
+        more = f" and {len(self._empty) - 5} more" if len(self._empty) > 5 else ""
+        return f"{found}, with no images in {', '.join(self._empty[:5])}{more}"
 
     def part(self, folders: Sequence[str]) -> list[tuple[str, str]]:
-        """(class, name) of each image in the first of these folders that is there; () means of all images."""
+        """(class, name) of each image in the first of these folders that has class folders; () means of all images.
+
+        Args:
+            folders: in lower case; those that are looked for may have capitals.
+        """
+        parts = [(name.split("/"), name) for name in self.names]
         if not folders:
-            return [(name.split("/")[0], name) for name in self.names if name.count("/") >= 1]
+            return [(path[0], name) for path, name in parts if len(path) >= 2]
         for folder in folders:
-            found = [(name.split("/")[1], name) for name in self.names if name.startswith(f"{folder}/")]
-            if found:
-                return [(group, name) for group, name in found if name.count("/") >= 2]
+            if found := [(path[1], name) for path, name in parts if len(path) >= 3 and path[0].lower() == folder]:
+                return found
         return []
 
     @property
     def is_split(self) -> bool:
-        """Whether there are folders for training and testing, and images are not just in class folders."""
-        return bool(self.part(TRAIN)) and bool(self.part(TEST))
+        """Whether class folders are in a folder for training, which is no class of its own."""
+        top = {name.split("/")[0].lower() for name in self.names if "/" in name}
+        return bool(self.part(TRAIN)) and (bool(self.part(TEST)) or top <= {*TRAIN, *TEST})
 
     def tensors(
         self, part: Sequence[tuple[str, str]], class_names: Sequence[str], size: int | None = None
@@ -90,23 +109,31 @@ class ClassFolders:
             if self._zip:
                 return self._zip.read(self._top + name)
             return (self.path / self._top / name).read_bytes()
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # the file system, zip and each way to compress have their own
             raise DatasetError(f"{name} of {self.path} cannot be read ({error}); get the dataset again") from None
 
 
 def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
     """One image as [3, H, W] uint8; with `size`, its shorter side is brought to it and the middle square cut out.
 
+    Of 16 bits the upper eight are taken.
+
     Raises:
-        DatasetError: bytes that are no whole image.
+        DatasetError: bytes that are no whole image, or one whose pixels have no known largest value.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            mode = opened.mode
+            if mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)).convert("RGB")
+            else:
+                image = opened.convert("RGB")
+    except Exception as error:  # each format has its own
         raise DatasetError(f"{name} is no whole image ({error}); get the dataset again") from None
+    if mode in ("I", "F"):
+        raise DatasetError(f"{name} must have pixels of 8 or 16 bits, got mode {mode} of 32; convert it")
     if size is not None and image.size != (size, size):
         from PIL import ImageOps
 
@@ -178,10 +205,8 @@ def _hash(image: Tensor) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+def _is_shown(name: str) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def _one_folder(names: list[str], top: str) -> bool:

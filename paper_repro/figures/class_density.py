@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
-from paper_repro.statistics import LEVEL, gap_p_value
+from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side
 
 __all__ = [
     "class_statistics",
@@ -111,10 +111,10 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
 def group_marks(mean: np.ndarray, high: np.ndarray, where: str, *, counted: bool) -> list[Line2D]:
     """The looks of classes below and above the largest gap between the means [G], with how many they are if `counted`.
 
-    They are called low- and high-density only if chance does not often leave such a gap.
+    They are called low- and high-density only if they are groups, and chance does not often leave such a gap.
     """
     words = (f"low-density at {where}", f"high-density at {where}")
-    if not _is_split(mean):
+    if not is_split(mean):
         words = (f"below the largest gap at {where}", "above it")
     marks = []
     for group, colour, label in zip((False, True), (style.LOW, style.HIGH), words, strict=True):
@@ -176,6 +176,8 @@ def describe_gap(stored: Stored) -> str:
         f"is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
     text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
+    if min(high.sum(), (~high).sum()) < least_a_side(len(high)):
+        text += f" Fewer than {least_a_side(len(high))} classes on one side of it are outliers, no group."
     if high.any() and not high.all():
         text += (
             f" The mean standard deviation within a class is {std[high].mean():.1f} nats above the gap "
@@ -186,11 +188,6 @@ def describe_gap(stored: Stored) -> str:
 
 def _gap_words(mean: np.ndarray) -> str:
     return f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {style.p_value(gap_p_value(mean))}"
-
-
-def _is_split(mean: np.ndarray) -> bool:
-    """Is the largest gap between the means [G] larger than what chance often leaves?"""
-    return gap_p_value(mean) < 1 - LEVEL
 
 
 def _last(stored: Stored) -> str:

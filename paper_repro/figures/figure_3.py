@@ -117,7 +117,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "n_certified": int(stored["n_certified"][b]),
             "certified_radius_normalised": float(stored["radius"][b]),
             "certified_radius_pixels": float(stored["radius"][b] * stored["pixels_per_unit"]),
-            "certified_radius_of_right_ones_normalised": float(stored["right_radius"][b]),
+            "certified_radius_wrong_as_0_normalised": float(stored["right_radius"][b]),
             "classification_rate": float(stored["not_abstained"][b]),
             "f1_smoothed": float(stored["smoothed_f1"][b]),
             "share_of_high_density_classes": float(stored["high_share"][b]),

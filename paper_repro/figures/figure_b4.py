@@ -154,9 +154,10 @@ def caption(stored: Stored) -> str:
 def look_for(stored: Stored) -> str:
     return (
         "If being high-density belonged to the class, the same classes would be orange at every seed, at the same "
-        "stages in 16 as in 64 dimensions, under the exact sampler and nearby priors, and new points of those classes "
-        "would be dense as well. If it is a state of the sampler, the seed decides, it comes with the dimension, and "
-        "in-sample density is paid for with held-out density."
+        "stages in 16 as in 64 dimensions, under the exact sampler and nearby priors, and new points of those classes"
+        " (new to the densities: the network was trained on them) would be dense as well. If it is a state of the "
+        "sampler, the seed decides, it comes with the dimension, and in-sample density is paid for with held-out "
+        "density."
     )
 
 

@@ -1,6 +1,6 @@
 """Vision Transformer and MLP-Mixer (timm's), pretrained with SAM (Chen, Hsieh & Gong 2022), and small stand-ins."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from paper_repro.steps import CannotError
 
 __all__ = ["TRANSFORMERS", "WeightsError", "convert_mixer", "transformer"]
 
@@ -32,19 +34,30 @@ HELP = """The SAM-pretrained weights of {architecture} were not found at {path}{
 Get {url} and put it there."""
 
 
-class WeightsError(ValueError):
+class WeightsError(CannotError):
     """Pretrained weights are missing, or not those of the network; the message says what to do."""
 
 
 class Resized(nn.Module):
-    """A network that is given small images: they are brought to 224 x 224 pixels on its device, not before."""
+    """A network that is given small images: they are brought to 224 x 224 pixels on its device, not before, and to the
+    range that it was pretrained with, -1 for black to 1 for white."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.normalised_by([0.5] * 3, [0.5] * 3)
+
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tell it the mean and standard deviation, by channel, that its images are normalised with (pixels 0..1)."""
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True))
+        pixels = images * self.std + self.mean
+        return self.network(F.interpolate(2 * pixels - 1, (SIZE, SIZE), mode="bicubic", antialias=True))
 
 
 def transformer(
