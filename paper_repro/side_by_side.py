@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
 
 _DENSITIES = (
     "Mean and standard deviation of each class's log-density, sorted by mean under that protocol. Colours follow each "
-    "protocol's own split at the last stage; rings mark the classes that are high-density there under `{first}`, "
+    "protocol's own split at the last stage; rings mark the classes above the largest gap there under `{first}`, "
     "wherever they are under the others. A stage has one vertical scale, because the densities are of the same points "
     "in the same space; a panel that would be squeezed on it, or squeeze the first, has its own and says so."
 )
@@ -99,7 +99,7 @@ def compare(workspace: Workspace, pipeline: Pipeline) -> Comparison | None:
     not_run = [name for name in PROTOCOLS if name not in {result.name for result in results}]
     folder = workspace.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    ringed = Ringed(facts[0].high, f"high-density at stage {facts[0].stage} under {facts[0].name}")
+    ringed = Ringed(facts[0].high, f"above the largest gap at stage {facts[0].stage} under {facts[0].name}")
     pictures, absent = {}, {}
     for name in DRAWN:
         columns = _columns(name, results, facts)

@@ -173,12 +173,12 @@ def test_the_published_code_is_a_column_of_its_own(workspace, drawn):
     assert comparison.folder == workspace.root / "side_by_side"
     headings = [axes.texts[1].get_text() for axes in drawn["figure_a7"].axes[:3]]
     assert headings == [
-        "3 of 30 high-density at stage 4\nthe others are compared with it",
-        "2 of 30 high-density at stage 4\n1 of the 3 of paper, Jaccard 0.25",
-        "2 of 30 high-density at stage 4\n1 of the 3 of paper, Jaccard 0.25",
+        "3 of 30 above the largest gap at stage 4\nthe others are compared with it",
+        "2 of 30 above the largest gap at stage 4\n1 of the 3 of paper, Jaccard 0.25",
+        "2 of 30 above the largest gap at stage 4\n1 of the 3 of paper, Jaccard 0.25",
     ]
     key = [text.get_text() for text in drawn["figure_a7"].legends[0].get_texts()]
-    assert key[2] == "high-density at stage 4 under paper"
+    assert key[2] == "above the largest gap at stage 4 under paper"
 
 
 def test_other_classes_or_stages_are_no_column(workspace, drawn):
