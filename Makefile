@@ -11,7 +11,7 @@ help:
 	@echo "make test    set up, then lint, type-check and test"
 	@echo "make faults  set up, then plant faults one at a time and show that the tests catch each"
 	@echo "make bench   set up, then time every op and whole fits beside their peers"
-	@echo "make bench-check BASE=COMMIT  time this tree and an earlier commit in turns; fails on a regression"
+	@echo "make bench-check [BASE=COMMIT] [NEW=OPERATION]  time this tree and an earlier commit in turns; fails on a regression"
 	@echo "make bench-gpu  check and time every kernel on the GPU at hand; needs torch and triton, and no network"
 	@echo "make clean   remove the environment (runs/ stays)"
 
@@ -43,7 +43,7 @@ bench: $(BIN)/.ready-bench
 	$(BIN)/python -m benchmarks.report
 
 bench-check: $(BIN)/.ready-bench
-	$(BIN)/python -m benchmarks.check $(BASE)
+	$(BIN)/python -m benchmarks.check $(BASE) $(if $(NEW),--new $(NEW))
 
 # Where torch and triton are at hand already (a machine with a GPU often has them), nothing is installed.
 bench-gpu:

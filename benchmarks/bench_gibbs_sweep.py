@@ -30,6 +30,8 @@ G, N_CLASS, K, D = 10, 500, 6, 64
 SEPARATION = 5.0
 SWEEPS_TO_MOVING = 4
 SWEEPS_TO_SHATTERED = 10
+MUST = {"settled": 0.65, "moving": 0.9}
+"""Milliseconds: half as much again as on the two cores of the stored run of commit c34f89c (0.43 and 0.60)."""
 PUBLISHED_SECONDS = 1.04
 """One sweep of one class by the published code, on a machine with two cores: measured elsewhere, not here."""
 
@@ -85,7 +87,7 @@ def test_gibbs_sweep(benchmark: Any, state: str, block_size: int, dtype: torch.d
         traffic=G * n_sweeps * (N_CLASS * (D * x.element_size() + 24)),
         work=G * n_sweeps,
     )
-    goals = {"must": 1.0, "aim": 0.3} if state in ("settled", "moving") and dtype == torch.float32 else {}
+    goals = {"must": MUST[state], "aim": 0.3} if state in MUST and dtype == torch.float32 else {}
     result.measure("one sweep of one class", result.seconds / (G * n_sweeps) * 1e3, "ms", **goals, more_is_better=False)
     result.measure("the same by the published code, measured elsewhere", PUBLISHED_SECONDS * 1e3, "ms")
     previous = torch.cat([before.labels[None], after.labels[:-1]])

@@ -63,7 +63,7 @@ def test_mixture_log_density(benchmark: Any, dtype: torch.dtype) -> None:
                 lambda: fitted.score_samples(x),
                 tolerance,
                 every=2,
-                must=6 if single else None,
+                must=7.5 if single else None,
             ),
             Peer(
                 "scipy (float64)",

@@ -6,8 +6,8 @@
 2. the card's own ceilings: copy bandwidth, and matrix products in TF32, float32 and float64; and what the host needs
    for a launch
 3. each operation at the paper's shapes, by device events, median, without and with its argument checks (for which the
-   host waits); beside it torch.distributions and scikit-learn's mixture on the same card, and what
-   `performance_model.py` predicted for the installed version of Triton
+   host waits), and part of its answer against the reference; beside it torch.distributions and scikit-learn's mixture
+   on the same card, and what `performance_model.py` predicted for the installed version of Triton
 4. 400 sweeps of 100 classes of 500 points in 64 dimensions: a whole CIFAR-100-sized fit
 5. the estimators of `classfit` with `device=`, on the GPU and on the processor (`gpu_fits.py`), a tenth of the sweeps;
    and, if half of the time is left, the protocol "converged" on the GPU
@@ -19,56 +19,27 @@ import argparse
 import functools
 import importlib
 import json
-import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-import kernels
 from benchmarks import performance_model
-from benchmarks.gpu_checks import FEATURES, run_checks
-from benchmarks.gpu_fits import chains, fits
-from kernels import AlphaNoise, GibbsState, NIWPrior
+from benchmarks.gpu_checks import run_checks
+from benchmarks.gpu_fits import FITTED, chains, fits
+from benchmarks.gpu_timings import Sizes, measurements, timed
 
 __all__ = ["FULL", "Sizes", "main", "run", "write"]
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
-LOG_TWO_PI = math.log(2 * math.pi)
-
-
-class Sizes(NamedTuple):
-    """Shapes of what is checked and timed."""
-
-    checked: int = 300
-    checked_features: tuple[int, ...] = FEATURES
-    features: tuple[int, ...] = (64, 16)
-    points: int = 50_000
-    components: int = 12_000
-    peer_points: int = 100
-    """Points of torch.distributions in one call: it holds points x components x features numbers, several times."""
-    groups: int = 100
-    group: int = 500
-    per_group: int = 6
-    sweeps: int = 400
-    matmul: int = 8192
-    copied: int = 2**30
-    """Bytes."""
-    launches: int = 200
-    chain_groups: int = 100
-    """Groups that are fitted by the protocol "converged"; 0 for none."""
-    repeats: int = 15
-
 
 FULL = Sizes()
 
@@ -83,7 +54,7 @@ def run(
 ) -> dict[str, Any]:
     """All of it; timings are left out, and said to be, where a check fails or the time is used up.
 
-    The report so far is saved before what may take longer than there is time.
+    The report so far is saved after the timings, and before each fit, which may fail or take longer than there is time.
     """
     start = time.monotonic()
     report: dict[str, Any] = {**_provenance(device), "seed": seed, "sizes": sizes._asdict(), "checks": []}
@@ -100,12 +71,25 @@ def run(
     say(json.dumps(report["ceilings"] | report["host_seconds"]))
     predicted = _predictions(device)
     report["predicted_from_kernels_of_triton"] = performance_model.version_here() if predicted else None
-    report["timings"], report["left_out"] = [], []
-    for name, D, measure in _measurements(device, sizes, seed):
+    report["timings"], report["left_out"], report["fits"] = [], [], []
+
+    def leave_out(name: str, why: str) -> None:
+        report["left_out"].append(f"{name}: {why}"[:200])
+        say(f"left out {report['left_out'][-1]}")
+
+    for name, D, measure in measurements(device, sizes, seed):
         if time.monotonic() - start > seconds:
-            report["left_out"].append(f"{name} D={D}: out of time")
+            leave_out(f"{name} D={D}", "out of time")
             continue
-        found = {"operation": name, "features": D, **measure()}
+        try:
+            found = {"operation": name, "features": D, **measure()}
+        except Exception as problem:  # what has been timed is worth keeping
+            leave_out(f"{name} D={D}", f"{type(problem).__name__}: {problem}")
+            continue
+        if not found["proven"]:
+            report["passed"] = False
+            for peer in found.get("peers", {}).values():
+                peer.pop("ratio", None)
         if (name, D) in predicted:
             found["predicted_seconds"] = predicted[name, D]
         for rate, ceiling in (("flops_per_second", found.get("ceiling")), ("bytes_per_second", "copy")):
@@ -113,24 +97,26 @@ def run(
                 found[f"fraction_of_{ceiling}"] = found[rate] / report["ceilings"][ceiling]
         report["timings"].append(found)
         say(json.dumps(found))
-    report["fits"] = []
-    try:
-        for D in sizes.features:
-            for found in fits(device, sizes.groups, sizes.group, D, max(8, sizes.sweeps // 10), seed):
+    size = (sizes.groups, sizes.group)
+    whole: list[tuple[str, float, Callable[[], Iterable[dict[str, Any]]]]] = []
+    for D in sizes.features:
+        for name in FITTED:
+            measure_fit = functools.partial(fits, name, device, *size, D, max(8, sizes.sweeps // 10), seed)
+            whole.append((f"{name} D={D}", seconds, measure_fit))
+    if sizes.chain_groups:
+        measure_chains = functools.partial(chains, device, sizes.chain_groups, sizes.group, sizes.features[0], seed)
+        whole.append(("protocol converged", 0.5 * seconds, measure_chains))
+    for name, limit, measure_whole in whole:
+        save(report)
+        if time.monotonic() - start > limit:
+            leave_out(name, "out of time")
+            continue
+        try:
+            for found in measure_whole():
                 report["fits"].append(found)
                 say(json.dumps(found))
-            if time.monotonic() - start > seconds:
-                report["left_out"].append(f"fits after D={D}: out of time")
-                break
-        if sizes.chain_groups and time.monotonic() - start > 0.5 * seconds:
-            report["left_out"].append("protocol converged: out of time")
-        elif sizes.chain_groups:
-            save(report)
-            found = chains(device, sizes.chain_groups, sizes.group, sizes.features[0], seed)
-            report["fits"].append(found)
-            say(json.dumps(found))
-    except ModuleNotFoundError as problem:  # what `classfit` needs beyond the kernels
-        report["left_out"].append(f"fits: {problem}")
+        except Exception as problem:  # what `classfit` needs beyond the kernels is missing, or a fit fails
+            leave_out(name, f"{type(problem).__name__}: {problem}")
     report["seconds"] = time.monotonic() - start
     return report
 
@@ -180,212 +166,11 @@ def host_seconds(device: str, sizes: Sizes) -> dict[str, float]:
     }
 
 
-def timed(call: Callable[[], Any], device: str, repeats: int, warm_up: int = 2) -> dict[str, float]:
-    """Seconds of a call by device events: median, least and most."""
-    for _ in range(warm_up):
-        call()
-    seconds = []
-    for _ in range(repeats):
-        if device == "cpu":
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        else:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            begin.record()
-            call()
-            end.record()
-            torch.cuda.synchronize()
-            seconds.append(begin.elapsed_time(end) / 1e3)
-    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds), "repeats": repeats}
-
-
-def _seconds(operation: str, device: str, repeats: int, *arguments: Any, **options: Any) -> dict[str, Any]:
-    """Of an operation on the engine alone, and behind its argument checks, which take about as long as a small one."""
-    engine = importlib.import_module("kernels.triton")
-    alone = functools.partial(getattr(engine, operation), *arguments, **options)
-    checked = functools.partial(getattr(kernels, operation), *arguments, **options, engine="triton")
-    return {
-        "seconds": timed(alone, device, repeats),
-        "seconds_with_argument_checks": timed(checked, device, repeats)["median"],
-    }
-
-
-def _measurements(device: str, sizes: Sizes, seed: int) -> list[tuple[str, int, Callable[[], dict[str, Any]]]]:
-    out: list[tuple[str, int, Callable[[], dict[str, Any]]]] = []
-    for D in sizes.features:
-        out.append(("mixture density", D, lambda D=D: _time_mixture(device, sizes, D, seed)))
-        out.append(("EM statistics", D, lambda D=D: _time_em(device, sizes, D, seed)))
-        out.append(("component statistics", D, lambda D=D: _time_component_statistics(device, sizes, D, seed)))
-        for block_size in (1, 4):
-            name = "Gibbs sweeps" + (f", blocks of {block_size}" if block_size > 1 else "")
-            out.append((name, D, lambda D=D, b=block_size: _time_gibbs(device, sizes, D, b, seed)))
-    return out
-
-
-def _made_mixture(N: int, M: int, D: int, device: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Points, log weights, means, factors of precisions and of covariances, made on the device."""
-    random = torch.Generator(device).manual_seed(seed)
-    chol = 0.1 * torch.randn(M, D, D, device=device, generator=random).tril(-1) / math.sqrt(D)
-    chol += torch.eye(D, device=device)
-    factor = torch.linalg.solve_triangular(chol, torch.eye(D, device=device).expand(M, D, D), upper=False).tril()
-    mean = torch.randn(M, D, device=device, generator=random)
-    x = mean[torch.arange(N, device=device) % M] + torch.randn(N, D, device=device, generator=random)
-    log_weight = torch.randn(M, device=device, generator=random).log_softmax(0)
-    return x, log_weight, mean, factor.contiguous(), chol
-
-
-def _time_mixture(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
-    N, M = sizes.points, sizes.components
-    x, log_weight, mean, factor, chol = _made_mixture(N, M, D, device, seed)
-    few = x[: sizes.peer_points]
-
-    def ours(x: Tensor = x) -> Tensor:
-        return kernels.mixture_log_density(x, log_weight, mean, factor, engine="triton")
-
-    found = _seconds("mixture_log_density", device, sizes.repeats, x, log_weight, mean, factor)
-    median = found["seconds"]["median"]
-    flops = float(N) * M * D * (D + 1)
-    traffic = 4.0 * (N * D + M * (D * D + D + 1) + N)
-    rates = {
-        "points": N, "components": M, **found, "flops": flops, "bytes": traffic, "ceiling": "matmul_tf32",
-        "flops_per_second": flops / median, "bytes_per_second": traffic / median,
-    }  # fmt: skip
-
-    def distributions() -> Tensor:
-        components = torch.distributions.MultivariateNormal(mean, scale_tril=chol, validate_args=False)
-        weights = torch.distributions.Categorical(logits=log_weight, validate_args=False)
-        return torch.distributions.MixtureSameFamily(weights, components, validate_args=False).log_prob(few)
-
-    peers = {
-        "torch.distributions": _peer(distributions, ours(few), median, device, N / len(few)),
-        # On all points: it goes through the components in a loop, which few points would not fill.
-        "scikit-learn": _peer(lambda: _scikit_learn(x, log_weight, mean, factor), ours(), median, device, 1.0),
-    }
-    return rates | {"peers": peers}
-
-
-def _scikit_learn(x: Tensor, log_weight: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """score_samples of scikit-learn's mixture by its array API, on the device of x."""
-    from sklearn import config_context
-    from sklearn.mixture import GaussianMixture
-
-    model = GaussianMixture(len(mean))
-    model.weights_, model.means_, model.n_features_in_ = log_weight.exp(), mean, x.shape[1]
-    model.precisions_cholesky_, model.covariances_ = factor.mT.contiguous(), factor
-    with config_context(array_api_dispatch=True):
-        return torch.as_tensor(model.score_samples(x))
-
-
-def _peer(call: Callable[[], Tensor], expected: Tensor, ours: float, device: str, scale: float) -> dict[str, Any]:
-    """Time of a peer on some of the points, and how many times as long it would take on all; or why there is none."""
-    try:
-        error = float((call().to(expected.device) - expected).abs().max())
-        seconds = timed(call, device, repeats=3, warm_up=1)["median"]
-    except Exception as problem:  # not installed, too old for the array API, out of memory: it is said
-        return {"error": f"{type(problem).__name__}: {problem}"[:200]}
-    return {
-        "seconds_for_part": seconds,
-        "part": 1 / scale,
-        "ratio": seconds * scale / ours,
-        "largest_difference": error,
-    }
-
-
-def _time_em(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
-    G, N = sizes.groups, sizes.groups * sizes.group
-    M = G * sizes.per_group
-    x, _, mean, factor, _ = _made_mixture(N, M, D, device, seed)
-    groups = torch.arange(G + 1, device=device)
-    offsets = {"group_offsets": groups * sizes.group, "component_offsets": groups * sizes.per_group}
-    log_weight = torch.full((M,), -math.log(sizes.per_group), device=device)
-    found = _seconds("em_statistics", device, sizes.repeats, x, log_weight, mean, factor, **offsets)
-    median = found["seconds"]["median"]
-
-    def batched() -> Tensor:
-        """The same by torch's batched products, float32."""
-        K = sizes.per_group
-        difference = x.view(G, 1, sizes.group, D) - mean.view(G, K, 1, D)
-        white = difference @ factor.view(G, K, D, D).mT
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).view(G, K, 1)
-        joint = log_det - 0.5 * (white.square().sum(-1) + D * LOG_TWO_PI)
-        r = joint.softmax(1)
-        shift = (r[..., None] * difference).sum(2) / r.sum(-1, keepdim=True)
-        centred = difference - shift[:, :, None]
-        return (r[..., None] * centred).mT @ centred
-
-    # Its responsibilities differ from ours in float32: it is a yardstick, no proof.
-    seconds = timed(batched, device, sizes.repeats)["median"]
-    flops = float(N) * sizes.per_group * 2 * D * (D + 1)
-    return {
-        "groups": G, "points": N, "components": M, **found, "flops": flops, "ceiling": "matmul_tf32",
-        "flops_per_second": flops / median,
-        "peers": {"torch, batched": {"seconds": seconds, "ratio": seconds / median}},
-    }  # fmt: skip
-
-
-def _time_component_statistics(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
-    G, N, K = sizes.groups, sizes.groups * sizes.group, sizes.per_group
-    x = _made_mixture(N, K, D, device, seed)[0]
-    labels = torch.arange(N, device=device) % K
-    offsets = torch.arange(G + 1, device=device) * sizes.group
-    found = _seconds("component_statistics", device, sizes.repeats, x, labels, K, group_offsets=offsets)
-    traffic = 4.0 * N * D + 8.0 * G * K * (D * D + D + 1)
-    rate = traffic / found["seconds"]["median"]
-    return {"groups": G, "points": N, **found, "bytes": traffic, "bytes_per_second": rate}
-
-
-def _time_gibbs(device: str, sizes: Sizes, D: int, block_size: int, seed: int) -> dict[str, Any]:
-    """A whole fit by the paper's protocol, from random labels; random numbers come from the device, timed apart."""
-    G, n, T = sizes.groups, sizes.group, sizes.sweeps
-    N = G * n
-    random = torch.Generator(device).manual_seed(seed)
-    centres = 5 * torch.randn(G, sizes.per_group, D, device=device, generator=random)
-    member = torch.randint(sizes.per_group, (G, n), device=device, generator=random)
-    x = centres[torch.arange(G, device=device)[:, None], member] + torch.randn(G, n, D, device=device, generator=random)
-    mean, variance = x.mean(1).double(), x.double().var(1, unbiased=False)
-    x = x.view(N, D)
-    ones = torch.ones(G, dtype=torch.float64, device=device)
-    prior = NIWPrior(mean, 0.01 * ones, (D + 2) * ones, torch.diag_embed(variance / 6 ** (2 / D)))
-    labels = torch.randint(min(6, n), (G, n), device=device, generator=random)
-    labels = torch.cat([torch.unique(own, return_inverse=True)[1] for own in labels])
-    offsets = torch.arange(G + 1, device=device) * n
-
-    def numbers() -> tuple[Tensor, Tensor, AlphaNoise]:
-        order = torch.rand(T, G, n, device=device, generator=random).argsort(-1).view(T, N)
-        uniforms = torch.rand(T, N, device=device, generator=random, dtype=torch.float64)
-        beta, gamma = (torch.empty(T, k, device=device, dtype=torch.float64) for k in (N, N + G))
-        choice = torch.rand(T, G, device=device, generator=random, dtype=torch.float64)
-        return (
-            order,
-            uniforms,
-            AlphaNoise(beta.exponential_(generator=random), gamma.exponential_(generator=random), choice),
-        )
-
-    random_seconds = timed(numbers, device, repeats=1, warm_up=1)["median"]
-    order, uniforms, noise = numbers()
-    arguments = (GibbsState(labels, ones.clone()), x, order, uniforms, noise)
-    options = {"prior": prior, "group_offsets": offsets, "block_size": block_size}
-    engine = importlib.import_module("kernels.triton")
-    engine.gibbs_sweep(GibbsState(labels, ones.clone()), x, order[0], uniforms[0], **options)  # compiled here
-    states: list[GibbsState] = []
-    sweeps = timed(lambda: states.append(engine.gibbs_sweep(*arguments, **options)), device, repeats=2, warm_up=0)
-    whole = timed(lambda: kernels.gibbs_sweep(*arguments, **options, engine="triton"), device, repeats=1, warm_up=0)
-    last = states[-1].labels[-1].view(G, n)
-    return {
-        "groups": G, "points": N, "sweeps": T, "block_size": block_size, "seconds": sweeps,
-        "seconds_with_argument_checks": whole["median"], "seconds_of_random_numbers": random_seconds,
-        "components": float((last.amax(1) + 1).double().mean()),
-        "two_runs_bitwise_equal": all(map(torch.equal, states[0], states[1])),
-    }  # fmt: skip
-
-
 def _predictions(device: str) -> dict[tuple[str, int], float]:
     """Of the performance model, where it knows this GPU."""
     if device == "cpu":
         return {}
-    name = next((name for name in performance_model.GPUS if name in torch.cuda.get_device_name()), None)
+    name = performance_model.like(torch.cuda.get_device_name())
     rows = performance_model.predictions() if name else []
     return {(row.operation.split(", 10")[0], row.features): row.seconds for row in rows if row.gpu == name}
 
@@ -444,7 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
     report = run("cuda", options.seed, options.seconds, save=lambda report: write(report, path_of(report)))
     path = path_of(report)
     write(report, path)
-    print(f"{'Every check passed' if report['passed'] else 'A CHECK FAILED'}. Stored {path}")
+    left_out = f"; left out: {len(report['left_out'])}" if report.get("left_out") else ""
+    print(f"{'Every check passed' if report['passed'] else 'A CHECK FAILED'}{left_out}. Stored {path}")
     return 0 if report["passed"] else 1
 
 

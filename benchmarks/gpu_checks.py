@@ -18,7 +18,19 @@ from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 from tests import tolerances
 from tests.cases import MixtureCase, mixture_case, ragged, squared_distance
 
-__all__ = ["FEATURES", "Check", "checks", "poisoned", "run_checks"]
+__all__ = [
+    "CONDITION",
+    "FEATURES",
+    "Check",
+    "checks",
+    "cholesky_reference",
+    "component_reference",
+    "em_reference",
+    "judge",
+    "mixture_reference",
+    "poisoned",
+    "run_checks",
+]
 
 FEATURES = (64, 16, 17, 128)
 """One for each padded size; 17 has zeros to ignore."""
@@ -124,7 +136,7 @@ def _twice(call: Callable[[], Any]) -> tuple[list[Tensor], bool]:
     )
 
 
-def _judge(actual: list[Tensor], expected: list[Tensor], tolerance: list[Any], bitwise: bool) -> Check:
+def judge(actual: list[Tensor], expected: list[Tensor], tolerance: list[Any], bitwise: bool) -> Check:
     worst = 0.0
     for a, e, t in zip(actual, expected, tolerance, strict=True):
         if a.shape != e.shape:
@@ -147,7 +159,7 @@ def _component_arguments(case: MixtureCase, family: str) -> tuple[Tensor, ...]:
     return (case.x, case.location, case.precision_chol) + ((case.df,) if family == "student_t" else ())
 
 
-def _component_reference(case: MixtureCase, family: str) -> tuple[Tensor, Tensor]:
+def component_reference(case: MixtureCase, family: str) -> tuple[Tensor, Tensor]:
     """Densities and their tolerances."""
     operation = getattr(kernels, f"{family}_log_density")
     expected = operation(*_component_arguments(case, family), engine="reference")
@@ -158,8 +170,8 @@ def _component_reference(case: MixtureCase, family: str) -> tuple[Tensor, Tensor
 def _components(case: MixtureCase, family: str, device: str) -> Check:
     operation = getattr(kernels, f"{family}_log_density")
     actual, bitwise = _twice(lambda: operation(*_component_arguments(_on(case, device), family), engine="triton"))
-    expected, tolerance = _component_reference(case, family)
-    return _judge(actual, [expected], [tolerance], bitwise)
+    expected, tolerance = component_reference(case, family)
+    return judge(actual, [expected], [tolerance], bitwise)
 
 
 def _mixture(
@@ -170,23 +182,33 @@ def _mixture(
     group_edges: Sequence[int] | None = None,
 ) -> Check:
     """Each point under each group of components, or under its own."""
-    component_offsets = torch.tensor(component_edges)
-    offsets = {} if group_edges is None else {"group_offsets": torch.tensor(group_edges)}
+    edges = (component_edges, group_edges)
+    actual, bitwise = _twice(lambda: _mixture_call(_on(case, device), family, *edges, "triton"))
+    expected, tolerance = mixture_reference(case, family, *edges)
+    return judge(actual, [expected], [tolerance], bitwise)
 
-    def call(case: MixtureCase, engine: str) -> Tensor:
-        df = case.df if family == "student_t" else None
-        arguments = (case.x, case.log_weight, case.location, case.precision_chol, df)
-        own = {name: value.to(case.x.device) for name, value in offsets.items()}
-        return kernels.mixture_log_density(*arguments, component_offsets.to(case.x.device), engine=engine, **own)
 
-    actual, bitwise = _twice(lambda: call(_on(case, device), "triton"))
-    component, error = _component_reference(case, family)
+def _mixture_call(
+    case: MixtureCase, family: str, component_edges: Sequence[int], group_edges: Sequence[int] | None, engine: str
+) -> Tensor:
+    df = case.df if family == "student_t" else None
+    arguments = (case.x, case.log_weight, case.location, case.precision_chol, df)
+    offsets = {"component_offsets": component_edges, "group_offsets": group_edges}
+    own = {name: torch.tensor(edges).to(case.x.device) for name, edges in offsets.items() if edges is not None}
+    return kernels.mixture_log_density(*arguments, engine=engine, **own)
+
+
+def mixture_reference(
+    case: MixtureCase, family: str, component_edges: Sequence[int], group_edges: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Densities of each point under each group of components, or under its own, and their tolerances."""
+    component, error = component_reference(case, family)
     joint = case.log_weight.double() + component
-    edges = list(pairwise(component_offsets.tolist()))
+    edges = list(pairwise(component_edges))
     tolerance = torch.stack([(joint[:, a:b].softmax(1) * error[:, a:b]).sum(1) for a, b in edges], dim=1)
     if group_edges is not None:
         tolerance = tolerance[torch.arange(len(case.x)), _groups_of(group_edges)]
-    return _judge(actual, [call(case, "reference")], [tolerance], bitwise)
+    return _mixture_call(case, family, component_edges, group_edges, "reference"), tolerance
 
 
 def _groups_of(edges: Sequence[int]) -> Tensor:
@@ -201,16 +223,24 @@ def _em(
     group_edges: Sequence[int] | None = None,
 ) -> Check:
     """All points under all components, as one group, or each under those of its own."""
-    given = {"component_offsets": component_edges, "group_offsets": group_edges}
-    offsets = {name: torch.tensor(edges) for name, edges in given.items() if edges is not None}
+    edges = (component_edges, group_edges)
+    actual, bitwise = _twice(lambda: _em_call(_on(case, device), *edges, "triton"))
+    return judge(actual, *em_reference(case, *edges), bitwise)
 
-    def call(case: MixtureCase, engine: str) -> Any:
-        arguments = (case.x, case.log_weight, case.location, case.precision_chol)
-        own = {name: value.to(case.x.device) for name, value in offsets.items()}
-        return kernels.em_statistics(*arguments, engine=engine, **own)
 
-    actual, bitwise = _twice(lambda: call(_on(case, device), "triton"))
-    component, error = _component_reference(case, "gaussian")
+def _em_call(
+    case: MixtureCase, component_edges: Sequence[int] | None, group_edges: Sequence[int] | None, engine: str
+) -> Any:
+    offsets = {"component_offsets": component_edges, "group_offsets": group_edges}
+    own = {name: torch.tensor(edges).to(case.x.device) for name, edges in offsets.items() if edges is not None}
+    return kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, engine=engine, **own)
+
+
+def em_reference(
+    case: MixtureCase, component_edges: Sequence[int] | None = None, group_edges: Sequence[int] | None = None
+) -> tuple[list[Tensor], list[Any]]:
+    """The statistics of points that are one group, or of each group, and their tolerances."""
+    component, error = component_reference(case, "gaussian")
     joint = case.log_weight.double() + component
     groups = torch.zeros(len(case.x), dtype=torch.int64)
     if component_edges is not None and group_edges is not None:
@@ -222,18 +252,23 @@ def _em(
     size = float((share[..., None] * (case.x[:, None].double() - case.location.double()).abs()).max())
     allowed = [tolerances.moments(dtype, N, unit, worst) for unit in (1.0, size, size**2)]
     of_groups = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, error)
-    return _judge(actual, list(call(case, "reference")), [*allowed, of_groups], bitwise)
+    return list(_em_call(case, component_edges, group_edges, "reference")), [*allowed, of_groups]
 
 
 def _precision_cholesky(case: MixtureCase, device: str) -> Check:
     factor = case.precision_chol.double()
     covariance = torch.linalg.inv(factor.mT @ factor).to(case.x.dtype)
     actual, bitwise = _twice(lambda: tuple(kernels.precision_cholesky(covariance.to(device), engine="triton")))
+    return judge(actual, *cholesky_reference(covariance), bitwise)
+
+
+def cholesky_reference(covariance: Tensor) -> tuple[list[Tensor], list[Any]]:
+    """Factors and log-determinants, and their tolerances."""
     expected = kernels.precision_cholesky(covariance, engine="reference")
-    D, largest = case.x.shape[1], float(expected.precision_chol.abs().max())
+    D, largest = covariance.shape[-1], float(expected.precision_chol.abs().max())
     exact = tolerances.inverse_factor(torch.float64, D, CONDITION)
-    rounding = tolerances.UNIT_ROUNDOFF[case.x.dtype]
-    return _judge(actual, list(expected), [(exact + rounding) * largest, exact], bitwise)
+    rounding = tolerances.UNIT_ROUNDOFF[covariance.dtype]
+    return list(expected), [(exact + rounding) * largest, exact]
 
 
 def _component_statistics(case: MixtureCase, device: str) -> Check:
@@ -250,7 +285,7 @@ def _component_statistics(case: MixtureCase, device: str) -> Check:
 
     actual, bitwise = _twice(lambda: call(case.x.to(device), "triton"))
     allowed = [0.5, tolerances.moments(torch.float64, 1, 2 * SHIFT), tolerances.moments(torch.float64, N, SHIFT)]
-    return _judge(actual, list(call(case.x, "reference")), allowed, bitwise)
+    return judge(actual, list(call(case.x, "reference")), allowed, bitwise)
 
 
 class _Chain(NamedTuple):
@@ -349,7 +384,7 @@ def _split_merge(n: int, D: int, n_candidates: int, seed: int, device: str) -> C
     actual, bitwise = _twice(lambda: call(device, "triton"))
     expected = list(call("cpu", "reference"))
     ratio = tolerances.PEER_RELATIVE * (1 + expected[-1].abs().nan_to_num(posinf=0))
-    return _judge(actual, expected, [0.5, 1e-300, 0.5, 0.5, ratio], bitwise)
+    return judge(actual, expected, [0.5, 1e-300, 0.5, 0.5, ratio], bitwise)
 
 
 def _log_joint(n: int, D: int, seed: int, device: str) -> Check:
@@ -364,7 +399,7 @@ def _log_joint(n: int, D: int, seed: int, device: str) -> Check:
 
     actual, bitwise = _twice(lambda: call(device, "triton"))
     expected = call("cpu", "reference")
-    return _judge(actual, [expected], [tolerances.PEER_RELATIVE * expected.abs()], bitwise)
+    return judge(actual, [expected], [tolerances.PEER_RELATIVE * expected.abs()], bitwise)
 
 
 @contextmanager

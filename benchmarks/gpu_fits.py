@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["chains", "fits"]
+__all__ = ["FITTED", "chains", "fits"]
+
+FITTED = ("DPGaussianMixture", "GaussianMixture")
 
 
-def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Of `groups` groups of `group` points in D dimensions, each point in one of six clusters of its group.
+def fits(name: str, device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Of an estimator in `FITTED`, for `groups` groups of `group` points in D dimensions, in six clusters each.
 
     Each is made twice and the second is timed: the first compiles.
 
@@ -27,29 +29,29 @@ def fits(device: str, groups: int, group: int, D: int, sweeps: int, seed: int) -
 
     x, names = _points(groups, group, D, seed)
     chain = {"block_size": 4, "n_sweeps": sweeps, "n_discard": sweeps // 2, "thin": 4, "random_state": seed}
-    for what, estimator in (
-        (f"DPGaussianMixture.fit, {sweeps} sweeps", DPGaussianMixture(**chain)),
-        ("GaussianMixture.fit, 6 components", GaussianMixture(6, random_state=seed)),
-    ):
-        seconds, found = {}, {}
-        for where in ("cpu", device):
-            seconds[where], fitted = _second(partial(_fit, estimator, x, names, where))
-        yield {"what": what, "features": D, "seconds": seconds}
-        seconds = {}
-        for where in ("cpu", device):
-            fitted.set_params(device=where)
-            seconds[where], found[where] = _second(partial(fitted.class_log_density, x))
-        difference = float(np.abs(found[device] - found["cpu"]).max())
-        words = f"{type(estimator).__name__}.class_log_density, {groups} groups"
-        yield {"what": words, "features": D, "seconds": seconds, "largest_difference": difference}
+    what, estimator = {
+        "DPGaussianMixture": (f"fit, {sweeps} sweeps", DPGaussianMixture(**chain)),
+        "GaussianMixture": ("fit, 6 components", GaussianMixture(6, random_state=seed)),
+    }[name]
+    seconds, found = {}, {}
+    for where in ("cpu", device):
+        seconds[where], fitted = _second(partial(_fit, estimator, x, names, where))
+    yield {"what": f"{name}.{what}", "features": D, "seconds": seconds}
+    seconds = {}
+    for where in ("cpu", device):
+        fitted.set_params(device=where)
+        seconds[where], found[where] = _second(partial(fitted.class_log_density, x))
+    difference = float(np.abs(found[device] - found["cpu"]).max())
+    words = f"{name}.class_log_density, {groups} groups"
+    yield {"what": words, "features": D, "seconds": seconds, "largest_difference": difference}
 
 
-def chains(device: str, groups: int, group: int, D: int, seed: int) -> dict[str, Any]:
+def chains(device: str, groups: int, group: int, D: int, seed: int) -> Iterator[dict[str, Any]]:
     """The protocol "converged" on the same points: four chains a group with split-merge moves, on the GPU alone.
 
     Its kernels have been compiled by then, by the checks.
 
-    Returns:
+    Yields:
         what, features, seconds {device: wall seconds}, and converged: the share of groups whose chains agree.
     """
     from classfit import DPGaussianMixture
@@ -62,7 +64,7 @@ def chains(device: str, groups: int, group: int, D: int, seed: int) -> dict[str,
         model.fit(x, groups=names)
     seconds = {device: time.perf_counter() - start}
     what = f"DPGaussianMixture.fit, converged, {groups} groups"
-    return {"what": what, "features": D, "seconds": seconds, "converged": float(model.convergence_.converged.mean())}
+    yield {"what": what, "features": D, "seconds": seconds, "converged": float(model.convergence_.converged.mean())}
 
 
 def _points(groups: int, group: int, D: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ class Peer(NamedTuple):
     every: int = 1
     """It is timed in every so many rounds: more than 1 for a slow one."""
     must: float | None = None
-    """How many times faster ours has to be for the same work."""
+    """How many times faster ours has to be for the same work; see `Measure`."""
     aim: float | None = None
     """How many times faster ours would best be."""
 
@@ -45,7 +45,7 @@ class Measure(NamedTuple):
     value: float
     unit: str
     must: float | None = None
-    """Has to be reached."""
+    """Has to be reached, or `benchmarks.report` fails."""
     aim: float | None = None
     """Would be good."""
     more_is_better: bool = True

@@ -22,11 +22,22 @@ import argparse
 import json
 import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["GPUS", "SHAPES", "Prediction", "in_words", "load_kernels", "predict", "predict_gibbs", "stored_versions"]
+__all__ = [
+    "GPUS",
+    "SHAPES",
+    "Prediction",
+    "in_words",
+    "like",
+    "load_kernels",
+    "predict",
+    "predict_gibbs",
+    "stored_versions",
+]
 
 AOT = Path(__file__).parents[1] / "kernels" / "aot_tables"
 
@@ -73,6 +84,9 @@ GPUS = {
     ),
 }  # fmt: skip
 
+LIKE = {"H200": "H100"}
+"""GPUs whose kernels run as on another that the model knows: an H200 is an H100 with more and faster memory."""
+
 SHAPES: dict[str, dict[str, int]] = {
     "mixture density": {"points": 50_000, "components": 12_000},
     "EM statistics": {"groups": 100, "points": 50_000, "components": 600},
@@ -112,6 +126,13 @@ class Prediction(NamedTuple):
     """What the time goes to."""
     programs: int
     """On a multiprocessor."""
+
+
+def like(device: str) -> str | None:
+    """The GPU in `GPUS` that a device of this name is, or runs as: of an "NVIDIA A100-SXM4-80GB" A100."""
+    names = dict.fromkeys(GPUS) | LIKE
+    found = next((name for name in names if re.search(rf"\b{name}\b", device)), None)
+    return found and LIKE.get(found, found)
 
 
 def stored_versions() -> list[str]:

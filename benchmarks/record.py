@@ -1,6 +1,6 @@
 """Run the benchmarks and store one JSON file in `benchmarks/results`: pytest-benchmark's, with what the report reads.
 
-    python -m benchmarks.record [pytest arguments, such as benchmarks/bench_gibbs_sweep.py]
+    python -m benchmarks.record [pytest arguments, such as benchmarks/bench_gibbs_sweep.py or -k em]
 
 Files are only ever added. A run in which an answer was wrong stores nothing.
 """
@@ -15,19 +15,20 @@ import pytest
 
 from classfit.storage import replacing
 
-__all__ = ["RESULTS", "main", "slim", "store"]
+__all__ = ["ALL", "RESULTS", "main", "slim", "store"]
 
 RESULTS = Path(__file__).parent / "results"
+ALL = ["-o", "testpaths=benchmarks"]
+"""What pytest runs where no argument is a path."""
 
 
 def main(arguments: list[str]) -> int:
     """Exit status of pytest; prints where the results are."""
-    paths = [] if any(not argument.startswith("-") for argument in arguments) else [str(Path(__file__).parent)]
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
         status = pytest.main(
             [
-                *paths,
+                *ALL,
                 *arguments,
                 f"--benchmark-json={raw}",
                 "--benchmark-columns=median,iqr,rounds",

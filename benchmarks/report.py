@@ -2,12 +2,14 @@
 
     python -m benchmarks.report [--results DIR] [--output DIR]
 
-The page is `index.html` in the output folder (runs/benchmarks), with an SVG and a PNG picture of each operation.
+The page is `index.html` in the output folder (runs/benchmarks), with an SVG and a PNG picture of each operation. The
+exit status is 1 if the newest run misses a figure that has to be reached.
 """
 
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from rich.table import Table
 from benchmarks.record import RESULTS
 from classfit.storage import replacing
 
-__all__ = ["HOURS", "Row", "Run", "load", "main", "rows", "table", "verdict", "write_page"]
+__all__ = ["HOURS", "Row", "Run", "load", "main", "missed_of", "rows", "table", "verdict", "write_page"]
 
 HOURS = "gpu_hours.json"
 """Beside the measurements, but none: what `benchmarks.gpu_hours` predicts."""
@@ -137,6 +139,16 @@ def rows(run: Run) -> Iterator[Row]:
             yield Row("", "", measure["name"], f"{measure['value']:,.4g}{unit}", ", ".join(goals), verdict(measure))
 
 
+def missed_of(run: Run) -> list[str]:
+    """The figures of a run that had to be reached and were not, each with its operation."""
+    return [
+        f"{case}: {measure['name']}"
+        for case, benchmark in sorted(run.benchmarks.items())
+        for measure in benchmark["extra_info"]["measures"]
+        if verdict(measure) == "missed"
+    ]
+
+
 def table(run: Run) -> Table:
     """The newest run, for a terminal."""
     drawn = Table(title=f"{run.date}, commit {run.commit}, {run.machine}", caption="* disturbed by other processes")
@@ -211,19 +223,23 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Show the newest benchmark results, and draw a page with all.")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder for the page")
-    arguments = parser.parse_args()
-    runs = load(arguments.results)
+    options = parser.parse_args(arguments)
+    runs = load(options.results)
     console = Console()
     if not runs:
-        console.print(f"No results in {arguments.results}: make some with `python -m benchmarks.record`.")
-        return
+        console.print(f"No results in {options.results}: make some with `python -m benchmarks.record`.")
+        return 0
     console.print(table(runs[-1]))
-    print(f"History: {write_page(runs, arguments.output)}")
+    print(f"History: {write_page(runs, options.output)}")
+    missed = missed_of(runs[-1])
+    if missed:
+        print(f"Missed: {'; '.join(missed)}", file=sys.stderr)
+    return int(bool(missed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

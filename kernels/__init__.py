@@ -11,8 +11,9 @@ Shapes: N points, D features, M components, G groups. Points are sorted by group
 `group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are logs, in nats.
 `precision_chol` is W, the inverse of the lower Cholesky factor of the covariance (Student-t: scale) matrix, so that
 W (x - mean) is white: lower triangular, and the transpose of scikit-learn's `precisions_cholesky_`. Of it, and of the
-S0 of a prior, only the lower triangle is read. In float32 a point more than 1.8e19 standard deviations from a
-component has density zero, because its squared distance overflows; float64 has no such limit in practice.
+S0 of a prior, only the lower triangle is read. In float32 a point has density zero under a component that is
+more than 1.8e19 standard deviations away, because its squared distance overflows, or whose mean differs from it by more
+than 3.4e38 in a feature; float64 has no such limits in practice.
 """
 
 import importlib
@@ -169,8 +170,9 @@ def em_statistics(
         r_nm = exp(log_weight_m) N(x_n | m) / sum over the components m' of the point's group
 
     A point with density zero under all components of its group has no responsibilities (and log-likelihood -inf); those
-    of any other add up to 1, however far it is. Memory: on "triton" a number for each point and component of its group,
-    n_g K_g for all groups together; on "cpu" for one group a thread.
+    of any other add up to 1, however far it is. (On "triton" in float32 a component has moments of NaN if a point of
+    the group differs from its mean by more than 3.4e38.) Memory: on "triton" a number for each point and component of
+    its group, n_g K_g for all groups together; on "cpu" for one group a thread.
 
     Args:
         x: [N, D] points sorted by group, float32 or float64.
@@ -314,9 +316,9 @@ def gibbs_sweep(
 
     Raises:
         ValueError: wrong shape, dtype or device; non-finite data; an order that is no permutation; a uniform outside
-            [0, 1); alpha or kappa0 not positive; nu0 <= D - 1; S0 not positive definite; block_size out of range; on
-            "cpu", a point with (x - mu0)' S0^-1 (x - mu0) above 4.5e13, which float64 cannot take out of its component;
-            on "triton", one above 1e6.
+            [0, 1); alpha or kappa0 not positive; nu0 <= D - 1 or above 10^8; S0 not positive definite; block_size out
+            of range; shared_new no bool; on "cpu", a point with (x - mu0)' S0^-1 (x - mu0) above 4.5e13, which float64
+            cannot take out of its component; on "triton", one above 1e6.
     """
     check.points(x)
     check.gibbs(
@@ -378,8 +380,7 @@ def split_merge(
         above close the gap), and SplitMergeInfo.
 
     Raises:
-        ValueError: as `gibbs_sweep` (but "cpu" takes any distance); anchors or candidates out of range, a candidate
-            that is an anchor or named twice.
+        ValueError: as `gibbs_sweep`; anchors or candidates out of range, a candidate that is an anchor or named twice.
     """
     check.points(x)
     check.split_merge(state, x, proposals, prior, group_offsets)

@@ -11,7 +11,7 @@ from kernels.types import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 
 MAX_BLOCK_SIZE = 32
 MAX_DEGREES_OF_FREEDOM = 1e8
-"""Above, lgamma((df + D) / 2) - lgamma(df / 2) keeps no more than six decimals of a nat in float64."""
+"""Above, lgamma((df + D) / 2) - lgamma(df / 2) keeps no more than six decimals of a nat in float64; of nu0, too."""
 
 
 def points(x: Tensor) -> None:
@@ -33,7 +33,7 @@ def components(x: Tensor, location: Tensor, precision_chol: Tensor, name: str) -
     _like(location, name, x)
     _like(precision_chol, "precision_chol", x)
     finite(location, name)
-    finite(precision_chol, "precision_chol")
+    finite(precision_chol, "precision_chol", lower=True)
     diagonal = precision_chol.diagonal(dim1=-2, dim2=-1)
     if (diagonal <= 0).any():
         m, d = (diagonal <= 0).nonzero()[0].tolist()
@@ -48,7 +48,7 @@ def matrices(covariance: Tensor) -> None:
     if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2] or covariance.shape[1] < 1:
         raise ValueError(f"covariance must have shape [M, D, D] with D >= 1, got {list(covariance.shape)}")
     _floating(covariance, "covariance")
-    finite(covariance, "covariance")
+    finite(covariance, "covariance", lower=True)
 
 
 def degrees_of_freedom(x: Tensor, df: Tensor, M: int) -> None:
@@ -133,6 +133,8 @@ def gibbs(
     G = len(sizes)
     _integer(block_size, "block_size", 1, MAX_BLOCK_SIZE)
     _integer(alpha_shape, "alpha_shape", 1)
+    if not isinstance(shared_new, bool | np.bool_):
+        raise ValueError(f"shared_new must be a bool, got {shared_new!r}")
 
     first_row, end_row = gibbs_state(state, x, group_offsets)
     _tensor(order, "order")
@@ -306,17 +308,20 @@ def niw_prior(prior: NIWPrior, x: Tensor, G: int) -> None:
         shape = tuple({"G": G, "D": D}[letter] for letter in words.split(", "))
         _shape(field, f"prior.{name}", shape, f"shape [{words}]")
         _float64(field, f"prior.{name}", x)
-        finite(field, f"prior.{name}")
+        finite(field, f"prior.{name}", lower=name == "S0")
     if (prior.kappa0 <= 0).any():
         raise ValueError(f"prior.kappa0 must be positive, got {_brief(prior.kappa0)}")
     if (prior.nu0 <= D - 1).any():
         raise ValueError(f"prior.nu0 must be above D - 1 = {D - 1}, got {_brief(prior.nu0)}")
+    if (prior.nu0 > MAX_DEGREES_OF_FREEDOM).any():
+        raise ValueError(f"prior.nu0 must be at most {MAX_DEGREES_OF_FREEDOM:.0e}, got {_brief(prior.nu0)}")
     info = torch.linalg.cholesky_ex(prior.S0).info
     if info.any():
         raise ValueError(f"prior.S0 must be positive definite, group {int(info.nonzero()[0])} is not")
 
 
-def finite(value: Tensor, name: str) -> None:
+def finite(value: Tensor, name: str, lower: bool = False) -> None:
+    """Of matrices only the lower triangles, with `lower`."""
     # The sum is finite for almost all finite input and costs one pass without a temporary. On the CPU by numpy: torch's
     # threads would go on spinning for a while on the cores that the engine is about to use.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -324,6 +329,7 @@ def finite(value: Tensor, name: str) -> None:
     if math.isfinite(total):
         return
     bad = ~torch.isfinite(value)
+    bad = bad.tril() if lower else bad
     if bad.any():
         first = tuple(bad.nonzero()[0].tolist())
         raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite values, the first at {first}")

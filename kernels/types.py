@@ -13,7 +13,7 @@ class NIWPrior(NamedTuple):
     kappa0: Tensor
     """[G] prior strength of the mean, in points."""
     nu0: Tensor
-    """[G] degrees of freedom, above D - 1."""
+    """[G] degrees of freedom, above D - 1 and at most 10^8."""
     S0: Tensor
     """[G, D, D] scale matrix, symmetric positive definite."""
 
@@ -59,8 +59,8 @@ class SplitMergeInfo(NamedTuple):
     split: Tensor
     """[P, G] bool: the anchors were together, so a split was proposed (else a merge, or nothing if i = j)."""
     log_ratio: Tensor
-    """[P, G] float64 log of the Metropolis-Hastings ratio; -inf for a merge that no split could undo. What has none,
-    because a matrix is singular in float64, is NaN on "triton" and not accepted; "cpu" raises an error."""
+    """[P, G] float64 log of the Metropolis-Hastings ratio; -inf for a merge that no split could undo. A move that has
+    none, because float64 could not take a point out of a component, has NaN and is not accepted."""
     accepted: Tensor
     """[P, G] bool."""
 

@@ -51,6 +51,20 @@ def mixture_case(
     return MixtureCase(*(t.to(dtype) for t in tensors), covariance=torch.from_numpy(covariance))
 
 
+def overflowing_case():
+    """Points and components whose whitening overflows float32: in x - location, in y = W (x - location), in |y|^2."""
+    return MixtureCase(
+        x=torch.tensor([[0.5, -0.5], [1e20, 1e20], [3e38, 0.0]]),
+        log_weight=torch.zeros(3),
+        location=torch.tensor([[0.0, 0.0], [0.0, 0.0], [-3e38, 0.0]]),
+        precision_chol=torch.tensor(
+            [[[1.0, 0.0], [0.0, 1.0]], [[1e-25, 0.0], [-1e25, 1e25]], [[1.0, 0.0], [0.0, 1.0]]]
+        ),
+        df=torch.full((3,), 3.0),
+        covariance=torch.empty(0),
+    )
+
+
 def ragged(total: int, n_groups: int, seed: int = 0, empty: bool = False) -> Tensor:
     """Offsets of groups of random sizes that add up to total; one of size 1 where possible, one empty if asked for."""
     rng = np.random.default_rng([seed, total, n_groups])

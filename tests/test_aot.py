@@ -16,6 +16,9 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from kernels import aot  # noqa: E402  (without Triton it cannot be imported)
+from kernels.triton.components import PACKED  # noqa: E402
+from kernels.triton.gaussian_log_density import BLOCKS as OF_COMPONENTS  # noqa: E402
+from kernels.triton.mixture_log_density import BLOCKS as OF_MIXTURES  # noqa: E402
 
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 ON_TENSOR_CORES = ["gaussian_log_density", "mixture_log_density", "em_statistics", "component_statistics"]
@@ -93,6 +96,11 @@ def test_the_table_belongs_to_this_code(table):
     ]
     assert stored == shipped
     assert table["commit"]
+
+
+def test_factors_are_packed_as_the_kernels_read_them():
+    tables = [*OF_COMPONENTS.items(), *OF_MIXTURES.items()]
+    assert sorted(map(str, PACKED)) == sorted({str((*key, blocks.features)) for key, blocks in tables})
 
 
 @ALL_TABLES

@@ -2,7 +2,9 @@
 
 import re
 import sys
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from cases import mixture_case
@@ -208,6 +210,8 @@ BAD = [
     (gibbs, {"block_size": 33}, "block_size must be an integer from 1 to 32, got 33"),
     (gibbs, {"block_size": 2.5}, "block_size must be an integer from 1 to 32, got 2.5"),
     (gibbs, {"block_size": True}, "block_size must be an integer from 1 to 32, got True"),
+    (gibbs, {"shared_new": "no"}, "shared_new must be a bool, got 'no'"),
+    (gibbs, {"shared_new": 1}, "shared_new must be a bool, got 1"),
     (gibbs, {"alpha_shape": 0}, "alpha_shape must be an integer >= 1, got 0"),
     (gibbs, {"alpha_shape": 2}, "alpha_noise.gamma must have shape [N + alpha_shape G] = [11], got [9]"),
     *[
@@ -293,6 +297,8 @@ BAD = [
             ({"mu0": changed(PRIOR.mu0, (1, 0), NAN)}, "prior.mu0 must be finite, got 1 non-finite values"),
             ({"kappa0": changed(PRIOR.kappa0, 1, 0.0)}, "prior.kappa0 must be positive, got [1.0, 0.0]"),
             ({"nu0": changed(PRIOR.nu0, 0, 2.0)}, "prior.nu0 must be above D - 1 = 2, got [2.0, 5.0]"),
+            ({"nu0": changed(PRIOR.nu0, 1, 1.1e8)}, "prior.nu0 must be at most 1e+08, got [5.0, 110000000.0]"),
+            ({"S0": changed(PRIOR.S0, (1, 2, 0), NAN)}, "prior.S0 must be finite, got 1 non-finite values"),
             ({"S0": PRIOR.S0[:, :2]}, "prior.S0 must have shape [G, D, D] = [2, 3, 3], got [2, 2, 3]"),
             ({"S0": changed(PRIOR.S0, (1, 2, 2), -1.0)}, "prior.S0 must be positive definite, group 1 is not"),
             ({"S0": changed(PRIOR.S0, (1, 2, 0), 2.0)}, "prior.S0 must be positive definite, group 1 is not"),
@@ -349,8 +355,32 @@ def test_groups_of_the_components_alone():
     assert mixture(group_offsets=None).shape == (7, 2)
 
 
+def test_shared_new_may_be_numpys():
+    assert torch.equal(
+        gibbs(shared_new=np.bool_(True), block_size=4).labels, gibbs(shared_new=True, block_size=4).labels
+    )
+
+
+def with_garbage(matrices, garbage):
+    return torch.where(torch.ones(3, 3).triu(1) > 0, garbage, matrices)
+
+
+@pytest.mark.parametrize("garbage", [1e3, NAN])
 @pytest.mark.parametrize("engine", ["cpu", "reference"])
-def test_above_the_diagonal_of_a_prior_nothing_is_read(engine):
-    garbage = PRIOR._replace(S0=PRIOR.S0 + 1e3 * torch.ones(3, 3).double().triu(1))
-    for found, expected in zip(gibbs(prior=garbage, engine=engine), gibbs(engine=engine), strict=True):
+def test_above_the_diagonal_of_a_prior_nothing_is_read(engine, garbage):
+    prior = PRIOR._replace(S0=with_garbage(PRIOR.S0, garbage))
+    for found, expected in zip(gibbs(prior=prior, engine=engine), gibbs(engine=engine), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_above_the_diagonal_of_a_factor_or_a_covariance_nothing_is_read(engine):
+    for operation in (gaussian, student_t, mixture):
+        found = operation(precision_chol=with_garbage(W, NAN), engine=engine)
+        assert torch.equal(found, operation(engine=engine))
+    inverse = partial(kernels.precision_cholesky, engine=engine)
+    for found, expected in (
+        (em(precision_chol=with_garbage(W, NAN), engine=engine), em(engine=engine)),
+        (inverse(with_garbage(PRIOR.S0, NAN)), inverse(PRIOR.S0)),
+    ):
+        assert all(torch.equal(field, value) for field, value in zip(found, expected, strict=True))

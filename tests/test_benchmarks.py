@@ -1,14 +1,24 @@
-"""What the benchmarks decide and store, with made numbers. Nothing is timed here."""
+"""What the benchmarks decide and store, with made numbers; and that they run. No time is judged here."""
 
+import contextlib
 import json
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from planted_faults import FAULTS
 
-from benchmarks.check import judge, slowdown
+from benchmarks import check, record, report
+from benchmarks.check import Outcome, judge, slowdown
 from benchmarks.measure import Measure, Peer, compare
 from benchmarks.record import slim, store
 from benchmarks.report import load, rows, verdict, write_page
+from benchmarks.workload import OPERATIONS
+
+ROOT = Path(__file__).parents[1]
 
 
 class FakeBenchmark:
@@ -166,3 +176,128 @@ def test_report_names_a_file_that_is_no_result(tmp_path):
     (tmp_path / "odd.json").write_text("{}")
     with pytest.raises(ValueError, match=r"odd\.json is not a file of benchmark results"):
         load(tmp_path)
+
+
+def test_the_report_fails_where_a_figure_that_has_to_be_reached_is_not(tmp_path, capsys):
+    arguments = ["--results", str(tmp_path / "results"), "--output", str(tmp_path / "page")]
+    assert report.main(arguments) == 0
+    store(made_run("2025-01-01", 9.9), tmp_path / "results")
+    assert report.main(arguments) == 1
+    assert "Missed: an operation, float32 1,000 points: faster than a peer\n" in capsys.readouterr().err
+    store(made_run("2025-01-02", 15.0), tmp_path / "results")
+    assert report.main(arguments) == 0
+
+
+FAKE_KERNELS = """
+import time
+
+def mixture_log_density(*arguments):
+    time.sleep({seconds})
+"""
+
+
+def test_trees_are_timed_in_turns_and_what_runs_in_no_base_is_named(tmp_path, monkeypatch):
+    """This tree is slow; of its bases the first is empty, and the next, a fast one, lacks an operation."""
+    monkeypatch.setattr(check, "MIN_ROUNDS", 3)
+    monkeypatch.setattr(check, "SECONDS", 0.0)
+    lacking = FAKE_KERNELS.format(seconds=0.1) + "\ndef student_t_log_density(*arguments): pass\n"
+    for name, code in (("slow", lacking), ("fast", FAKE_KERNELS.format(seconds=0.01))):
+        (tmp_path / name / "kernels").mkdir(parents=True)
+        (tmp_path / name / "kernels" / "__init__.py").write_text(code)
+    (tmp_path / "empty").mkdir()
+    bases = {"aaa": tmp_path / "empty", "bbb": tmp_path / "fast"}
+    with contextlib.closing(check.compare_trees(tmp_path / "slow", bases, tmp_path)) as outcomes:
+        *timed, missing = islice(outcomes, 4)
+    assert {(outcome.base, outcome.regressed, len(outcome.ratios)) for outcome in timed} == {("bbb", True, 2)}
+    assert all(ratio > 3 for outcome in timed for ratio in outcome.ratios), timed
+    assert (missing.operation, missing.ratios, missing.regressed) == ("student_t_log_density", [], False)
+    assert missing.base.startswith("aaa: ImportError")
+    assert "; bbb: AttributeError" in missing.base
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "arguments", "status", "last"),
+    [
+        ([Outcome("a", [1.0], False)], [], 0, "1 operations; slower: none; not compared: none"),
+        ([Outcome("a", [1.2, 1.3], True)], [], 1, "1 operations; slower: a; not compared: none"),
+        ([Outcome("a", [1.0], False), Outcome("b", [], False)], [], 1, "2 operations; slower: none; not compared: b"),
+        ([Outcome("b", [], False)], ["--new", "b"], 0, "1 operations; slower: none; not compared: b"),
+        ([Outcome("a", [], False), Outcome("b", [], False)], ["--new", "b"], 1, None),
+    ],
+)
+def test_the_check_passes_only_if_all_was_compared(monkeypatch, capsys, outcomes, arguments, status, last):
+    monkeypatch.setattr(check, "bases_of", lambda name: ["c" * 40])
+    monkeypatch.setattr(check, "extract", lambda commit, folder: None)
+    monkeypatch.setattr(check, "compare_trees", lambda *arguments: iter(outcomes))
+    assert check.main(arguments) == status
+    assert last is None or capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_the_bases_of_a_check(tmp_path, monkeypatch, capsys):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "RESULTS", tmp_path / "results")
+    git("init", "-q")
+    (tmp_path / "file").write_text("0")
+    git("add", "file")
+    git("commit", "-qm", "0")
+    assert check.bases_of(None) == []
+    for name in "123":
+        git("commit", "-qm", name, "--allow-empty")
+    zero, one, two, three = git("rev-list", "--reverse", "HEAD").splitlines()
+    assert check.bases_of("HEAD~3") == [zero]
+    assert check.bases_of(None) == [two]
+    (tmp_path / "results").mkdir()
+    for name in (
+        f"2025-01-01T000000_{zero[:7]}",
+        f"2025-01-02T000000_{one[:7]}",
+        f"2025-01-03T000000_{two[:7]}-changed",
+    ):
+        (tmp_path / "results" / f"{name}.json").touch()
+    (tmp_path / "results" / "gpu_hours.json").touch()
+    assert check.bases_of(None) == [one, two]
+    (tmp_path / "file").write_text("1")
+    assert check.bases_of(None) == [one, three]
+    (tmp_path / "results" / "2025-01-04T000000_fffffff.json").touch()  # not of this clone
+    assert check.bases_of(None) == [three]
+    with pytest.raises(SystemExit) as stopped:
+        check.main(["typo"])
+    assert stopped.value.code == 2
+    assert "typo is no commit" in capsys.readouterr().err
+
+
+def test_all_benchmarks_are_chosen_from_by_a_word(monkeypatch):
+    given = []
+    monkeypatch.setattr(pytest, "main", lambda arguments: given.extend(arguments) or pytest.ExitCode.TESTS_FAILED)
+    assert record.main(["-k", "em"]) == 1
+    assert given[:4] == [*record.ALL, "-k", "em"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_of_the_check_runs(operation):
+    call = OPERATIONS[operation]()
+    call()
+    call()  # its inputs are as they were
+
+
+def test_the_readme_counts_the_planted_faults():
+    assert f"`make faults` plants {len(FAULTS)} faults" in (ROOT / "README.md").read_text()
+
+
+def test_every_benchmark_is_imported_and_runs():
+    """But that of `paper-repro run` (minutes), those with dpgmm as a peer, and the longest; of two types the first."""
+    code = """
+import sys, pytest
+from benchmarks import bench_fit, record
+bench_fit.SWEEPS = 20
+left_out = "not (repro or settled or b1 or float64 or first or shattered or large)"
+sys.exit(pytest.main([*record.ALL, "--benchmark-disable", "-v", "-p", "no:cacheprovider", "-k", left_out]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (ROOT / "benchmarks").glob("bench_*.py"):
+        assert f"{path.name}::" in done.stdout or path.name == "bench_repro.py", path.name

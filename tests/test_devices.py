@@ -7,12 +7,15 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-import pretend_gpu
 import pytest
 import torch
 from rich.console import Console
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+
+pytest.importorskip("triton")
+
+import pretend_gpu
 
 from classfit import (
     ClassConditionalDensity,

@@ -79,6 +79,17 @@ def test_scatters_are_about_the_new_mean(dtype):
     assert_within(actual.scatters[0], centred.T @ centred, moments(dtype, 200, float(centred.square().max())))
 
 
+def test_scatters_of_float32_far_from_zero():
+    # Of points and means that float32 holds as they are; about a new mean that is rounded to it they would be off by
+    # n (u shift)^2, 400 times as much.
+    case = mixture_case(400, 1, 3, torch.float32)
+    grid, shift = 2.0**-4, 2.0**20
+    case = case._replace(**{name: (getattr(case, name) / grid).round() * grid + shift for name in ("x", "location")})
+    actual, expected = statistics(case), statistics(case, "reference")
+    largest = float(expected.scatters.abs().max())
+    assert_within(actual.scatters, expected.scatters, moments(torch.float32, 1, largest))
+
+
 # ---------------------------------------------------------------- ragged groups, weights of zero
 
 

@@ -1,5 +1,6 @@
 """Gibbs sweeps: engine against reference label for label; enumeration, Geweke's test, the published implementation."""
 
+import importlib
 from itertools import pairwise
 
 import numpy as np
@@ -177,6 +178,45 @@ def test_what_is_too_far_for_float64_is_refused(dtype):
     words = r"\(x - mu0\)' S0\^-1 \(x - mu0\) is below 4.5e\+13, or .* group 0 has a point above"
     with pytest.raises(ValueError, match=words):
         gibbs_sweep(*problem, **arguments, engine="cpu")
+
+
+def moved_far_from_zero(x, prior, shift, grid=2.0**-6):
+    """The points on a grid and about mu0 = 0; and where every value is larger by `shift`, on the same grid."""
+    x = ((x - x.mean(0)) / grid).round() * grid
+    at_zero = prior._replace(mu0=torch.zeros_like(prior.mu0))
+    return (x, at_zero), (x + shift, at_zero._replace(mu0=at_zero.mu0 + shift))
+
+
+@pytest.mark.parametrize("distances", [(), (3e3, 1e4)])
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_float32_far_from_zero_loses_nothing(block_size, distances):
+    # float32 holds these points as they are, but their means only to the grid.
+    for seed in range(3):
+        state, x, order, uniforms, noise, arguments = make_problem(seed, N=120, D=5, G=2, T=3)
+        x[: len(distances)] += torch.tensor(distances, dtype=torch.float64)[:, None]
+        near, far = moved_far_from_zero(x, arguments.pop("prior"), 2.0**17)
+        results = []
+        for points, prior in (near, far):
+            assert torch.equal(points.float().double(), points)
+            results.append(
+                gibbs_sweep(
+                    state, points.float(), order, uniforms, noise, prior=prior, block_size=block_size, **arguments
+                )
+            )
+        assert torch.equal(results[0].labels, results[1].labels)
+        assert torch.equal(results[0].alpha, results[1].alpha)
+
+
+def test_float64_takes_over_with_the_points_as_they_are(monkeypatch):
+    engine, given = importlib.import_module("kernels.cpu.gibbs_sweep"), []
+    sweep = engine._sweep_group
+    monkeypatch.setattr(engine, "_sweep_group", lambda *args: given.append(args[0]) or sweep(*args))
+    *problem, arguments = far_problem((3e3, 1e4), torch.float32)
+    prior = arguments["prior"]
+    mu0 = torch.full_like(prior.mu0, 1 / 3)
+    gibbs_sweep(*problem, **arguments | {"prior": prior._replace(mu0=mu0)})
+    assert [x.dtype for x in given] == [np.float32, np.float64]
+    assert np.array_equal(given[1], (problem[1].double() - mu0).numpy())
 
 
 # --- Exactness: all partitions of six points

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from cases import SIZES, arguments, mixture_arguments, mixture_case, ragged, squared_distance
+from cases import SIZES, arguments, mixture_arguments, mixture_case, overflowing_case, ragged, squared_distance
 from tolerances import FLOAT32_NATS_PER_FEATURE, MEGABYTES_BEYOND_OUTPUTS, assert_within, log_densities
 
 import kernels
@@ -96,6 +96,16 @@ def test_points_far_away(family, dtype):
     assert_within(component_densities(case, family, "cpu"), expected, component_tolerance(case, expected, 10.0))
     actual, expected = (mixture_densities(case, family, engine) for engine in ("cpu", "reference"))
     assert_within(actual, expected, mixture_tolerance(case, family, 10.0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_overflows_float32_has_density_zero(family):
+    case = overflowing_case()
+    expected = torch.full((3, 3), -torch.inf, dtype=torch.float64)
+    expected[0, 0] = component_densities(case, family, "reference")[0, 0]
+    tolerance = log_densities(torch.float32, 2, 1.0, torch.ones(1), expected[0, 0])
+    assert_within(component_densities(case, family, "cpu"), expected, tolerance)
+    assert_within(mixture_densities(case, family, "cpu"), expected.logsumexp(1), tolerance)
 
 
 # ---------------------------------------------------------------- ragged groups

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.special import gammaln
 from scipy.stats import multivariate_t
+from test_gibbs import moved_far_from_zero
 from tolerances import PEER_RELATIVE
 
 import kernels
@@ -62,6 +63,15 @@ def test_the_engine_equals_the_reference(D, dtype):
     one = kernels.log_joint(GibbsState(state.labels[1], state.alpha[1]), x, **arguments)
     assert torch.allclose(one, expected[1], rtol=PEER_RELATIVE)
     assert kernels.log_joint(GibbsState(state.labels[:0], state.alpha[:0]), x, **arguments).shape == (0, 3)
+
+
+def test_points_far_from_zero_give_the_same_to_the_bit():
+    state, x, arguments = problem(3)
+    near, far = (
+        kernels.log_joint(state, points, prior=prior, group_offsets=arguments["group_offsets"])
+        for points, prior in moved_far_from_zero(x, arguments["prior"], 2.0**40)
+    )
+    assert torch.equal(near, far)
 
 
 def test_bad_states_are_refused():

@@ -7,14 +7,19 @@ from test_gibbs import (
     draw_partitions,
     draw_points,
     exact_posterior,
+    far_problem,
     geweke_statistics,
     make_noise,
     make_prior,
     make_problem,
+    moved_far_from_zero,
 )
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
-from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge
+from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge, unchecked
+from kernels.cpu import components, rank_one
+from kernels.cpu.moments import factor_scratch
+from kernels.cpu.split_merge import _propose
 
 
 def make_proposals(
@@ -121,6 +126,65 @@ def test_corrected_blocks_are_those_of_the_reference(D, block_size):
         plain = gibbs_sweep(state, x, order, uniforms, noise, **arguments)
         refused += int((plain.labels != expected.labels).sum())
     assert refused > 0, "the correction never refused a block"
+
+
+def test_points_far_from_zero_give_the_same_ratios_to_the_bit():
+    state, x, _, _, _, arguments = make_problem(6, N=40, D=3, G=2, T=1)
+    proposals = make_proposals(np.random.default_rng(6), arguments["group_offsets"], 12)
+    near, far = (
+        split_merge(state, points, proposals, prior=prior, group_offsets=arguments["group_offsets"])
+        for points, prior in moved_far_from_zero(x, arguments["prior"], 2.0**40)
+    )
+    assert torch.equal(near[0].labels, far[0].labels)
+    assert torch.equal(near[1].log_ratio, far[1].log_ratio)
+
+
+# --- Moves that float64 cannot make
+
+
+@pytest.mark.parametrize("n_candidates", [None, 0])
+def test_a_ratio_that_is_no_number_is_refused(n_candidates):
+    state, x, _, _, _, arguments = make_problem(2, N=20, D=2, G=1, T=1, n_components=3)
+    proposals = make_proposals(np.random.default_rng(2), arguments["group_offsets"], 20, 2, n_candidates)
+    broken = arguments["prior"]._replace(nu0=torch.full((1,), torch.nan, dtype=torch.float64))
+    found, info = unchecked(x).split_merge(state, x, proposals, **arguments | {"prior": broken})
+    assert torch.equal(found.labels, state.labels)
+    assert not info.accepted.any()
+    assert 0 < info.split.sum() < 20
+    assert info.log_ratio[info.split].isnan().all()
+    if n_candidates is None:
+        assert info.log_ratio[~info.split].isnan().all()
+
+
+def test_a_point_that_is_all_of_a_component_leaves_no_number():
+    # What rounding may make of 1 - r q for a point far from all others: 0, or less.
+    for q in (0.8, 0.9):
+        assert np.isnan(rank_one.without(q, kappa=5.0)).all()
+    for x in (1.0, 2.0):
+        factor, mean, scratch = np.eye(2), np.zeros(2), np.empty((2, 2))
+        assert np.isnan(rank_one.move_factor(np.array([x, 0.0]), -1.0, -0.25, factor, mean, *scratch))
+
+
+def test_a_candidate_that_cannot_be_taken_out_of_a_part_leaves_no_ratio():
+    # The factor of a component as rounding may leave it: 1 - r q of the candidate is below 0, of the anchors 1.
+    x, labels, scratch = np.array([[0.0], [0.0], [1.0]]), np.zeros(3, np.int64), np.empty(1)
+    prior = components.make_prior(x, 0.01, 3.0, np.eye(1), factor_scratch(1))
+    one, parts = components.make_components(x, 1), components.make_components(x, 3)
+    one.size[0], one.W[0, 0, 0] = 3, 2.0
+    proposal = (np.array([2]), np.array([False]), np.array([[0.5]]))
+    marginal, with_i = components.log_marginals(prior), np.empty(3, np.bool_)
+    arguments = (x, labels, 0, 1, 1.0, *proposal, prior, marginal, one, parts, with_i, scratch, scratch.copy())
+    assert np.isnan(_propose(*arguments))
+    one.W[0, 0, 0] = 0.5
+    assert np.isfinite(_propose(*arguments))
+
+
+def test_what_is_too_far_for_float64_is_refused():
+    state, x, _, _, _, arguments = far_problem((3e6,), torch.float64)
+    proposals = make_proposals(np.random.default_rng(0), arguments["group_offsets"], 2)
+    words = r"\(x - mu0\)' S0\^-1 \(x - mu0\) is below 4.5e\+13, or .* group 0 has a point above"
+    with pytest.raises(ValueError, match=words):
+        split_merge(state, x, proposals, engine="cpu", **arguments)
 
 
 # --- Exactness: all partitions of six points

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import arguments, mixture_arguments, mixture_case, ragged, squared_distance
+from cases import arguments, mixture_arguments, mixture_case, overflowing_case, ragged, squared_distance
 from tolerances import FLOAT32_NATS_PER_FEATURE, UNIT_ROUNDOFF, assert_within, log_densities, moments
 
 import kernels
@@ -115,6 +115,39 @@ def test_many_degrees_of_freedom():
     case = case._replace(df=torch.tensor([1e2, 1e4, 1e6, 1e8], dtype=torch.float64))
     expected = component_densities(case, "student_t", "reference")
     assert_within(component_densities(case, "student_t"), expected, component_tolerance(case, expected, 10.0))
+
+
+@pytest.fixture
+def minima_are_numbers(monkeypatch):
+    """The minimum of NaN and a number is the number, as on GPUs; to the interpreter of Triton 3.6 it is NaN."""
+    if DEVICE == "cpu":
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        monkeypatch.setattr(InterpreterBuilder, "create_minnumf", lambda self, a, b: self.binary_op(a, b, np.fmin))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_overflows_float32_has_density_zero(minima_are_numbers, family):
+    case = overflowing_case()
+    expected = torch.full((3, 3), -torch.inf, dtype=torch.float64)
+    expected[0, 0] = component_densities(case, family, "reference")[0, 0]
+    tolerance = log_densities(torch.float32, 2, 1.0, torch.ones(1), expected[0, 0])
+    assert_within(component_densities(case, family), expected, tolerance)
+    assert_within(mixture_densities(case, family), expected.logsumexp(1), tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_overflows_float32_has_no_responsibilities(minima_are_numbers):
+    case = overflowing_case()
+    names = ("log_weight", "location", "precision_chol")
+    case = case._replace(**{name: getattr(case, name)[:2] for name in names})  # x - location itself is finite
+    found = statistics(case)
+    assert_within(found.counts.sum(), torch.tensor(1.0), moments(torch.float32, 1, 1.0))
+    assert all(field.isfinite().all() for field in found[:3])
+    assert found.log_likelihood.tolist() == [-torch.inf]
 
 
 # ---------------------------------------------------------------- float32 on TF32 tensor cores

@@ -6,12 +6,14 @@ does not change a bit of the result.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from numba import config as numba_config
+from numba.misc.appdirs import AppDirs
 
 config: Any = numba_config  # its names are made when it is imported
 
@@ -21,16 +23,28 @@ def _cache_of_these_sources() -> Iterator[None]:
     """Compiled code is kept from run to run, in a folder named after the sources.
 
     Numba on its own compares only the file of a compiled function, not those of the functions that it calls, and would
-    go on using old code after an update. A folder that the user has chosen (NUMBA_CACHE_DIR) is left alone.
+    go on using old code after an update. The folder lies where the user wants it (NUMBA_CACHE_DIR), else beside the
+    sources, or among the user's own where nothing can be written there.
     """
-    chosen, folder = config.CACHE_DIR, Path(__file__).resolve().parent
-    if not chosen:
-        sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
-        config.CACHE_DIR = str(folder / "__pycache__" / hashlib.sha256(sources).hexdigest()[:16])
+    chosen, package = config.CACHE_DIR, Path(__file__).resolve().parent
+    sources = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
+    name = hashlib.sha256(sources).hexdigest()[:16]
+    places = [chosen] if chosen else []
+    places += [package / "__pycache__", AppDirs("numba", appauthor=False).user_cache_dir]
+    config.CACHE_DIR = next((str(Path(place, name)) for place in places if _can_write(Path(place, name))), chosen)
     try:
         yield
     finally:
         config.CACHE_DIR = chosen
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 with _cache_of_these_sources():

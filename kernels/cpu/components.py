@@ -1,4 +1,7 @@
-"""What a Gibbs sweep keeps of its components, and how it is rebuilt from the data."""
+"""What sweeps and split-merge moves keep of their components, how it is rebuilt from the data, and what is refused.
+
+Points are taken about the prior's mean (`centred`), which is therefore 0 here.
+"""
 
 import math
 from typing import NamedTuple
@@ -8,7 +11,35 @@ from numba import njit
 
 from kernels.cpu.component_statistics import lower_scatter, members_of, scatter_buffers
 from kernels.cpu.moments import FactorScratch, factor_lower
-from kernels.cpu.tile import lanes, padded
+from kernels.cpu.tile import lanes, load_tile, padded, squared_distance
+
+FAR = 0.01
+"""Largest squared distance of a point to the prior's mean, in units of S0, times the epsilon of its dtype: 84,000 in
+float32. There 1 - r q is known to a digit or two. Under a prior from the n points themselves it is n D 6^(2/D) at most.
+"""
+DONE, NOT_POSITIVE_DEFINITE, TOO_FAR = range(3)
+"""What may become of a group."""
+
+
+def check_outcomes(outcomes: list[int]) -> None:
+    """Raise a ValueError for the first group that could not be done, in float64."""
+    for g, outcome in enumerate(outcomes):
+        if outcome == NOT_POSITIVE_DEFINITE:
+            raise ValueError(f"group {g}: a component's scale matrix is not positive definite in float64")
+        if outcome == TOO_FAR:
+            raise ValueError(
+                f"x must be such that (x - mu0)' S0^-1 (x - mu0) is below {FAR / np.finfo(np.float64).eps:.1e}, or "
+                f"float64 could not take a point out of its component; group {g} has a point above"
+            )
+
+
+def centred(x: np.ndarray, mu0: np.ndarray) -> np.ndarray:
+    """x - mu0, computed in float64, in the dtype of x; for mu0 = 0 x itself.
+
+    Means, which are held in the dtype of x, are then rounded by a share of the data's spread, not of their distance
+    from 0.
+    """
+    return (x - mu0).astype(x.dtype) if mu0.any() else x
 
 
 class Components(NamedTuple):
@@ -84,7 +115,6 @@ def make_components(x: np.ndarray, capacity: int) -> Components:
 @njit(nogil=True, cache=True)
 def make_prior(
     x: np.ndarray,
-    mu0: np.ndarray,
     kappa0: float,
     nu0: float,
     S0: np.ndarray,
@@ -95,7 +125,6 @@ def make_prior(
     log_det = factor_lower(S0, scratch)
     mean, W = np.zeros(D, x.dtype), np.zeros((Dp, Dp), x.dtype)
     for i in range(D):
-        mean[i] = mu0[i]
         for j in range(i + 1):
             W[i, j] = scratch.W[i, j]
     predictive, log_count = np.empty(n + 1), np.empty(n + 1)
@@ -112,11 +141,34 @@ def make_prior(
 
 
 @njit(nogil=True, cache=True)
+def log_marginals(prior: Prior) -> np.ndarray:
+    """[n + 1] the part of log p(points of a component) that depends on their count only."""
+    marginal = np.zeros(len(prior.predictive))
+    for c in range(len(marginal) - 1):
+        marginal[c + 1] = marginal[c] + prior.predictive[c]
+    return marginal
+
+
+@njit(nogil=True, cache=True)
+def has_far_point(x: np.ndarray, prior: Prior) -> bool:
+    """Is a point above FAR?"""
+    n = len(x)
+    n_lanes, rows = lanes(x), np.arange(n)
+    tile, work, q = np.zeros_like(prior.y), np.zeros_like(prior.y), np.zeros((1, n_lanes), x.dtype)
+    for first in range(0, n, n_lanes):
+        load_tile(x, rows, first, n, tile)
+        squared_distance(prior.W, prior.mean, tile, work, q)
+        for j in range(n_lanes):
+            if not q[0, j] <= FAR / np.finfo(x.dtype).eps:
+                return True
+    return False
+
+
+@njit(nogil=True, cache=True)
 def rebuild(
     x: np.ndarray,
     labels: np.ndarray,
     n_components: int,
-    mu0: np.ndarray,
     kappa0: float,
     S0: np.ndarray,
     components: Components,
@@ -125,7 +177,7 @@ def rebuild(
     """Count, mean, factor and log det of every component whose members changed, from the data, in float64."""
     ok = True
     for k in range(n_components):
-        ok = ok and rebuild_one(x, labels, k, mu0, kappa0, S0, components, scratch)
+        ok = ok and rebuild_one(x, labels, k, kappa0, S0, components, scratch)
     return ok
 
 
@@ -134,7 +186,6 @@ def rebuild_one(
     x: np.ndarray,
     labels: np.ndarray,
     k: int,
-    mu0: np.ndarray,
     kappa0: float,
     S0: np.ndarray,
     components: Components,
@@ -151,7 +202,7 @@ def rebuild_one(
     kappa = kappa0 + c
     for i in range(D):
         for j in range(i + 1):
-            S[i, j] = S0[i, j] + kappa0 * c / kappa * (xbar[i] - mu0[i]) * (xbar[j] - mu0[j])
+            S[i, j] = S0[i, j] + kappa0 * c / kappa * xbar[i] * xbar[j]
     lower_scatter(x, members, c, xbar, *scatter_buffers(S0, D), S)
     log_det = factor_lower(S, scratch)
     if math.isnan(log_det):
@@ -160,7 +211,7 @@ def rebuild_one(
     components.size[k] = c
     components.changed[k] = False
     for i in range(D):
-        components.mean[k, i] = (kappa0 * mu0[i] + c * xbar[i]) / kappa
+        components.mean[k, i] = c * xbar[i] / kappa
         for j in range(i + 1):
             components.W[k, i, j] = scratch.W[i, j]
     return True

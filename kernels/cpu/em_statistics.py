@@ -87,7 +87,7 @@ def _group(
                 responsibility[k, i] = joint[k, i - first]
 
     rows, product = scatter_buffers(x, D)  # rows: points scaled by the square root of their responsibility
-    new_mean, root = np.empty(D, x.dtype), np.empty(1, x.dtype)
+    shift, root = np.empty(D, x.dtype), np.empty(1, x.dtype)  # shift: of the mean
     total, scatter, members = np.empty(D), np.empty((D, D)), np.empty(n, np.int64)
     for k in range(K):
         count = 0.0
@@ -110,7 +110,7 @@ def _group(
                 total[j] += r * (np.float64(x[i, j]) - mean[k, j])
         for j in range(D):
             sums[k, j] = total[j]
-            new_mean[j] = mean[k, j] + total[j] / count
+            shift[j] = total[j] / count
         scatter[:] = 0
         for first in range(0, n_members, n_lanes):
             filled = min(n_lanes, n_members - first)
@@ -118,7 +118,7 @@ def _group(
                 i = members[first + p]
                 root[0] = math.sqrt(responsibility[k, i])
                 for j in range(D):
-                    rows[p, j] = root[0] * (x[i, j] - new_mean[j])
+                    rows[p, j] = root[0] * (x[i, j] - mean[k, j] - shift[j])
             add_scatter(rows, filled, product, scatter)
         for i in range(D):
             for j in range(i + 1):

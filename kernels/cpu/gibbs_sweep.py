@@ -25,9 +25,26 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
-from kernels.cpu.components import Components, Prior, Scratch, compact, copy, grow, make_components, make_prior, rebuild
+from kernels.cpu.block_correction import excess
+from kernels.cpu.components import (
+    DONE,
+    FAR,
+    NOT_POSITIVE_DEFINITE,
+    TOO_FAR,
+    Components,
+    Prior,
+    Scratch,
+    centred,
+    check_outcomes,
+    compact,
+    copy,
+    grow,
+    make_components,
+    make_prior,
+    rebuild,
+)
 from kernels.cpu.moments import factor_scratch
-from kernels.cpu.rank_one import join, move, remove_block, without
+from kernels.cpu.rank_one import move, remove_block, without
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, padded, whiten
 from kernels.cpu.vector_math import log1p
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
@@ -36,12 +53,6 @@ FIRST_CAPACITY = 16
 """Components that memory is set aside for at first; it doubles when they do not suffice."""
 NEGLIGIBLE = -40.0
 """Log weights, relative to the largest, from here on are less than what rounding their sum in float64 loses."""
-FAR = 0.01
-"""Largest squared distance of a point to the prior's mean, in units of S0, times the epsilon of its dtype: 84,000 in
-float32. There 1 - r q is known to a digit or two. Under a prior from the n points themselves it is n D 6^(2/D) at most.
-"""
-DONE, NOT_POSITIVE_DEFINITE, TOO_FAR = range(3)
-"""What may become of the sweeps of a group."""
 
 
 class Conditionals(NamedTuple):
@@ -98,27 +109,20 @@ def gibbs_sweep(
         labels.append(np.empty((T, b - a), np.int64))
         alpha.append(np.empty(T))
         tasks.append(
-            (points[a:b], state.labels[a:b].numpy(), float(state.alpha[g]), *numbers, resample, mu0[g], kappa0[g],
+            (points[a:b], mu0[g], state.labels[a:b].numpy(), float(state.alpha[g]), *numbers, resample, kappa0[g],
              nu0[g], S0[g], 1 if corrected and b - a <= block_size else block_size, shared_new, corrected, alpha_shape,
              beta[:, g].numpy().copy(), labels[g], alpha[g])
         )  # fmt: skip
-    for g, outcome in enumerate(threads.run(_in_enough_digits, tasks)):
-        if outcome == NOT_POSITIVE_DEFINITE:
-            raise ValueError(f"group {g}: a component's scale matrix is not positive definite in float64")
-        if outcome == TOO_FAR:
-            raise ValueError(
-                f"x must be such that (x - mu0)' S0^-1 (x - mu0) is below {FAR / np.finfo(np.float64).eps:.1e}, or "
-                f"float64 could not take a point out of its component; group {g} has a point above"
-            )
+    check_outcomes(threads.run(_in_enough_digits, tasks))
     result = GibbsState(torch.from_numpy(np.concatenate(labels, axis=1)), torch.from_numpy(np.stack(alpha, axis=1)))
     return result if stacked else GibbsState(result.labels[0], result.alpha[0])
 
 
-def _in_enough_digits(x: np.ndarray, *arguments: Any) -> int:
-    """`_sweep_group`, in float64 if float32 is not enough for a point of the group."""
-    outcome = _sweep_group(x, *arguments)
+def _in_enough_digits(x: np.ndarray, mu0: np.ndarray, *arguments: Any) -> int:
+    """`_sweep_group` of x - mu0, in float64 if float32 is not enough for a point of the group."""
+    outcome = _sweep_group(centred(x, mu0), *arguments)
     if outcome == TOO_FAR and x.dtype == np.float32:
-        outcome = _sweep_group(x.astype(np.float64), *arguments)
+        outcome = _sweep_group(centred(x.astype(np.float64), mu0), *arguments)
     return outcome
 
 
@@ -134,7 +138,6 @@ def _sweep_group(
     gamma_noise: np.ndarray,
     choice_noise: np.ndarray,
     resample: bool,
-    mu0: np.ndarray,
     kappa0: float,
     nu0: float,
     S0: np.ndarray,
@@ -155,7 +158,7 @@ def _sweep_group(
         n_components = max(n_components, label + 1)
 
     factors = factor_scratch(D)
-    prior = make_prior(x, mu0, kappa0, nu0, S0, factors)
+    prior = make_prior(x, kappa0, nu0, S0, factors)
     if math.isnan(prior.log_det):
         return NOT_POSITIVE_DEFINITE
     capacity = FIRST_CAPACITY
@@ -172,7 +175,7 @@ def _sweep_group(
         np.zeros(block_size),
     )
     for sweep in range(len(orders)):
-        if not rebuild(x, labels, n_components, mu0, kappa0, S0, components, factors):
+        if not rebuild(x, labels, n_components, kappa0, S0, components, factors):
             return NOT_POSITIVE_DEFINITE
         components, n_slots, too_far = _sweep(
             x,
@@ -251,8 +254,8 @@ def _sweep(
                 any_new |= drawn[i] == n_slots
                 any_change |= drawn[i] != was[i]
             if corrected and any_change and len(block) > 1:
-                before = _excess(was[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
-                after = _excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
+                before = excess(was[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
+                after = excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
                 if not accept[start] < math.exp(min(0.0, after - before)):
                     any_new, any_change = False, False
             if any_new:
@@ -348,59 +351,6 @@ def _weigh(
         log1p(conditionals.distance[i, : n_slots + 1], conditionals.power, log_weight)
         for k in range(n_slots + 1):
             log_weight[k] = conditionals.constant[k] - conditionals.factor[k] * log_weight[k]
-
-
-@njit(nogil=True, cache=True)
-def _excess(
-    assigned: np.ndarray,
-    block: np.ndarray,
-    lane: int,
-    labels: np.ndarray,
-    n_slots: int,
-    beta: float,
-    prior: Prior,
-    components: Components,
-    scratch: Scratch,
-) -> float:
-    """log of the joint conditional of a block's labels, less the sum of the logs of the conditionals they are drawn
-    from, up to a constant: only points that share a component differ. n_slots is a new component, a point each.
-
-    inf for two points in one component that holds no other point, which the draw never proposes.
-    """
-    excess = 0.0
-    rest = np.empty(len(block), np.int64)
-    for k in range(n_slots):
-        together, removed = 0, 0
-        for i in range(len(block)):
-            removed += labels[block[i]] == k
-            if assigned[i] == k:
-                rest[together] = i
-                together += 1
-        if together < 2:
-            continue
-        c = components.size[k] - removed
-        if c == 0:
-            return math.inf
-        for i in range(len(block)):
-            scratch.block_q[i] = components.q[k, lane + i]
-        remove_block(
-            components.y[k], lane, block, labels, k, prior.kappa0 + components.size[k], scratch.block_y, scratch.block_q
-        )
-        points = scratch.block_y[rest[:together]]
-        gain = 0.0
-        for i in range(together):
-            alone, joint = 0.0, 0.0
-            for r in range(points.shape[1]):
-                alone += scratch.block_y[rest[i], r] ** 2
-                joint += points[i, r] ** 2
-            kappa = prior.kappa0 + c + i
-            log_t = prior.predictive[c + i] - 0.5 * gain
-            log_t -= 0.5 * (prior.nu0 + c + i + 1) * math.log1p(joint * kappa / (kappa + 1))
-            kappa = prior.kappa0 + c
-            log_t_alone = prior.predictive[c] - 0.5 * (prior.nu0 + c + 1) * math.log1p(alone * kappa / (kappa + 1))
-            excess += math.log((c + i) / c) + beta * (log_t - log_t_alone)
-            gain += join(points[i].copy(), prior.kappa0 + c + i, points)
-    return excess
 
 
 @njit(nogil=True, cache=True)

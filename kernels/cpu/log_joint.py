@@ -9,7 +9,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
-from kernels.cpu.components import make_components, make_prior, rebuild
+from kernels.cpu.components import centred, log_marginals, make_components, make_prior, rebuild
 from kernels.cpu.moments import factor_scratch
 from kernels.types import GibbsState, NIWPrior
 
@@ -25,7 +25,7 @@ def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: T
     for g, (a, b) in enumerate(pairwise(edges) if len(labels) else ()):
         of_group = np.ascontiguousarray(labels[:, a:b])
         alphas = np.ascontiguousarray(alpha[:, g])
-        tasks.append((points[a:b], of_group, alphas, mu0[g], kappa0[g], nu0[g], S0[g]))
+        tasks.append((centred(points[a:b], mu0[g]), of_group, alphas, kappa0[g], nu0[g], S0[g]))
     for g, found in enumerate(threads.run(_log_joint_group, tasks)):
         if np.isnan(found).any():
             raise ValueError(f"group {g}: a component's scale matrix is not positive definite in float64")
@@ -38,7 +38,6 @@ def _log_joint_group(
     x: np.ndarray,
     labels: np.ndarray,
     alpha: np.ndarray,
-    mu0: np.ndarray,
     kappa0: float,
     nu0: float,
     S0: np.ndarray,
@@ -46,17 +45,14 @@ def _log_joint_group(
     """Of each labelling [T, n] of one group; nan if a scale matrix is not positive definite."""
     n, D = x.shape
     factors = factor_scratch(D)
-    prior = make_prior(x, mu0, kappa0, nu0, S0, factors)
-    # The parts of the log marginal likelihood that depend on the count alone.
-    marginal = np.zeros(n + 1)
-    for c in range(n):
-        marginal[c + 1] = marginal[c] + prior.predictive[c]
+    prior = make_prior(x, kappa0, nu0, S0, factors)
+    marginal = log_marginals(prior)
     value = np.empty(len(labels))
     components = make_components(x, labels.max() + 1)
     for t in range(len(labels)):
         n_components = labels[t].max() + 1
         components.changed[:n_components] = True
-        if math.isnan(prior.log_det) or not rebuild(x, labels[t], n_components, mu0, kappa0, S0, components, factors):
+        if math.isnan(prior.log_det) or not rebuild(x, labels[t], n_components, kappa0, S0, components, factors):
             value[t] = math.nan
             continue
         value[t] = math.lgamma(alpha[t]) - math.lgamma(alpha[t] + n)

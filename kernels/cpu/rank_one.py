@@ -13,10 +13,13 @@ from kernels.cpu.tile import FASTMATH
 def without(q: float, kappa: float) -> tuple[float, float]:
     """Squared distance of a member to its component without the member, from the one with it, q; the log det's change.
 
-    kappa counts the member.
+    kappa counts the member. NaN for both if rounding leaves nothing of 1 - r q, r = kappa / (kappa - 1).
     """
     ratio = kappa / (kappa - 1)
-    return q * ratio * ratio / (1 - ratio * q), math.log1p(-ratio * q)
+    left = 1 - ratio * q
+    if not left > 0:
+        return math.nan, math.nan
+    return q * ratio * ratio / left, math.log1p(-ratio * q)
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)
@@ -131,7 +134,8 @@ def move_factor(
     """Factor and mean of a component after a point was added or removed (c and s as in `move`); the log det's change.
 
     With sigma_i = 1 + c sum_{l <= i} v_l^2 and z = sum_{l < i} v_l W_l, row i of the new factor is
-    sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z. v and z are overwritten.
+    sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z. v and z are overwritten. NaN if rounding
+    leaves nothing of a sigma; factor and mean are then of no use.
     """
     D = len(x)
     for i in range(D):
@@ -145,6 +149,8 @@ def move_factor(
     sigma = 1.0
     for i in range(D):
         sigma_next = sigma + c * v[i] * v[i]
+        if not sigma_next > 0:
+            return math.nan
         a = math.sqrt(sigma / sigma_next)
         h = c * v[i] / math.sqrt(sigma * sigma_next)
         sigma = sigma_next

@@ -15,7 +15,23 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
-from kernels.cpu.components import Components, Prior, compact, copy, grow, make_components, make_prior, rebuild_one
+from kernels.cpu.components import (
+    DONE,
+    NOT_POSITIVE_DEFINITE,
+    TOO_FAR,
+    Components,
+    Prior,
+    centred,
+    check_outcomes,
+    compact,
+    copy,
+    grow,
+    has_far_point,
+    log_marginals,
+    make_components,
+    make_prior,
+    rebuild_one,
+)
 from kernels.cpu.gibbs_sweep import FIRST_CAPACITY
 from kernels.cpu.moments import factor_scratch
 from kernels.cpu.rank_one import move_factor, without
@@ -45,12 +61,10 @@ def split_merge(
     for g, (a, b) in enumerate(pairwise(edges)):
         numbers = [np.ascontiguousarray(field[:, g]) for field in fields]
         tasks.append(
-            (points[a:b], labels[a:b], float(state.alpha[g]), *numbers, mu0[g], kappa0[g], nu0[g], S0[g], split[g],
-             log_ratio[g], accepted[g])
+            (centred(points[a:b], mu0[g]), labels[a:b], float(state.alpha[g]), *numbers, kappa0[g], nu0[g], S0[g],
+             split[g], log_ratio[g], accepted[g])
         )  # fmt: skip
-    for g, ok in enumerate(threads.run(_split_merge_group, tasks)):
-        if not ok:
-            raise ValueError(f"group {g}: a component's scale matrix is not positive definite in float64")
+    check_outcomes(threads.run(_split_merge_group, tasks))
     info = SplitMergeInfo(*(torch.from_numpy(np.ascontiguousarray(field.T)) for field in (split, log_ratio, accepted)))
     return GibbsState(torch.from_numpy(labels), state.alpha.clone()), info
 
@@ -65,24 +79,22 @@ def _split_merge_group(
     launch: np.ndarray,
     uniforms: np.ndarray,
     accept: np.ndarray,
-    mu0: np.ndarray,
     kappa0: float,
     nu0: float,
     S0: np.ndarray,
     split_out: np.ndarray,
     log_ratio_out: np.ndarray,
     accepted_out: np.ndarray,
-) -> bool:
-    """All proposals of one group; labels are changed in place. False if a scale matrix is not positive definite."""
+) -> int:
+    """All proposals of one group; labels are changed in place."""
     n, D = x.shape
     factors = factor_scratch(D)
-    prior = make_prior(x, mu0, kappa0, nu0, S0, factors)
+    prior = make_prior(x, kappa0, nu0, S0, factors)
     if math.isnan(prior.log_det):
-        return False
-    # The parts of the log marginal likelihood that depend on the count alone.
-    marginal = np.zeros(n + 1)
-    for c in range(n):
-        marginal[c + 1] = marginal[c] + prior.predictive[c]
+        return NOT_POSITIVE_DEFINITE
+    if has_far_point(x, prior):
+        return TOO_FAR
+    marginal = log_marginals(prior)
     n_components = 0
     for label in labels:
         n_components = max(n_components, label + 1)
@@ -107,8 +119,8 @@ def _split_merge_group(
             movable += c >= 0 and labels[c] == a
         if not is_split and movable < components.size[a] - 1:
             continue
-        if not rebuild_one(x, labels, b, mu0, kappa0, S0, components, factors):
-            return False
+        if not rebuild_one(x, labels, b, kappa0, S0, components, factors):
+            return NOT_POSITIVE_DEFINITE
         log_split = _propose(
             x,
             labels,
@@ -126,8 +138,10 @@ def _split_merge_group(
             v,
             z,
         )
-        log_ratio_out[p] = log_split if is_split else -log_split
-        if not accept[p] < math.exp(min(0.0, log_ratio_out[p])):
+        log_ratio = log_split if is_split else -log_split
+        log_ratio_out[p] = log_ratio
+        # In this order, so that a ratio that is no number is refused.
+        if not (log_ratio >= 0 or accept[p] < math.exp(log_ratio)):
             continue
         accepted_out[p] = True
         to = n_components if is_split else b
@@ -141,7 +155,7 @@ def _split_merge_group(
         n_components = compact(labels, n_components + is_split, components)
         if n_components + 1 > len(components.size):
             components = grow(components, make_components(x, 2 * len(components.size)))
-    return True
+    return DONE
 
 
 @njit(nogil=True, cache=True)
@@ -164,7 +178,8 @@ def _propose(
 ) -> float:
     """log of the posterior odds of the two parts against one component, over the probability of proposing the split.
 
-    A split is drawn, and written to with_i; of a merge, the split that would undo it is scored.
+    A split is drawn, and written to with_i; of a merge, the split that would undo it is scored. NaN if float64 could
+    not take a point out of a part.
     """
     n, a, b = len(labels), labels[i], labels[j]
     _start_from(components.size[b], components.log_det[b], components.mean[b], components.W[b], parts, BOTH)

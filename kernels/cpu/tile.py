@@ -12,6 +12,7 @@ in plain loops (14 Gmul-add/s), so the routine is written as vector instructions
 splits or fuses.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -118,13 +119,17 @@ multiply_tall = _multiply(transposed=True, n_rows=2 * ROWS)
 def squared_distance(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray, q: np.ndarray) -> None:
     """q = |W (x - location)|^2 for a tile: x, work [Dp, LANES], q [1, LANES], W [Dp, Dp], location [D].
 
-    Rows D..Dp of W and the entries above its diagonal must be zero. `work` is overwritten.
+    Rows D..Dp of W and the entries above its diagonal must be zero. `work` is overwritten. Of finite numbers that
+    overflow on the way q is inf.
     """
     _centre(x, location, work)
     for j in range(x.shape[1]):
         q[0, j] = 0
     for i in range(0, len(W), ROWS):
         add_squares(W, i, i + ROWS, work, q, 0)
+    for j in range(x.shape[1]):
+        # inf - inf or 0 inf: NaN, which the densities would carry on.
+        q[0, j] = q[0, j] if q[0, j] == q[0, j] else math.inf
 
 
 @njit(nogil=True, fastmath=FASTMATH, cache=True)

@@ -20,6 +20,7 @@ from kernels.triton.common import (
     dot,
     group_of,
     launch_options,
+    one_group,
     padded,
     padded_rows,
     target,
@@ -38,7 +39,7 @@ def component_statistics(
     (N, D), K = x.shape, int(n_components)
     name = target(x)
     if group_offsets is None:
-        group_offsets = torch.tensor([0, N], device=x.device)
+        group_offsets = one_group(N, x)
     G, DP = len(group_offsets) - 1, padded(D)
     run, order = torch.sort(group_of(group_offsets, N) * K + labels, stable=True)
     offsets = torch.searchsorted(run, torch.arange(G * K + 1, device=x.device))

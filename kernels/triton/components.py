@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import TARGETS, Blocks, Case, launch_options, padded
+from kernels.triton.common import TARGETS, Blocks, Case, aligned, launch_options, padded
 
 HALF_LOG_TWO_PI = tl.constexpr(0.5 * math.log(2 * math.pi))
 LOOKED_AT = 256  # components at a time
@@ -44,10 +44,11 @@ def pack(
     constants = torch.empty(M, 3, dtype=torch.float64, device=precision_chol.device)
     terms = constants if df is None else _student_t_terms(df.double(), D)
     if M > 0:
-        with torch.cuda.device_of(precision_chol):
+        chol = aligned(precision_chol)
+        with torch.cuda.device_of(chol):
             _pack_kernel[(M,)](
-                precision_chol.contiguous(),
-                precision_chol if log_weight is None else log_weight.to(precision_chol.dtype).contiguous(),
+                chol,
+                chol if log_weight is None else aligned(log_weight.to(chol.dtype)),
                 terms,
                 factor,
                 constants,

@@ -36,8 +36,10 @@ from kernels.triton.common import (
     Blocks,
     Case,
     Table,
+    aligned,
     dot,
     launch_options,
+    one_group,
     padded,
     padded_rows,
     target,
@@ -81,8 +83,9 @@ def em_statistics(
     (N, D), M = x.shape, len(mean)
     name = target(x)
     if group_offsets is None or component_offsets is None:
-        group_offsets, component_offsets = (torch.tensor([0, n], device=x.device) for n in (N, M))
-    group_offsets, component_offsets = group_offsets.contiguous(), component_offsets.contiguous()
+        group_offsets, component_offsets = one_group(N, x), one_group(M, x)
+    group_offsets, component_offsets = aligned(group_offsets), aligned(component_offsets)
+    points, means = padded_rows(x), padded_rows(mean)
     G, DP = len(group_offsets) - 1, padded(D)
     factor, constants = pack(precision_chol, None, log_weight, JOINT_BLOCKS[x.dtype, DP], name)
     constants, largest = relative(constants, component_offsets, x.dtype, name)
@@ -93,12 +96,12 @@ def em_statistics(
             group_offsets, component_offsets, group, start, size, G, BN=LOOKED_AT, **launch_options(4, name)
         )  # fmt: skip
     joint, evidence = joint_log_density(
-        x, constants, mean, factor, component_offsets, group_offsets, start, int(size)
+        points, constants, means, factor, component_offsets, group_offsets, start, int(size)
     )  # fmt: skip
     log_likelihood = torch.empty(G, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
         _log_likelihood_kernel[(G,)](
-            evidence.contiguous(), group_offsets, largest, log_likelihood, N, BN=SUMMED, **launch_options(4, name)
+            evidence, group_offsets, largest, log_likelihood, N, BN=SUMMED, **launch_options(4, name)
         )  # fmt: skip
     if M == 0:
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
@@ -113,8 +116,8 @@ def em_statistics(
     rows = min(DP, MERGED_ROWS)
     with torch.cuda.device_of(x):
         _statistics_kernel[(M * splits * scatter_blocks,)](
-            padded_rows(x),
-            padded_rows(mean),
+            points,
+            means,
             joint,
             start,
             evidence,
@@ -178,6 +181,7 @@ def _statistics_kernel(
         n_tile = tl.sum(r)
         # A division by this, not a product with its inverse: a count may be subnormal.
         divisor = tl.where(n_tile > 0, n_tile, 1.0)
+        # On NVIDIA's cards sqrt.approx.ftz, 0 for a subnormal r: counts and sums have it, the scatter has not.
         root = tl.sqrt(r)[:, None]
         p_tile = x_ptr + row * DP + o_n[:, None] * DP
         d = tl.load(p_tile + o_col[None, :], mask=m_n[:, None], other=0.0) - mean_col[None, :]

@@ -42,11 +42,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import MOST_REGISTERS, TARGETS, Case, launch_options, padded, padded_rows, target
+from kernels.triton.common import (
+    MOST_REGISTERS,
+    TARGETS,
+    Case,
+    aligned,
+    launch_options,
+    one_group,
+    padded,
+    padded_rows,
+    target,
+)
 from kernels.triton.records import (
     BLOCKS,
     SLOTS,
-    aligned,
     log_constants,
     log_predictive,
     move_point,
@@ -93,7 +102,7 @@ def gibbs_sweep(
         raise ValueError("correction must be None on engine 'triton', which draws blocks without it")
     N, D = x.shape
     if group_offsets is None:
-        group_offsets = torch.tensor([0, N], device=x.device)
+        group_offsets = one_group(N, x)
     G, T, DP = len(group_offsets) - 1, order.numel() // N, padded(D)
     # Triton's launcher knows no NumPy integers, which the argument checks let pass.
     block_size, alpha_shape = int(block_size), int(alpha_shape)

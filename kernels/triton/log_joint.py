@@ -11,12 +11,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import MOST_REGISTERS, TARGETS, Case, launch_options, padded, padded_rows, target
+from kernels.triton.common import (
+    MOST_REGISTERS,
+    TARGETS,
+    Case,
+    aligned,
+    launch_options,
+    one_group,
+    padded,
+    padded_rows,
+    target,
+)
 from kernels.triton.records import (
     BLOCKS,
     SLOTS,
     add_component,
-    aligned,
     count_of,
     empty,
     log_constants,
@@ -36,7 +45,7 @@ def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: T
     name = target(x)
     N, D = x.shape
     if group_offsets is None:
-        group_offsets = torch.tensor([0, N], device=x.device)
+        group_offsets = one_group(N, x)
     G, DP = len(group_offsets) - 1, padded(D)
     labels, alpha = state.labels.reshape(-1, N), state.alpha.reshape(-1, G)
     records = torch.empty(G, 2, DP * (DP + 2), dtype=torch.float64, device=x.device)

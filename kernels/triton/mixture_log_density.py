@@ -22,11 +22,13 @@ from kernels.triton.common import (
     Blocks,
     Case,
     Table,
+    aligned,
     group_of,
     launch_options,
     load_factor,
     load_points,
     log_density,
+    one_group,
     padded,
     padded_rows,
     squared_distance,
@@ -69,10 +71,8 @@ def mixture_log_density(
     group_offsets: Tensor | None = None,
 ) -> Tensor:
     """See `kernels.mixture_log_density`."""
-    offsets = component_offsets
-    if offsets is None:
-        offsets = torch.tensor([0, len(location)], device=x.device)
-    offsets, name = offsets.contiguous(), target(x)
+    name = target(x)
+    offsets = one_group(len(location), x) if component_offsets is None else aligned(component_offsets)
     blocks = BLOCKS[x.dtype, padded(x.shape[1])]
     factor, constants = pack(precision_chol, df, log_weight, blocks, name)
     constants, largest = relative(constants, offsets, x.dtype, name)
@@ -97,6 +97,7 @@ def joint_log_density(
     """Gaussian log-densities of each point under each component of its group, with the given constants and factors.
 
     Args:
+        x, mean: padded or not.
         constants, factor: of `components.py`.
         start: [M], of which this says what it is.
         size: of `joint`: points times components, over all groups.
@@ -133,7 +134,7 @@ def _launch(
     G = len(component_offsets) - 1
     own = group_offsets is not None
     if group_offsets is None:
-        group_offsets = torch.tensor([0, N], device=x.device)
+        group_offsets = one_group(N, x)
     # As many tiles as there can be, so that the host need not wait for the offsets; those left over hold no point.
     n_groups = len(group_offsets) - 1
     n_tiles, n_columns = N // blocks.points + n_groups, 1 if own else G
@@ -146,7 +147,7 @@ def _launch(
             factor,
             constants,
             component_offsets,
-            group_offsets.contiguous(),
+            aligned(group_offsets),
             component_offsets if start is None else start,
             out if joint is None else joint,
             out,

@@ -108,12 +108,6 @@ def refuse_far_points(x: Tensor, prior: NIWPrior, group_offsets: Tensor, records
             )
 
 
-def aligned(tensor: Tensor) -> Tensor:
-    """Contiguous, at a multiple of 16 bytes, as the kernels are compiled for; a view may begin anywhere."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
-
-
 # ---------------------------------------------------------------- on the device
 # Loops keep their invariants inside (disable_licm): hoisted, they fill the registers and spill.
 

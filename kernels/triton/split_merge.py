@@ -33,12 +33,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.common import MOST_REGISTERS, TARGETS, Case, group_of, launch_options, padded, padded_rows, target
+from kernels.triton.common import (
+    MOST_REGISTERS,
+    TARGETS,
+    Case,
+    aligned,
+    group_of,
+    launch_options,
+    one_group,
+    padded,
+    padded_rows,
+    target,
+)
 from kernels.triton.records import (
     BLOCKS,
     SLOTS,
     add_component,
-    aligned,
     count_of,
     empty,
     log_constants,
@@ -74,7 +84,7 @@ def split_merge(
     name = target(x)
     (N, D), device = x.shape, x.device
     if group_offsets is None:
-        group_offsets = torch.tensor([0, N], device=device)
+        group_offsets = one_group(N, x)
     (P, G, C), S, DP = proposals.candidates.shape, proposals.uniforms.shape[2], padded(D)
     held = min(MOST_HELD, N)
     labels = state.labels.clone()

@@ -1,0 +1,59 @@
+"""What drawing the labels of a block independently leaves out, for the Metropolis-Hastings correction."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from kernels.cpu.components import Components, Prior, Scratch
+from kernels.cpu.rank_one import join, remove_block
+
+
+@njit(nogil=True, cache=True)
+def excess(
+    assigned: np.ndarray,
+    block: np.ndarray,
+    lane: int,
+    labels: np.ndarray,
+    n_slots: int,
+    beta: float,
+    prior: Prior,
+    components: Components,
+    scratch: Scratch,
+) -> float:
+    """log of the joint conditional of a block's labels, less the sum of the logs of the conditionals they are drawn
+    from, up to a constant: only points that share a component differ. n_slots is a new component, a point each.
+
+    inf for two points in one component that holds no other point, which the draw never proposes.
+    """
+    total = 0.0
+    rest = np.empty(len(block), np.int64)
+    for k in range(n_slots):
+        together, removed = 0, 0
+        for i in range(len(block)):
+            removed += labels[block[i]] == k
+            if assigned[i] == k:
+                rest[together] = i
+                together += 1
+        if together < 2:
+            continue
+        c = components.size[k] - removed
+        if c == 0:
+            return math.inf
+        remove_block(
+            components.y[k], lane, block, labels, k, prior.kappa0 + components.size[k], scratch.block_y, scratch.block_q
+        )
+        points = scratch.block_y[rest[:together]]
+        gain = 0.0
+        for i in range(together):
+            alone, joint = scratch.block_q[rest[i]], 0.0
+            for r in range(points.shape[1]):
+                joint += points[i, r] ** 2
+            kappa = prior.kappa0 + c + i
+            log_t = prior.predictive[c + i] - 0.5 * gain
+            log_t -= 0.5 * (prior.nu0 + c + i + 1) * math.log1p(joint * kappa / (kappa + 1))
+            kappa = prior.kappa0 + c
+            log_t_alone = prior.predictive[c] - 0.5 * (prior.nu0 + c + 1) * math.log1p(alone * kappa / (kappa + 1))
+            total += math.log((c + i) / c) + beta * (log_t - log_t_alone)
+            gain += join(points[i].copy(), prior.kappa0 + c + i, points)
+    return total
