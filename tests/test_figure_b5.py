@@ -43,7 +43,7 @@ def test_words():
     assert re.search(r"left out a difference \(nats.*?\) of −\d+\.\d \(too few classes for an interval\)\.", words)
     many = figure_b5.finding(figure_b5.compute(**made_figure_b5(high=5, n_classes=10)))
     assert re.search(r"for this split\) of −(1\d|2\d)\.\d \(−\d+\.\d to −\d+\.\d\)\.", many)
-    assert figure_b5.caption(stored).endswith("with the point there. A note.")
+    assert figure_b5.caption(stored).endswith("is least likely counts most. A note.")
     remark = figure_b5.compute(**made_figure_b5(), remark="Of all points.") | WORDS
     assert "Of all points. A note." in figure_b5.caption(remark)
     assert "green squares" in figure_b5.look_for(stored)
