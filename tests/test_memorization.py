@@ -98,17 +98,14 @@ def test_shards_share_the_trials_and_finished_ones_are_kept(tmp_path):
 
 def test_progress_is_said_where_there_is_no_terminal(tmp_path, monkeypatch):
     """Once a minute (here, after every task), in one process and in several."""
-    for n_processes in (1, 2):
-        monkeypatch.setattr(workers, "SAY_EVERY_SECONDS", 60.0)
-        folder = tmp_path / str(n_processes)
-        folder.mkdir()
-        said = io.StringIO()
-        given = {"seed": 0, "console": Console(file=said, width=100), "n_processes": n_processes}
-        run_trials(folder, made_fit, 3, 20, **given)
-        assert said.getvalue() == ""
-        monkeypatch.setattr(workers, "SAY_EVERY_SECONDS", 0.0)
-        run_trials(folder, made_fit, 7, 20, **given)
-        assert "memorization trials: 7 of 7" in said.getvalue()
+    said = io.StringIO()
+    given = {"seed": 0, "console": Console(file=said, width=100)}
+    run_trials(tmp_path, made_fit, 3, 20, **given, n_processes=1)
+    assert said.getvalue() == ""
+    monkeypatch.setattr(workers, "SAY_EVERY_SECONDS", 0.0)
+    for n_trials, n_processes in ((5, 1), (7, 2)):
+        run_trials(tmp_path, made_fit, n_trials, 20, **given, n_processes=n_processes)
+        assert f"memorization trials: {n_trials} of {n_trials}" in said.getvalue()
 
 
 def test_trials_of_another_seed_are_refused_and_few_are_too_few(tmp_path):
