@@ -54,7 +54,8 @@ def run(
 ) -> dict[str, Any]:
     """All of it; timings are left out, and said to be, where a check fails or the time is used up.
 
-    The report so far is saved after the timings, and before each fit, which may fail or take longer than there is time.
+    The report so far is saved after the checks, each timing and each fit, any of which may fail or take longer than
+    there is time. A timing that fails by anything but want of memory is a failed check.
     """
     start = time.monotonic()
     report: dict[str, Any] = {**_provenance(device), "seed": seed, "sizes": sizes._asdict(), "checks": []}
@@ -66,6 +67,7 @@ def run(
     if not report["passed"]:
         say("Nothing is timed: not every check passed.")
         return report
+    save(report)
     report["ceilings"] = ceilings(device, sizes)
     report["host_seconds"] = host_seconds(device, sizes)
     say(json.dumps(report["ceilings"] | report["host_seconds"]))
@@ -84,6 +86,7 @@ def run(
         try:
             found = {"operation": name, "features": D, **measure()}
         except Exception as problem:  # what has been timed is worth keeping
+            report["passed"] &= isinstance(problem, torch.OutOfMemoryError)
             leave_out(f"{name} D={D}", f"{type(problem).__name__}: {problem}")
             continue
         if not found["proven"]:
@@ -97,6 +100,7 @@ def run(
                 found[f"fraction_of_{ceiling}"] = found[rate] / report["ceilings"][ceiling]
         report["timings"].append(found)
         say(json.dumps(found))
+        save(report)
     size = (sizes.groups, sizes.group)
     whole: list[tuple[str, float, Callable[[], Iterable[dict[str, Any]]]]] = []
     for D in sizes.features:

@@ -82,7 +82,8 @@ def markdown(report: Mapping[str, Any]) -> str:
             for peer, found in timing.get("peers", {}).items()
             if "ratio" in found
         )
-        cells = (operation, str(D), model.in_words(seconds), model.in_words(guess) if guess else "", share, peers)
+        took = model.in_words(seconds) if timing.get("proven", True) else "wrong answer"
+        cells = (operation, str(D), took, model.in_words(guess) if guess else "", share, peers)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -114,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         reports = [json.loads(file.read_text()) for file in files] or [newest()]
         if len(reports) == 1:
             print(markdown(reports[0]))
-            return 0
+            return int(not reports[0]["passed"])
         ratios, gone = changes(*reports)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         where = " and ".join(map(str, files or [RESULTS]))

@@ -223,7 +223,9 @@ def _channels(network: "nn.Module", layers: Sequence[str], size: int) -> list[in
 
     try:
         found = extract_representations(network, [torch.zeros(1, 3, size, size)], list(layers))
-    except RuntimeError as error:
+    except ValueError:  # of the layers
+        raise
+    except Exception as error:  # whatever its layers raise
         raise ValueError(
             f"network must take float32 images of 3 channels and {size} x {size} pixels, it does not: {error}"
         ) from None

@@ -114,8 +114,9 @@ class _Groups(NamedTuple):
     """The gap, and how many classes are above it."""
 
 
-def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, may_drop: int | None = None) -> _Groups:
-    """`may_drop`: how many classes may be left out of it as outliers; None: all that are too few for a group."""
+def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, may_drop: int | None = None, n_far: int = 0) -> _Groups:
+    """`may_drop`: how many classes may be left out of it as outliers; None: all that are too few for a group. `n_far`:
+    how many have been."""
     from classfit import density_groups
 
     groups = density_groups(mean)
@@ -151,11 +152,12 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, may_drop: int | N
     without = ""
     if smaller < least and G - smaller >= LEAST_CLASSES:
         rest = high if high.sum() > smaller else ~high
-        others = _two_groups(mean[rest], std[rest], where, may_drop - smaller) if smaller <= may_drop else None
+        n_far += int(smaller)
+        others = _two_groups(mean[rest], std[rest], where, may_drop - smaller, n_far) if smaller <= may_drop else None
         if others and not others.excluded:
             gap, ratio = gap._replace(outcome=UNCLEAR), ratio._replace(outcome=UNCLEAR)
             without = others.without or (
-                f"{where}: without {'a class' if smaller == 1 else f'{smaller} classes'} far from the others there may "
+                f"{where}: without {'a class' if n_far == 1 else f'{n_far} classes'} far from the others there may "
                 f"be two groups: largest gap {others.words}, p = {others.gap.value:.3f}, ratio of spreads "
                 f"{others.ratio.value:.1f}."
             )

@@ -1,9 +1,9 @@
 """Memorization scores from a file, in place of those of networks on random subsets: published ones, or another run's.
 
 The file is an .npz with `tr_mem` [N] and the classes `tr_labels` [N], as Feldman & Zhang and the paper's authors have
-them; or the `scores.npz` of the step `memorization`, with `value`, `standard_error` and `tr_labels` [N]. The scores are
-of the training images in the order of the steps (by class and name for CIFAR-100) or, if those were read from
-torchvision's files, in that of the archive, as published: the classes tell which.
+them; or the `scores.npz` of the step `memorization`, with `value`, `standard_error` and (since 27 November 2026)
+`tr_labels` [N]. The scores are of the training images in the order of the steps (by class and name for CIFAR-100) or,
+if those were read from torchvision's files, in that of the archive, as published: the classes tell which.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.markup import escape
 
 from paper_repro.inputs import labels_and_names
 from paper_repro.steps import ARCHIVE_ORDER, Step, Work, Workspace
@@ -61,6 +62,11 @@ def scores_step(scores: GivenScores, dataset: Step) -> Step:
 
 def _copy(scores: GivenScores, work: Work) -> None:
     value, errors = of_images(scores, work)
+    if scores.path and _read(scores.path)[2] is None:
+        work.console.print(
+            f"[yellow]{escape(str(scores.path))} has no classes (tr_labels), so its order is not checked.[/]",
+            soft_wrap=True,
+        )
     labels = labels_and_names(work)[0]
     write_arrays(work.folder / "scores.npz", {"value": value, "standard_error": errors, "tr_labels": labels})
 
@@ -68,7 +74,7 @@ def _copy(scores: GivenScores, work: Work) -> None:
 def of_images(scores: GivenScores, work: Work) -> tuple[np.ndarray, np.ndarray]:
     """The scores and their standard errors [N] of the training images of the step `dataset`, in its order.
 
-    Scores without classes are taken to be in that order, which is said.
+    Scores without classes are taken to be in that order.
 
     Raises:
         ScoresError: they are not, as far as can be told, or the file is not at hand.
@@ -82,12 +88,7 @@ def of_images(scores: GivenScores, work: Work) -> tuple[np.ndarray, np.ndarray]:
     value, errors, classes = _read(path)
     if len(value) != len(labels):
         raise ScoresError(f"{path} must hold a score for each of {len(labels):,} training images, got {len(value):,}")
-    if classes is None:
-        work.console.print(
-            f"[yellow]{path} has no classes (tr_labels), so its order is not checked.[/]",
-            soft_wrap=True,
-        )
-    elif not np.array_equal(classes, labels):
+    if classes is not None and not np.array_equal(classes, labels):
         order = _archive_order(work)
         if order is not None and np.array_equal(classes[order], labels):
             return value[order], errors[order]

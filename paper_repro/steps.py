@@ -67,7 +67,8 @@ class DiscardError(RuntimeError):
 
 
 class CannotError(ValueError):
-    """A step cannot be computed as things are; the message says what to do. Others can."""
+    """A step cannot be computed as things are; the message says what to do. Others can. A result that it had with other
+    settings or inputs is gone, if it was one of a minute or less."""
 
 
 def derived_seed(seed: int, *names: object) -> int:
@@ -362,6 +363,8 @@ class Workspace:
                 )
             started = _read_or_none(self.folder(step) / STARTED) if state == State.UNFINISHED else None
             record = started or self.provenance(step) or {}
+            if state == State.DAMAGED and not record:
+                lost.append(f"{step.name} (nobody knows how long; damaged: {PROVENANCE})")
             if not record or record.get("left_out"):
                 continue
             inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)

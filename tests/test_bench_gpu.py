@@ -196,9 +196,12 @@ def test_what_was_timed_is_saved_before_fits_and_survives_their_failure(monkeypa
         "protocol converged: ZeroDivisionError: division by zero",
     ]
     assert report["fits"] == [{"what": gpu.FITTED[1]}]
-    first = json.loads(saved[0])
+    first = next(found for found in map(json.loads, saved) if found.get("timings"))
     assert ([timing["operation"] for timing in first["timings"]], first["fits"]) == (["an operation"], [])
     assert sum(line.startswith("left out ") for line in said) == 3
+    # A kernel that crashes where it is timed has not passed.
+    monkeypatch.setattr(gpu, "measurements", lambda *args: [("an operation", 3, lambda: 1 / 0)])
+    assert not gpu.run(DEVICE, 1, FAR, SMALL, said.append)["passed"]
 
 
 def test_chains_are_fitted_and_timed():

@@ -209,7 +209,7 @@ def test_trees_are_timed_in_turns_and_what_runs_in_no_base_is_named(tmp_path, mo
     with contextlib.closing(check.compare_trees(tmp_path / "slow", bases, tmp_path)) as outcomes:
         *timed, missing = islice(outcomes, 4)
     assert {(outcome.base, outcome.regressed, len(outcome.ratios)) for outcome in timed} == {("bbb", True, 2)}
-    assert all(ratio > 3 for outcome in timed for ratio in outcome.ratios), timed
+    assert all(ratio > check.ALLOWED for outcome in timed for ratio in outcome.ratios), timed
     assert (missing.operation, missing.ratios, missing.regressed) == ("student_t_log_density", [], False)
     assert missing.base.startswith("aaa: ImportError")
     assert "; bbb: AttributeError" in missing.base
@@ -281,7 +281,6 @@ def test_all_benchmarks_are_chosen_from_by_a_word(monkeypatch):
 def test_every_operation_of_the_check_runs(operation):
     call = OPERATIONS[operation]()
     call()
-    call()  # its inputs are as they were
 
 
 def test_the_readme_counts_the_planted_faults():

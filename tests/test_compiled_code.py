@@ -50,3 +50,13 @@ def test_numba_keeps_it_there():
     with kernels.cpu._cache_of_these_sources():
         found = Path(kernels.cpu.config.CACHE_DIR)
     assert Path(kernels.cpu.gibbs_sweep.__globals__["_sweep_group"]._cache.cache_path).parent == found
+
+
+def test_where_nothing_can_be_written_it_is_for_this_process(place, tmp_path):
+    (tmp_path / "package" / "__pycache__").write_text("a file in its place")
+    (tmp_path / "users").write_text("a file in its place")
+    found, other = place(), place()
+    assert found != other
+    assert found.stat().st_mode & 0o077 == 0
+    for folder in (found, other):
+        folder.rmdir()

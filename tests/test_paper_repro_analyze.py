@@ -26,6 +26,11 @@ def small():
 def grey():
     return residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=1, seed=0)
 
+def particular():
+    network = small()
+    network.register_forward_pre_hook(lambda module, images: 1 / 0)
+    return network
+
 def no_network():
     return 3
 """
@@ -108,6 +113,7 @@ def test_other_layers(analyze, tmp_path):
         (("--model", "my_networks:small", "--layers", "layer1,layer9"), "no layer 'layer9'"),
         (("--model", "my_networks:small", "--dimensions", "4,4"), "one for each of the 4 layers"),
         (("--model", "my_networks:small", "--mean", "0.1,0.2"), "mean must be three numbers, one a channel"),
+        (("--model", "my_networks:particular"), "network must take float32 images"),
         (("--model", "my_networks:grey"), "network must take float32 images of 3 channels and 16 x 16 pixels"),
     ],
 )

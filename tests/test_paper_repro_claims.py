@@ -119,6 +119,8 @@ def test_no_more_than_outliers_are_set_aside():
     stored["mean"][:, [1, 98]] = 0.0  # one on either side
     (c1, _) = assess({"figure_a7": stored})
     assert c1.verdict == INCONCLUSIVE
+    assert "stage 4: without 2 classes far from the others there may be two groups" in c1.remark
+    assert "of 98 classes above it" in c1.remark
 
 
 def test_spreads_that_differ_by_far_keep_a_gap_that_may_be_chance_from_being_none():

@@ -294,6 +294,8 @@ def test_any_image_folder(tmp_path):
         ({"test/{group}/": "val/{group}/", "other": "test/0.png"}, 15, 9),
         ({"train/": "Train/", "test/": "Test/"}, 15, 9),
         ({"train/": "training/", "test/": "validation/"}, 15, 9),
+        # Others beside them, with images but no parts.
+        ({"test/{group}/": "samples/{group}-"}, 12, 3),
         ({"train/": "x/y/train/", "test/": "x/y/test/"}, 15, 9),
     ],
 )
@@ -336,15 +338,17 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_folders_without_images_are_said(tmp_path):
     files = {f"{group}/{i}.tif": made_bytes("TIFF", i) for group in "ab" for i in range(2)}
     files |= {"c/0.gif": made_bytes("GIF", 0), "d/0.heic": b"", "e/deep/notes.txt": b"", ".git/x": b""}
-    expected = "with no images in d, e"
-    for source in (write_folder(tmp_path / "images", files), write_zip(tmp_path / "images.zip", files)):
+    expected = "with no images in bird, d, e"
+    sources = write_folder(tmp_path / "images", files), write_zip(tmp_path / "images.zip", files | {"bird/": b""})
+    (sources[0] / "bird").mkdir()
+    for source in sources:
         data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
         assert data.class_names == ["a", "b", "c"]
         assert data.source.endswith(expected)
     many = {f"{group}/0.heic": b"" for group in "fghijkl"}
     source = write_folder(tmp_path / "images", many)
     data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
-    assert data.source.endswith("with no images in d, e, f, g, h and 4 more")
+    assert data.source.endswith("with no images in bird, d, e, f, g and 5 more")
 
 
 def made_bytes(format_name, seed):
@@ -361,7 +365,7 @@ def test_images_of_sixteen_bits():
     np.testing.assert_array_equal(found, np.broadcast_to(values >> 8, (3, 8, 8)))
     buffer = io.BytesIO()
     Image.fromarray(values.astype(np.float32)).save(buffer, "TIFF")
-    with pytest.raises(DatasetError, match=r"ramp\.tif must have pixels of 8 or 16 bits, got mode F of 32"):
+    with pytest.raises(DatasetError, match=r"ramp\.tif must have pixels of 8 or 16 bits, it is read as mode F, of 32"):
         datasets.images.decode(buffer.getvalue(), "ramp.tif")
 
 

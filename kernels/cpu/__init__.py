@@ -5,7 +5,9 @@ them all. Work is split over threads by group or by panel of points and never wi
 does not change a bit of the result.
 """
 
+import atexit
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,18 +26,26 @@ def _cache_of_these_sources() -> Iterator[None]:
 
     Numba on its own compares only the file of a compiled function, not those of the functions that it calls, and would
     go on using old code after an update. The folder lies where the user wants it (NUMBA_CACHE_DIR), else beside the
-    sources, or among the user's own where nothing can be written there.
+    sources, or among the user's own where nothing can be written there, or is for this process alone.
     """
     chosen, package = config.CACHE_DIR, Path(__file__).resolve().parent
     sources = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
     name = hashlib.sha256(sources).hexdigest()[:16]
     places = [chosen] if chosen else []
     places += [package / "__pycache__", AppDirs("numba", appauthor=False).user_cache_dir]
-    config.CACHE_DIR = next((str(Path(place, name)) for place in places if _can_write(Path(place, name))), chosen)
+    found = next((str(Path(place, name)) for place in places if _can_write(Path(place, name))), None)
+    config.CACHE_DIR = found or _for_this_process()
     try:
         yield
     finally:
         config.CACHE_DIR = chosen
+
+
+def _for_this_process() -> str:
+    """A folder that nobody else can know of, gone at the end: whoever could write to it could have code run."""
+    folder = tempfile.mkdtemp(prefix="numba-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _can_write(folder: Path) -> bool:

@@ -39,7 +39,8 @@ def centred(x: np.ndarray, mu0: np.ndarray) -> np.ndarray:
     Means, which are held in the dtype of x, are then rounded by a share of the data's spread, not of their distance
     from 0.
     """
-    return (x - mu0).astype(x.dtype) if mu0.any() else x
+    with np.errstate(over="ignore"):  # of float32, which is tried again in float64
+        return (x - mu0).astype(x.dtype) if mu0.any() else x
 
 
 class Components(NamedTuple):

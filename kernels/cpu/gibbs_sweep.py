@@ -121,7 +121,7 @@ def gibbs_sweep(
 def _in_enough_digits(x: np.ndarray, mu0: np.ndarray, *arguments: Any) -> int:
     """`_sweep_group` of x - mu0, in float64 if float32 is not enough for a point of the group."""
     outcome = _sweep_group(centred(x, mu0), *arguments)
-    if outcome == TOO_FAR and x.dtype == np.float32:
+    if outcome != DONE and x.dtype == np.float32:
         outcome = _sweep_group(centred(x.astype(np.float64), mu0), *arguments)
     return outcome
 

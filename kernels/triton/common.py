@@ -161,7 +161,8 @@ def squared_distance_streamed(
 def log_density(q, p_constant, STUDENT_T: tl.constexpr):
     """From squared distances and the component's three constants (`components.py`)."""
     # A NaN is inf - inf or 0 inf, of finite numbers that overflow on the way: as far as can be. The minimum of it and a
-    # number is the number, in one instruction; a comparison and a choice would be 6% of the loop at D = 16, not 2%.
+    # number is the number, in an instruction or two; a comparison and a choice would be 6% of the loop at D = 16, not
+    # 2%.
     q = tl.minimum(q, float("inf"))
     constant = tl.load(p_constant)
     if STUDENT_T:

@@ -55,7 +55,7 @@ class ClassFolders:
                 ) from None
             names: Iterable[str] = self._zip.namelist()
         else:
-            names = (found.relative_to(path).as_posix() for found in path.rglob("*"))
+            names = (found.relative_to(path).as_posix() + "/" * found.is_dir() for found in path.rglob("*"))
         every = sorted(name for name in names if _is_shown(name))
         kept = [name for name in every if PurePosixPath(name).suffix.lower() in SUFFIXES]
         # A zip often holds one folder with everything in it.
@@ -64,6 +64,7 @@ class ClassFolders:
             self._top += PurePosixPath(kept[0].removeprefix(self._top)).parts[0] + "/"
         self.names = [name.removeprefix(self._top) for name in kept]
         folders = {str(parent) for name in every for parent in PurePosixPath(name).parents} - {"."}
+        folders |= {name.removesuffix("/") for name in every if name.endswith("/")}
         full = {str(parent) for name in kept for parent in PurePosixPath(name).parents}
         self._empty = sorted(name for name in folders - full if PurePosixPath(name).parent.as_posix() in {*full, "."})
 
@@ -93,8 +94,10 @@ class ClassFolders:
     @property
     def is_split(self) -> bool:
         """Whether class folders are in a folder for training, which is no class of its own."""
-        top = {name.split("/")[0].lower() for name in self.names if "/" in name}
-        return bool(self.part(TRAIN)) and (bool(self.part(TEST)) or top <= {*TRAIN, *TEST})
+        train = self.part(TRAIN)
+        folder = train[0][1].split("/")[0] if train else ""
+        loose = any(name.startswith(f"{folder}/") and name.count("/") == 1 for name in self.names)
+        return len({group for group, _ in train}) >= 2 and (bool(self.part(TEST)) or not loose)
 
     def tensors(
         self, part: Sequence[tuple[str, str]], class_names: Sequence[str], size: int | None = None
@@ -123,6 +126,7 @@ def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
     """
     from PIL import Image
 
+    largest = Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(io.BytesIO(data)) as opened:
             mode = opened.mode
@@ -130,10 +134,12 @@ def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
                 image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)).convert("RGB")
             else:
                 image = opened.convert("RGB")
+    except Image.DecompressionBombError:
+        raise DatasetError(f"{name} has more than {2 * (largest or 0):,} pixels; make it smaller") from None
     except Exception as error:  # each format has its own
         raise DatasetError(f"{name} is no whole image ({error}); get the dataset again") from None
     if mode in ("I", "F"):
-        raise DatasetError(f"{name} must have pixels of 8 or 16 bits, got mode {mode} of 32; convert it")
+        raise DatasetError(f"{name} must have pixels of 8 or 16 bits, it is read as mode {mode}, of 32; convert it")
     if size is not None and image.size != (size, size):
         from PIL import ImageOps
 
