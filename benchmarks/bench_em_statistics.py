@@ -70,7 +70,7 @@ def test_em(benchmark: Any, dtype: torch.dtype) -> None:
         ours,
         [
             # As it comes; and on one thread, which it is better off with at this size, above all on a busy machine.
-            Peer("scikit-learn (float64)", scikit_learn, None, every=4, must=20, aim=100),
+            Peer("scikit-learn (float64)", scikit_learn, None, every=4, must=30, aim=100),
             Peer("scikit-learn (float64), one thread", scikit_learn_one_thread, tolerance, every=2),
         ],
         rounds=9,

@@ -114,17 +114,15 @@ class _Groups(NamedTuple):
     """The gap, and how many classes are above it."""
 
 
-def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, may_drop: int | None = None, n_far: int = 0) -> _Groups:
-    """`may_drop`: how many classes may be left out of it as outliers; None: all that are too few for a group. `n_far`:
-    how many have been."""
+def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, n_far: int = 0) -> _Groups:
+    """`n_far`: how many classes beside these have been left out as outliers; fewer than a group would have may be."""
     from classfit import density_groups
 
     groups = density_groups(mean)
-    may_drop = least_a_side(len(mean)) - 1 if may_drop is None else may_drop
     high, G = groups.high, len(mean)
     p = gap_p_value(mean)
     smaller, least = min(high.sum(), (~high).sum()), least_a_side(G)
-    real = is_split(mean)
+    real = is_split(mean, p)
     nan = float("nan")
     words = f"{groups.gap:.1f} nats, {int(high.sum())} of {G} classes above it"
     gap = Part(
@@ -150,14 +148,14 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, may_drop: int | N
         gap = gap._replace(outcome=UNCLEAR)
     # A few classes far from all others do not make one group of two.
     without = ""
-    if smaller < least and G - smaller >= LEAST_CLASSES:
+    far = n_far + int(smaller)
+    if far < least_a_side(G + n_far) and G - smaller >= LEAST_CLASSES:
         rest = high if high.sum() > smaller else ~high
-        n_far += int(smaller)
-        others = _two_groups(mean[rest], std[rest], where, may_drop - smaller, n_far) if smaller <= may_drop else None
-        if others and not others.excluded:
+        others = _two_groups(mean[rest], std[rest], where, far)
+        if not others.excluded:
             gap, ratio = gap._replace(outcome=UNCLEAR), ratio._replace(outcome=UNCLEAR)
             without = others.without or (
-                f"{where}: without {'a class' if n_far == 1 else f'{n_far} classes'} far from the others there may "
+                f"{where}: without {'a class' if far == 1 else f'{far} classes'} far from the others there may "
                 f"be two groups: largest gap {others.words}, p = {others.gap.value:.3f}, ratio of spreads "
                 f"{others.ratio.value:.1f}."
             )

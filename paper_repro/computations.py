@@ -303,7 +303,8 @@ def classes(work: Work) -> None:
     traces: dict[str, np.ndarray] = {}
     for stage in work.settings["stages"]:
         mean, std = class_statistics(log_density_of(work, stage), labels, len(class_names))
-        high, p, split = density_groups(mean).high, gap_p_value(mean), is_split(mean)
+        high, p = density_groups(mean).high, gap_p_value(mean)
+        split = is_split(mean, p)
         found = work.input(f"posterior_stage_{stage}")
         trace, diagnostics = (
             read_arrays(found / name) if (found / name).exists() else {} for name in ("trace.npz", "diagnostics.npz")

@@ -1,7 +1,7 @@
 """Memorization scores from a file, in place of those of networks on random subsets: published ones, or another run's.
 
 The file is an .npz with `tr_mem` [N] and the classes `tr_labels` [N], as Feldman & Zhang and the paper's authors have
-them; or the `scores.npz` of the step `memorization`, with `value`, `standard_error` and (since 27 November 2026)
+them; or the `scores.npz` of the step `memorization`, with `value`, `standard_error` and (older ones have none)
 `tr_labels` [N]. The scores are of the training images in the order of the steps (by class and name for CIFAR-100) or,
 if those were read from torchvision's files, in that of the archive, as published: the classes tell which.
 """
@@ -44,7 +44,10 @@ def given(path: Path, workspace: Workspace) -> GivenScores:
     Raises:
         ScoresError: it cannot be read, or holds no scores.
     """
-    _read(path)
+    if _read(path)[2] is None:
+        workspace.console.print(
+            f"[yellow]{escape(str(path))} has no classes (tr_labels), so its order is not checked.[/]", soft_wrap=True
+        )
     found, before = GivenScores(path.name, sha256(path), path), given_before(workspace)
     return before._replace(path=path) if before and before.sha256 == found.sha256 else found
 
@@ -61,18 +64,11 @@ def scores_step(scores: GivenScores, dataset: Step) -> Step:
 
 
 def _copy(scores: GivenScores, work: Work) -> None:
-    value, errors = of_images(scores, work)
-    if scores.path and _read(scores.path)[2] is None:
-        work.console.print(
-            f"[yellow]{escape(str(scores.path))} has no classes (tr_labels), so its order is not checked.[/]",
-            soft_wrap=True,
-        )
-    labels = labels_and_names(work)[0]
-    write_arrays(work.folder / "scores.npz", {"value": value, "standard_error": errors, "tr_labels": labels})
+    write_arrays(work.folder / "scores.npz", of_images(scores, work))
 
 
-def of_images(scores: GivenScores, work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """The scores and their standard errors [N] of the training images of the step `dataset`, in its order.
+def of_images(scores: GivenScores, work: Work) -> dict[str, np.ndarray]:
+    """value and standard_error [N] of the training images of the step `dataset`, in its order; tr_labels [N].
 
     Scores without classes are taken to be in that order.
 
@@ -91,13 +87,13 @@ def of_images(scores: GivenScores, work: Work) -> tuple[np.ndarray, np.ndarray]:
     if classes is not None and not np.array_equal(classes, labels):
         order = _archive_order(work)
         if order is not None and np.array_equal(classes[order], labels):
-            return value[order], errors[order]
+            return {"value": value[order], "standard_error": errors[order], "tr_labels": labels}
         first = int(np.flatnonzero(classes != labels)[0])
         raise ScoresError(
             f"{path} is in another order than the training images, or of others: image {first} is of class "
             f"{labels[first]} ({names[labels[first]]}), its score of class {classes[first]}"
         )
-    return value, errors
+    return {"value": value, "standard_error": errors, "tr_labels": labels}
 
 
 def _archive_order(work: Work) -> np.ndarray | None:

@@ -163,7 +163,7 @@ def _level(facts: Sequence[Facts]) -> str:
 
 def _gaps(facts: Sequence[Facts]) -> str:
     gaps = [f"{f.gap:.1f} nats under `{f.name}` ({style.p_value(f.p)})" for f in facts]
-    real, not_real = ([f.name for f in facts if is_split(np.array(f.mean)) == small] for small in (True, False))
+    real, not_real = ([f.name for f in facts if is_split(np.array(f.mean), f.p) == small] for small in (True, False))
     least = ", ".join(str(least_a_side(n)) for n in sorted({len(f.classes) for f in facts}))
     words = f"The largest gap between sorted class means is {_list(gaps)}; p is how often chance alone leaves one as "
     words += f"large. At the {1 - LEVEL:.0%} level it is larger than by chance, and has at least {least} classes on "

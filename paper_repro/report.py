@@ -185,7 +185,8 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
                 row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
         means = np.array([float(row["mean_log_density_nats"]) for row in of_stage])
         about = {"number": stage, "dimension": dimension, "rows": of_stage, "chains": displayed(of_stage)}
-        about |= {"gap_p": gap_p_value(means), "grouped": is_split(means)}
+        p = gap_p_value(means)
+        about |= {"gap_p": p, "grouped": is_split(means, p)}
         stages.append(about | summary(of_stage))
     return stages
 

@@ -85,14 +85,13 @@ def least_a_side(n: int) -> int:
     return max(2, int(np.ceil(LEAST_SHARE * n)))
 
 
-def is_split(values: np.ndarray) -> bool:
-    """Whether the largest gap between the sorted values [n] is one that chance seldom leaves, with a group on either
-    side of it."""
+def is_split(values: np.ndarray, p: float) -> bool:
+    """Whether the largest gap between the sorted values [n], of `gap_p_value` p, is one that chance seldom leaves, with
+    a group on either side of it."""
     from classfit import density_groups
 
     n_high = int(density_groups(values).high.sum())
-    enough = min(n_high, len(values) - n_high) >= least_a_side(len(values))
-    return enough and gap_p_value(values) < 1 - LEVEL
+    return p < 1 - LEVEL and min(n_high, len(values) - n_high) >= least_a_side(len(values))
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

@@ -406,8 +406,9 @@ def test_tails_are_no_groups(tail):
     n_split, n_beyond_chance = 0, 0
     for _ in range(40):
         values = draw()
-        n_split += is_split(values)
-        n_beyond_chance += gap_p_value(values) < 0.05
+        p = gap_p_value(values)
+        n_split += is_split(values, p)
+        n_beyond_chance += p < 0.05
     # A rate of 5% stays there in 99% of all cases.
     assert n_split <= 5
     if tail != "normal":
@@ -418,7 +419,7 @@ def test_groups_are_split():
     rng = np.random.default_rng(0)
     for n_high, expected in ((2, False), (3, True), (30, True), (97, True), (98, False)):
         values = rng.standard_normal(100) + 12 * (np.arange(100) < n_high)
-        assert is_split(values) == expected
+        assert is_split(values, gap_p_value(values)) == expected
     assert [least_a_side(n) for n in (10, 60, 100, 101)] == [2, 2, 3, 4]
 
 

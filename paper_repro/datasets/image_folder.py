@@ -20,8 +20,9 @@ def load(source: Path | None, *, size: int, test_fraction: float, seed: int) -> 
     """
     path = find(source, ("images", "images.zip"), HELP)
     folders = ClassFolders(path)
-    train = folders.part(TRAIN if folders.is_split else ())
-    test = folders.part(TEST) if folders.is_split and test_fraction > 0 else []
+    split = folders.is_split
+    train = folders.part(TRAIN if split else ())
+    test = folders.part(TEST) if split and test_fraction > 0 else []
     class_names = sorted({group for group, _ in train})
     if len(class_names) < 2:
         raise DatasetError(f"{path} must have at least two class folders with images, got {len(class_names)}")

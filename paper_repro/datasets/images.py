@@ -126,7 +126,6 @@ def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
     """
     from PIL import Image
 
-    largest = Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(io.BytesIO(data)) as opened:
             mode = opened.mode
@@ -134,8 +133,8 @@ def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
                 image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)).convert("RGB")
             else:
                 image = opened.convert("RGB")
-    except Image.DecompressionBombError:
-        raise DatasetError(f"{name} has more than {2 * (largest or 0):,} pixels; make it smaller") from None
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"{name} is too large ({error}); make it smaller") from None
     except Exception as error:  # each format has its own
         raise DatasetError(f"{name} is no whole image ({error}); get the dataset again") from None
     if mode in ("I", "F"):

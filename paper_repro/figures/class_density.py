@@ -114,7 +114,7 @@ def group_marks(mean: np.ndarray, high: np.ndarray, where: str, *, counted: bool
     They are called low- and high-density only if they are groups, and chance does not often leave such a gap.
     """
     words = (f"low-density at {where}", f"high-density at {where}")
-    if not is_split(mean):
+    if not is_split(mean, gap_p_value(mean)):
         words = (f"below the largest gap at {where}", "above it")
     marks = []
     for group, colour, label in zip((False, True), (style.LOW, style.HIGH), words, strict=True):
