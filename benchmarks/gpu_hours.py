@@ -71,7 +71,7 @@ def read() -> dict[str, Any]:
 
 
 def markdown(stored: Stored, profile: str) -> str:
-    """A table for the README: a row a step, or several alike, with best and likely hours on each GPU."""
+    """A table for `benchmarks/README.md`: a row a step, or several alike, with best and likely hours on each GPU."""
     lines = [
         f"| {profile}: predicted hours | EFLOP | " + " | ".join(GPUS) + " | two cores |",
         "| --- |" + " ---: |" * (len(GPUS) + 2),
@@ -86,7 +86,7 @@ def markdown(stored: Stored, profile: str) -> str:
 
 
 def totals(stored: Stored) -> str:
-    """A table for the README: all networks of each profile, and its densities without a GPU."""
+    """A table for `benchmarks/README.md`: all networks of each profile, and its densities without a GPU."""
     lines = ["| all networks of | EFLOP | " + " | ".join(GPUS) + " | densities, two cores |"]
     lines.append("| --- |" + " ---: |" * (len(GPUS) + 2))
     for profile, found in stored["profiles"].items():

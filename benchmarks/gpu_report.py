@@ -1,4 +1,4 @@
-"""What was measured on a GPU, as a table for the README, or what changed from one run to another.
+"""What was measured on a GPU, as a table for `kernels/README.md`, or what changed from one run to another.
 
     python -m benchmarks.gpu_report [FILE.json]         a table; by default of the newest stored run
     python -m benchmarks.gpu_report A.json B.json       B's times over A's; exit status 1 if one is above 1.15
@@ -21,7 +21,7 @@ from benchmarks.gpu import RESULTS
 __all__ = ["changes", "main", "markdown", "newest", "published"]
 
 PUBLISHED = "2026-11-27T043556_f344fe7.json"
-"""The stored run whose table the README has. A newer one changes nothing there until it is named here."""
+"""The stored run whose table `kernels/README.md` has. A newer one changes nothing there until it is named here."""
 
 ALLOWED = 1.15
 PER_SWEEP = "Gibbs sweeps"
@@ -35,7 +35,7 @@ def newest() -> dict[str, Any]:
 
 
 def published() -> dict[str, Any]:
-    """The stored run whose table the README has."""
+    """The stored run whose table `kernels/README.md` has."""
     return json.loads((RESULTS / PUBLISHED).read_text())
 
 

@@ -317,7 +317,7 @@ def predictions(version: str | None = None) -> list[Prediction]:
 
 
 def markdown(rows: list[Prediction], version: str) -> str:
-    """A table for the README: a row an operation and D, a column a GPU."""
+    """A table for `kernels/README.md`: a row an operation and D, a column a GPU."""
     lines = [f"| predicted, not measured (Triton {version}) | D | " + " | ".join(GPUS) + " |"]
     lines.append("| --- | ---: |" + " ---: |" * len(GPUS))
     for operation in SHAPES:

@@ -18,7 +18,7 @@ from benchmarks import performance_model as model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAR = float("inf")
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "kernels/README.md"
 NEWEST = model.stored_versions()[-1]
 SMALL = gpu.Sizes(
     checked=20, checked_features=(3,), features=(3,), points=20, components=7, peer_points=5, groups=2, group=8,
@@ -302,12 +302,12 @@ def test_records_beyond_the_cache_slow_sweeps_down():
     assert few < many
 
 
-def test_the_readme_has_the_predictions_of_the_newest_table(rows):
+def test_the_page_has_the_predictions_of_the_newest_table(rows):
     found = model.markdown(rows, NEWEST)
     lines = found.splitlines()
     assert len(lines) == 2 + len(model.SHAPES) * len(model.FEATURES)
     assert {line.count("|") for line in lines} == {3 + len(model.GPUS)}
-    assert found in README.read_text(), f"python -m benchmarks.performance_model --triton {NEWEST}"
+    assert found in PAGE.read_text(), f"python -m benchmarks.performance_model --triton {NEWEST}"
 
 
 def test_the_installed_version_of_triton_is_preferred(monkeypatch):

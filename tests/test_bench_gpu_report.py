@@ -1,4 +1,4 @@
-"""What was measured on a GPU: its table in the README, and what is said of two runs. No GPU is needed."""
+"""What was measured on a GPU: its table in `kernels/README.md`, and what is said of two runs. No GPU is needed."""
 
 import json
 from pathlib import Path
@@ -10,22 +10,22 @@ pytest.importorskip("triton")
 from benchmarks import gpu_report
 from benchmarks import performance_model as model
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "kernels/README.md"
 MODEL_FACTOR = 1.5
-"""Measured over predicted, of sweeps: 1.0 with 16 features and 1.4 with 64, which the README says."""
+"""Measured over predicted, of sweeps: 1.0 with 16 features and 1.4 with 64, which the page says."""
 
 
-def test_the_readme_has_what_was_measured():
+def test_the_page_has_what_was_measured():
     report = gpu_report.published()
     assert report["passed"]
     assert all(check["passed"] and check["bitwise"] for check in report["checks"])
     assert report["left_out"] == []
     found = gpu_report.markdown(report)
     assert len(found.splitlines()) == 2 + len(report["timings"])
-    assert found in README.read_text(), f"python -m benchmarks.gpu_report {gpu_report.RESULTS / gpu_report.PUBLISHED}"
+    assert found in PAGE.read_text(), f"python -m benchmarks.gpu_report {gpu_report.RESULTS / gpu_report.PUBLISHED}"
 
 
-def test_a_run_of_ones_own_is_not_what_the_readme_has(tmp_path, monkeypatch, capsys):
+def test_a_run_of_ones_own_is_not_what_the_page_has(tmp_path, monkeypatch, capsys):
     own = gpu_report.published()
     (tmp_path / gpu_report.PUBLISHED).write_text(json.dumps(own))
     own["gpu"]["name"] = "Another GPU"

@@ -1,4 +1,4 @@
-"""Predicted GPU hours: what is counted, and that the stored file and the README say the same."""
+"""Predicted GPU hours: what is counted, and that the stored file and the pages say the same."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from paper_repro.profiles import PAPER, PROFILES
 from paper_repro.steps import Step
 from paper_repro.training import TrainingSettings
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
 HOW = TrainingSettings(epochs=1, batch_size=4, peak_learning_rate=0.1, bfloat16=True)
 CIFAR_RESNET18 = {"architecture": "resnet18", "width": 64, "stem": "cifar"}
 
@@ -32,11 +32,21 @@ def stored():
     return gpu_hours.read()
 
 
-def test_readme_has_the_tables_of_the_stored_predictions(stored):
-    assert gpu_hours.markdown(stored, "cifar100-resnet18") in README
-    assert gpu_hours.totals(stored) in README
+def test_the_pages_have_the_stored_predictions(stored):
+    page = (ROOT / "benchmarks/README.md").read_text()
+    assert gpu_hours.markdown(stored, "cifar100-resnet18") in page
+    totals = gpu_hours.totals(stored)
+    assert totals in page
     for name, share in stored["share_of_best_case"].items():
-        assert f"{share:.0%}" in README, name
+        assert f"{share:.0%}" in page, name
+    columns, _, *rows = ([cell.strip() for cell in line.split("|")] for line in totals.splitlines())
+    hours = {row[1]: dict(zip(columns, row, strict=True)) for row in rows}
+    small, large = hours["cifar100-resnet18"], hours["cifar100-resnet50"]
+    said = (
+        f"`cifar100-resnet18` takes {small['A100']} hours on an A100 and {small['H100']} on an H100, "
+        f"`cifar100-resnet50` {large['A100']} and {large['H100']};"
+    )
+    assert said in " ".join((ROOT / "README.md").read_text().split())
 
 
 def test_a_forward_pass_has_the_published_number_of_multiply_adds():
