@@ -313,8 +313,8 @@ class _Chains(NamedTuple):
         return _Chains(state, self.x[rows].cpu(), prior, torch.arange(3) * n)
 
 
-def _made_chains(device: str, sizes: Sizes, D: int, random: torch.Generator) -> _Chains:
-    """Clusters far apart, labels at random, and a prior like the paper's."""
+def _made_chains(device: str, sizes: Sizes, D: int, random: torch.Generator) -> tuple[_Chains, Tensor]:
+    """Clusters far apart, labels at random, and a prior like the paper's; and the cluster [G, n] of each point."""
     G, n = sizes.groups, sizes.group
     centres = 5 * torch.randn(G, sizes.per_group, D, device=device, generator=random)
     member = torch.randint(sizes.per_group, (G, n), device=device, generator=random)
@@ -324,7 +324,7 @@ def _made_chains(device: str, sizes: Sizes, D: int, random: torch.Generator) -> 
     prior = NIWPrior(mean, 0.01 * ones, (D + 2) * ones, torch.diag_embed(variance / 6 ** (2 / D)))
     labels = torch.randint(min(6, n), (G, n), device=device, generator=random)
     labels = torch.cat([torch.unique(own, return_inverse=True)[1] for own in labels])
-    return _Chains(GibbsState(labels, ones), x.view(G * n, D), prior, torch.arange(G + 1, device=device) * n)
+    return _Chains(GibbsState(labels, ones), x.view(G * n, D), prior, torch.arange(G + 1, device=device) * n), member
 
 
 def _time_gibbs(device: str, sizes: Sizes, D: int, seed: int, block_size: int) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def _time_gibbs(device: str, sizes: Sizes, D: int, seed: int, block_size: int) -
     G, n, T = sizes.groups, sizes.group, sizes.sweeps
     N = G * n
     random = torch.Generator(device).manual_seed(seed)
-    state, x, prior, offsets = _made_chains(device, sizes, D, random)
+    (state, x, prior, offsets), _ = _made_chains(device, sizes, D, random)
 
     def numbers() -> tuple[Tensor, Tensor, AlphaNoise]:
         order = torch.rand(T, G, n, device=device, generator=random).argsort(-1).view(T, N)
@@ -366,13 +366,24 @@ def _time_gibbs(device: str, sizes: Sizes, D: int, seed: int, block_size: int) -
 
 
 def _time_split_merge(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
-    """A round of peels from random labels: an anchor and its candidates, all on its side, against another point."""
+    """A round of peels from settled labels, a tenth of the points each alone: in turns one of these and a random point,
+    with candidates beside it, against another point; all of one component, or of what would be one."""
     G, n, P = sizes.groups, sizes.group, sizes.proposals
-    C = min(sizes.candidates, n - 2)
+    C, n_alone = min(sizes.candidates, n - 2), max(1, n // 10)
     random = torch.Generator(device).manual_seed(seed)
-    chains = _made_chains(device, sizes, D, random)
-    points = torch.rand(P, G, n, device=device, generator=random).argsort(-1)
+    chains, member = _made_chains(device, sizes, D, random)
+    labels = member.clone()
+    labels[:, :n_alone] = sizes.per_group + torch.arange(n_alone, device=device)
+    labels = torch.cat([torch.unique(own, return_inverse=True)[1] for own in labels])
+    chains = chains._replace(state=chains.state._replace(labels=labels))
     numbers = {"device": device, "generator": random, "dtype": torch.float64}
+    first = torch.randint(n, (P, G), device=device, generator=random)
+    first[::2] = torch.randint(n_alone, first[::2].shape, device=device, generator=random)
+    own = member.expand(P, G, n).gather(2, first[..., None])
+    nearness = (
+        torch.rand(P, G, n, **numbers) + (member == own) + 2 * (torch.arange(n, device=device) == first[..., None])
+    )
+    points = nearness.argsort(-1, descending=True)
     proposals = SplitMergeProposals(
         points[..., :2].contiguous(),
         points[..., 2 : 2 + C].contiguous(),
@@ -391,13 +402,14 @@ def _time_split_merge(device: str, sizes: Sizes, D: int, seed: int) -> dict[str,
     labels = after.labels[_first_and_last(G, n, device)]
     ratio = tolerances.PEER_RELATIVE * (1 + expected_info.log_ratio.abs().nan_to_num(posinf=0))
     actual, wanted = [labels, info.log_ratio[:, two]], [expected.labels, expected_info.log_ratio]
-    return {"groups": G, "points": G * n, "proposals": P, **found, **_proof(actual, wanted, [0.5, ratio])}
+    moves = {"evaluated": float((info.log_ratio > -torch.inf).double().mean()), "accepted": int(info.accepted.sum())}
+    return {"groups": G, "points": G * n, "proposals": P, **moves, **found, **_proof(actual, wanted, [0.5, ratio])}
 
 
 def _time_log_joint(device: str, sizes: Sizes, D: int, seed: int) -> dict[str, Any]:
     """Of the same random labels, again and again: what it costs does not depend on that."""
     T = sizes.states
-    chains = _made_chains(device, sizes, D, torch.Generator(device).manual_seed(seed))
+    chains, _ = _made_chains(device, sizes, D, torch.Generator(device).manual_seed(seed))
     states = GibbsState(chains.state.labels.repeat(T, 1), chains.state.alpha.repeat(T, 1))
     options = {"prior": chains.prior, "group_offsets": chains.group_offsets}
     found = _seconds("log_joint", device, sizes.repeats, states, chains.x, **options)

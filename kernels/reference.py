@@ -355,8 +355,8 @@ def _try_split_or_merge(
             for name in ("i", "j"):
                 members = x[[other for other in together if side[other] == name and other != n]]
                 log_weight[name] = math.log(len(members)) + _niw_predictive(x[n], members, prior)
-            log_i = -math.log1p(math.exp(min(log_weight["j"] - log_weight["i"], 700.0)))
-            log_j = -math.log1p(math.exp(min(log_weight["i"] - log_weight["j"], 700.0)))
+            log_odds = log_weight["i"] - log_weight["j"]
+            log_i, log_j = (min(odds, 0.0) - math.log1p(math.exp(-abs(odds))) for odds in (log_odds, -log_odds))
             if last and not is_split:
                 side[n] = "i" if n in with_i else "j"
             else:

@@ -133,7 +133,9 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, n_far: int = 0) -
         nan,
         HOLDS if real else FAILS,
     )
-    value, low, upper = (float(np.exp(v)) for v in negative(group_difference(np.log(std), high)))
+    with np.errstate(divide="ignore"):  # a class without spread: there is no ratio
+        value, low, upper = (float(np.exp(v)) for v in negative(group_difference(np.log(std), high)))
+    value = value if 0 < value < np.inf else nan
     ratio = _above(
         f"{where}: densities spread about ten times less within high-density classes",
         "ratio of within-class standard deviations, low- to high-density (geometric means; an interval needs "
@@ -172,7 +174,7 @@ def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> tuple[Part, str
     groups = _two_groups(mean, std, where)
     outcome = FAILS if groups.found else HOLDS if groups.excluded else UNCLEAR
     # Too few classes to be a group, but too far from the others, and too alike, to be none.
-    if groups.outliers and groups.ratio.value > ORDER_OF_MAGNITUDE:
+    if groups.outliers and not groups.ratio.value <= ORDER_OF_MAGNITUDE:
         outcome = UNCLEAR
     p = "below 0.001" if groups.gap.value < 0.001 else f"{groups.gap.value:.3f}"
     statistic = f"ratio of within-class standard deviations across the largest gap ({groups.words}; its p-value: {p})"
@@ -241,7 +243,7 @@ def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     remark = (
         "Rank correlation of the mean distance with mean log-density: "
         f"{words(rank_correlation_interval(distance, density))} over all classes, {words(among_low)} over the "
-        f"{int(low.sum())} low-density ones."
+        f"{int(low.sum())} below the largest gap."
     )
     if "figure_b5" in figures:
         left_out = figures["figure_b5"]["left_out_mean"][-1]
@@ -392,8 +394,9 @@ def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     f1, error = stored["f1"], stored["error"]  # [3, S]
 
     def least(upper: tuple[Any, Any], lower: tuple[Any, Any]) -> Interval:
-        """Of the differences the one that decides whether all are above 0."""
-        differences = map(normal_interval, f1[upper] - f1[lower], np.hypot(error[upper], error[lower]))
+        """Of the differences the one that decides whether all are above 0, with an interval for all of them at once."""
+        value, its_error = f1[upper] - f1[lower], np.hypot(error[upper], error[lower])
+        differences = [normal_interval(*each, at_once=len(value)) for each in zip(value, its_error, strict=True)]
         return min(differences, key=lambda interval: (interval[2] >= 0, interval[1]))
 
     later, earlier, every = slice(1, None), slice(None, -1), slice(None)

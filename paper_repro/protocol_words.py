@@ -125,13 +125,13 @@ def _stale(facts: Sequence[Facts]) -> str:
 
 def _counts(facts: Sequence[Facts]) -> str:
     counted = [f"{len(f.high)} of {len(f.classes)} under `{f.name}`" for f in facts]
-    return f"High-density classes at stage {facts[0].stage}: {_list(counted)}."
+    return f"Classes above the largest gap at stage {facts[0].stage}: {_list(counted)}."
 
 
 def _overlap(facts: Sequence[Facts]) -> str:
     first, found, other = facts[0], [], []
     if not first.high:
-        return f"`{first.name}` has no high-density class that could be one elsewhere."
+        return f"`{first.name}` has no class above a gap that could be above one elsewhere."
     for f in facts[1:]:
         row = overlap_row(first, f)
         if row["found_again"] is None:
@@ -140,7 +140,7 @@ def _overlap(facts: Sequence[Facts]) -> str:
             found.append(f"{row['found_again']} of {row['of']} for `{f.name}` (Jaccard index {row['jaccard']:.2f})")
     words = []
     if found:
-        words.append(f"High-density under `{first.name}` and under the other as well: {_list(found)}.")
+        words.append(f"Above it under `{first.name}` and under the other as well: {_list(found)}.")
     if other:
         words.append(f"The classes of {_names(other)} are others and cannot be compared with those of `{first.name}`.")
     return " ".join(words)
@@ -158,7 +158,7 @@ def _level(facts: Sequence[Facts]) -> str:
         return ""
     which = "classes that are" if len(first.high) > 1 else "class that is"
     verb = "have" if len(first.high) > 1 else "has"
-    return f"The {which} high-density under `{first.name}` {verb} a mean log-density, in nats, of {_list(levels)}."
+    return f"The {which} above it under `{first.name}` {verb} a mean log-density, in nats, of {_list(levels)}."
 
 
 def _gaps(facts: Sequence[Facts]) -> str:
@@ -182,8 +182,8 @@ def _ratios(facts: Sequence[Facts]) -> str:
     words = []
     if known:
         words.append(
-            "The standard deviation of log-density within a class is, in low- over high-density classes (the paper: "
-            f"about ten): {_list(known)}."
+            "The standard deviation of log-density within a class is, in classes below over those above the largest "
+            f"gap (the paper: about ten): {_list(known)}."
         )
     if none:
         words.append(f"There is no such ratio of standard deviations under {_names(none)}.")

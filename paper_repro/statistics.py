@@ -1,4 +1,4 @@
-"""The statistics of the scorecard: gaps that chance does not leave, and bootstrap intervals."""
+"""The statistics of the scorecard: gaps that chance does not leave, and intervals."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,8 @@ MOST_BATCHES = 100
 """Of samples for a p-value: with them its standard error at 0.05 is 0.0005."""
 LEVEL = 0.95
 LEAST_IN_GROUP = 5
-"""Resampling fewer units of a group hardly changes their mean (that of a single one never), as if it were certain."""
+"""Of fewer units no interval is given: resampling hardly changes their mean (that of a single one never), as if it were
+certain."""
 
 LEAST_SHARE = 0.03
 """Fewer units on one side of a gap are outliers, no group. The p-value of a gap is that of one mode like the data's;
@@ -94,12 +95,14 @@ def is_split(values: np.ndarray, p: float) -> bool:
     return p < 1 - LEVEL and min(n_high, len(values) - n_high) >= least_a_side(len(values))
 
 
-def _interval(draws: np.ndarray) -> tuple[float, float]:
+def _with_interval(value: float, draws: np.ndarray) -> Interval:
+    """Draws in which the statistic does not exist, all units being alike, are left out; it has to be a number of all
+    units, or what is left would be of those alone that make it one."""
     draws = draws[np.isfinite(draws)]
-    if len(draws) == 0:
-        return float("nan"), float("nan")
+    if len(draws) == 0 or not np.isfinite(value):
+        return value, float("nan"), float("nan")
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return value, float(low), float(high)
 
 
 def resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
@@ -111,11 +114,15 @@ def resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -
         return statistic(np.arange(n)), float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(N_BOOTSTRAP)])
-    return statistic(np.arange(n)), *_interval(draws)
+    return _with_interval(statistic(np.arange(n)), draws)
 
 
-def normal_interval(value: float, error: float) -> Interval:
-    return value, value - 1.96 * error, value + 1.96 * error
+def normal_interval(value: float, error: float, at_once: int = 1) -> Interval:
+    """95% interval; of `at_once` such intervals all hold what they should with that probability (Bonferroni)."""
+    from scipy.stats import norm
+
+    half = float(norm.isf((1 - LEVEL) / 2 / at_once)) * error
+    return value, value - half, value + half
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -138,7 +145,7 @@ def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> In
     x, y = (part - part.mean(1, keepdims=True) for part in ranks)
     with np.errstate(invalid="ignore"):  # all the same in a draw: nan, which is left out
         draws = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return rank_correlation(a, b), *_interval(draws)
+    return _with_interval(rank_correlation(a, b), draws)
 
 
 def bins_a_side(n_bins: int, at: int) -> int:
@@ -150,27 +157,27 @@ def difference(values: np.ndarray, errors: np.ndarray, at: int) -> Interval:
     """Mean over some bins from `at` on less the mean over as many before, with its normal interval."""
     width = bins_a_side(len(values), at)
     after, before = slice(at, at + width), slice(at - width, at)
-    value = np.nanmean(values[after]) - np.nanmean(values[before])
-    variance = (np.nansum(errors[after] ** 2) + np.nansum(errors[before] ** 2)) / width**2
+    value = values[after].mean() - values[before].mean()
+    variance = ((errors[after] ** 2).sum() + (errors[before] ** 2).sum()) / width**2
     return normal_interval(float(value), float(np.sqrt(variance)))
 
 
 def group_difference(values: np.ndarray, high: np.ndarray) -> Interval:
     """Mean of the values [n] of the units that are high [n] less that of the others, given that split.
 
-    The 95% bootstrap interval is over units; it is nan with fewer than LEAST_IN_GROUP of either kind, and so is the
-    value without both.
+    The 95% interval is Welch's: a bootstrap interval would cover 86% with 5 normal values on one side of 100. It is nan
+    with fewer than LEAST_IN_GROUP of either kind, and so is the value without both.
     """
+    from scipy.stats import ttest_ind
 
-    def of(rows: np.ndarray) -> float:
-        above = high[rows]
-        if above.all() or not above.any():
-            return float("nan")
-        return float(values[rows][above].mean() - values[rows][~above].mean())
-
-    if min(high.sum(), (~high).sum()) < LEAST_IN_GROUP:
-        return of(np.arange(len(high))), float("nan"), float("nan")
-    return resampled(len(high), of)
+    if high.all() or not high.any():
+        return float("nan"), float("nan"), float("nan")
+    value = float(values[high].mean() - values[~high].mean())
+    alike = np.ptp(values[high]) == 0 == np.ptp(values[~high])
+    if min(high.sum(), (~high).sum()) < LEAST_IN_GROUP or alike or not np.isfinite(value):
+        return value, float("nan"), float("nan")
+    low, upper = ttest_ind(values[high], values[~high], equal_var=False).confidence_interval(LEVEL)
+    return value, float(low), float(upper)
 
 
 def negative(interval: Interval) -> Interval:
@@ -179,6 +186,9 @@ def negative(interval: Interval) -> Interval:
 
 
 def share_error(share: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Standard error of a share of n points after Agresti & Coull (1998): 0 and 1 are not taken for certain."""
+    """Standard error of a share of n points after Agresti & Coull (1998): 0 and 1 are not taken for certain.
+
+    For an F1 weighted over classes it is up to a quarter too small where few classes have most of the points.
+    """
     p = (share * n + 2) / (n + 4)
     return np.sqrt(p * (1 - p) / (n + 4))

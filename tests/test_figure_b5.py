@@ -43,6 +43,10 @@ def test_words():
     assert re.search(r"left out a difference \(nats.*?\) of −\d+\.\d \(too few classes for an interval\)\.", words)
     many = figure_b5.finding(figure_b5.compute(**made_figure_b5(high=5, n_classes=10)))
     assert re.search(r"for this split\) of −(1\d|2\d)\.\d \(−\d+\.\d to −\d+\.\d\)\.", many)
+    one = figure_b5.compute(**made_figure_b5(high=1)) | {"seen_p": [0.01, 0.2], "left_out_p": [0.2, 0.2]}
+    assert figure_b5.finding(one).count("With fewer than 2 classes on one side, that as fitted is of outliers.") == 1
+    several = figure_b5.compute(**made_figure_b5()) | {"seen_p": [0.01, 0.01], "left_out_p": [0.2, 0.2]}
+    assert "outliers" not in figure_b5.finding(several)
     assert figure_b5.caption(stored).endswith("is least likely counts most. A note.")
     remark = figure_b5.compute(**made_figure_b5(), remark="Of all points.") | WORDS
     assert "Of all points. A note." in figure_b5.caption(remark)

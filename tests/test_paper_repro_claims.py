@@ -17,6 +17,7 @@ from paper_repro.statistics import (
     group_difference,
     is_split,
     least_a_side,
+    normal_interval,
     rank_correlation_interval,
     resampled,
     unimodal_bandwidth,
@@ -156,6 +157,28 @@ def test_few_high_density_classes_have_no_interval():
     assert np.isnan([ratio.low, ratio.high]).all()
 
 
+@pytest.mark.parametrize("of", [0, 99])
+def test_a_class_without_spread_leaves_the_ratio_unclear(of):
+    """A class of one point, say, with low or high density: resamples of classes that miss it tell nothing of all."""
+    stored = density_figure(80, 20, 10.0)
+    stored["std"][-1, of] = 0
+    claim = assess({"figure_a7": stored})[0]
+    gap, ratio = claim.parts
+    assert (gap.outcome, ratio.outcome, claim.verdict) == ("holds", "unclear", INCONCLUSIVE)
+    assert np.isnan([ratio.value, ratio.low, ratio.high]).all()
+
+
+def test_a_distance_that_is_no_number_leaves_c4_unclear():
+    stored = {
+        "class_names": np.arange(30).astype(str), "mean_log_density": np.arange(30.0), "high": np.arange(30) > 25,
+        "relative_entropy": np.arange(30.0), "mean_distance": np.random.default_rng(0).random(30),
+    }  # fmt: skip
+    stored["mean_distance"][3] = np.nan
+    (claim,) = assess({"figure_2": stored})
+    assert [part.outcome for part in claim.parts] == ["holds", "unclear"]
+    assert np.isnan(claim.parts[1][2:5]).all()
+
+
 @pytest.mark.parametrize(("ratio", "gap"), [(10.0, 8.0), (10.0, 60.0), (1.2, 60.0)])
 def test_few_classes_are_inconclusive_whatever_they_show(ratio, gap):
     c1, c2 = assess({"figure_a7": density_figure(8, 2, ratio, gap=gap)})
@@ -211,7 +234,7 @@ def test_relative_entropy(entropy, distance, expected):
     every, among_low = (spearmanr(stored["mean_distance"][own], density[own]).statistic for own in (low | True, low))
     assert claim.parts[1].value == pytest.approx(abs(every), rel=PEER_RELATIVE)
     said = re.sub(r" \([^)]*\)", "", claim.remark).replace("−", "-")
-    assert f": {every:+.2f} over all classes, {among_low:+.2f} over the {low.sum()} low-density ones." in said
+    assert f": {every:+.2f} over all classes, {among_low:+.2f} over the {low.sum()} below the largest gap." in said
 
 
 def test_relative_entropy_and_points_left_out():
@@ -383,6 +406,21 @@ def test_difference_of_two_groups():
     # Normal values: the interval of a difference of means has the width that everybody knows, off by some 1 / sqrt(n).
     _, low, above = group_difference(values, np.arange(60) < 30)
     assert (above - low) / (2 * 1.96 * np.sqrt(2 / 30)) == pytest.approx(1, abs=2 / np.sqrt(60))
+
+
+def test_the_interval_of_a_difference_of_few_covers_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    high = np.arange(100) < 5
+    found = [group_difference(rng.standard_normal(100) + high, high) for _ in range(1000)]
+    assert np.mean([low < 1 < above for _, low, above in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_intervals_for_several_at_once():
+    rng = np.random.default_rng(2)
+    assert normal_interval(1.0, 0.5)[1:] == pytest.approx((1 - 0.98, 1 + 0.98), abs=1e-4)
+    errors = rng.standard_normal((4000, 4))
+    low, above = np.array([[normal_interval(e, 1.0, at_once=4)[1:] for e in row] for row in errors]).transpose(2, 0, 1)
+    assert ((low < 0) & (above > 0)).all(1).mean() == pytest.approx(0.95, abs=0.02)
 
 
 def test_bandwidth_of_one_and_of_two_modes():

@@ -85,8 +85,9 @@ def test_overlap_that_does_not_exist():
 def test_how_many_are_high_density_and_found_again():
     text = said(facts(), facts("converged", high=(29, 1)), facts("em", high=()))
     assert text.startswith(
-        "High-density classes at stage 4: 3 of 30 under `paper`, 2 of 30 under `converged` and 0 of 30 under `em`. "
-        "High-density under `paper` and under the other as well: 1 of 3 for `converged` (Jaccard index 0.25) and "
+        "Classes above the largest gap at stage 4: 3 of 30 under `paper`, 2 of 30 under `converged` and 0 of 30 "
+        "under `em`. "
+        "Above it under `paper` and under the other as well: 1 of 3 for `converged` (Jaccard index 0.25) and "
         "0 of 3 for `em` (Jaccard index 0.00)."
     )
 
@@ -95,11 +96,11 @@ def test_one_class_and_none():
     text = said(facts(high=(29,), level=60), facts("em", high=(29,), level=-97.5))
     assert "and under the other as well: 1 of 1 for `em` (Jaccard index 1.00)." in text
     assert (
-        "The class that is high-density under `paper` has a mean log-density, in nats, of 63.0 under `paper` and −94.5 "
+        "The class that is above it under `paper` has a mean log-density, in nats, of 63.0 under `paper` and −94.5 "
         "under `em`." in text
     )
     text = said(facts(high=()), facts("em", high=()))
-    assert "`paper` has no high-density class that could be one elsewhere." in text
+    assert "`paper` has no class above a gap that could be above one elsewhere." in text
     assert "mean log-density" not in text
     assert "There is no such ratio of standard deviations under `paper` and `em`." in text
 
@@ -107,7 +108,7 @@ def test_one_class_and_none():
 def test_levels_of_several():
     text = said(facts(), facts("heldout", high=(1, 2)))
     assert (
-        "The classes that are high-density under `paper` have a mean log-density, in nats, of 62.9 under `paper` and "
+        "The classes that are above it under `paper` have a mean log-density, in nats, of 62.9 under `paper` and "
         "2.9 under `heldout`." in text
     )
 
@@ -141,7 +142,7 @@ def test_gaps_by_chance_and_not():
 @pytest.mark.parametrize(("ratio", "words"), [(14.2, "14"), (9.87, "9.9"), (1.0, "1"), (0.83, "0.83"), (150.0, "150")])
 def test_ratios(ratio, words):
     text = said(facts(ratio=ratio), facts("em", high=()))
-    assert f"in low- over high-density classes (the paper: about ten): {words} under `paper`." in text
+    assert f"in classes below over those above the largest gap (the paper: about ten): {words} under `paper`." in text
     assert "There is no such ratio of standard deviations under `em`." in text
 
 

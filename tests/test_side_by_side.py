@@ -93,7 +93,7 @@ def test_both_reports_have_the_section(workspace, drawn):
         section = page[page.index('<section id="protocols">') : page.index('<section id="run">')]
         assert "<h2>What changes under stricter protocols</h2>" in section
         assert (
-            "3 of 30 under <code>paper</code> and 2 of 30 under <code>converged</code>. High-density under "
+            "3 of 30 under <code>paper</code> and 2 of 30 under <code>converged</code>. Above it under "
             "<code>paper</code> and under the other as well: 1 of 3 for <code>converged</code> (Jaccard index 0.25)."
         ) in section
         assert "is reproduced under <code>paper</code>, not reproduced under <code>converged</code>" in section

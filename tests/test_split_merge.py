@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import gammaln
 from test_gibbs import (
     draw_partitions,
     draw_points,
@@ -13,6 +14,7 @@ from test_gibbs import (
     make_prior,
     make_problem,
     moved_far_from_zero,
+    scipy_log_marginal,
 )
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
@@ -65,6 +67,33 @@ def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch):
         assert torch.allclose(info.log_ratio, expected_info.log_ratio, rtol=PEER_RELATIVE, atol=PEER_RELATIVE)
         accepted += torch.stack([(info.accepted & info.split).sum(), (info.accepted & ~info.split).sum()])
     assert n_candidates == 0 or (accepted > 0).all(), f"{accepted.tolist()} splits and merges were accepted"
+
+
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine):
+    """The candidate, labelled as the 400 points far away, would join them by odds of exp(-1500)."""
+    rng, D = np.random.default_rng(3), 2
+    x = np.concatenate([rng.normal(size=(400, D)), [[1000.0, 0.0], [1000.5, 0.0]]])
+    near, i, k = list(range(400)), 400, 401
+    prior = NIWPrior(
+        *(torch.from_numpy(v) for v in (np.zeros((1, D)), np.array([0.01]), np.array([4.0]), np.eye(D)[None]))
+    )
+    labels = torch.zeros(402, dtype=torch.int64)
+    labels[i] = 1
+    numbers = ([[[i, 0]]], [[[k]]], [[[True]]], [[[[0.5]]]], [[0.5]])
+    proposals = SplitMergeProposals(*map(torch.tensor, numbers))
+    proposals = proposals._replace(uniforms=proposals.uniforms.double(), accept=proposals.accept.double())
+    state = GibbsState(labels, torch.tensor([0.7], dtype=torch.float64))
+    _, info = split_merge(state, x=torch.from_numpy(x), proposals=proposals, prior=prior, engine=engine)
+
+    def marginal(*points: int) -> float:
+        return scipy_log_marginal(x[list(points)], prior)
+
+    of_i, of_near = marginal(i, k) - marginal(i), np.log(400) + marginal(*near, k) - marginal(*near)
+    assert of_near - of_i < -1500
+    log_split = np.log(0.7) + gammaln(401) - gammaln(402) + marginal(i) + marginal(*near, k) - marginal(*near, i, k)
+    log_split -= of_near - np.logaddexp(of_i, of_near)
+    assert float(info.log_ratio) == pytest.approx(-log_split, rel=1e-9)
 
 
 def test_more_components_than_memory_is_first_set_aside_for():

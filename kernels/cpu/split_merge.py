@@ -207,10 +207,10 @@ def _propose(
             log_odds = _log_weight(x[k], WITH_I, with_i[k], prior, parts, v) - _log_weight(
                 x[k], WITH_J, not with_i[k], prior, parts, v
             )
-            log_i = -math.log1p(math.exp(min(-log_odds, 700.0)))
+            log_i = min(log_odds, 0.0) - math.log1p(math.exp(-abs(log_odds)))
             joins_i = labels[k] == a if last and a != b else uniforms[scan, t] < math.exp(log_i)
             if last:
-                log_proposal += log_i if joins_i else -math.log1p(math.exp(min(log_odds, 700.0)))
+                log_proposal += log_i if joins_i else log_i - log_odds
             if joins_i != with_i[k]:
                 _transfer(x[k], WITH_J if joins_i else WITH_I, WITH_I if joins_i else WITH_J, prior.kappa0, parts, v, z)
                 with_i[k] = joins_i

@@ -100,8 +100,8 @@ def caption(stored: Stored) -> str:
         "relative entropy of its predictive density from the diagonal Gaussian with the same mean and variances "
         f"(equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats). Both against "
         "the mean log-density of the class, with least-squares lines, Pearson's correlations r and rank correlations "
-        "ρ, which the scorecard uses (C4): a few classes far from all others decide r. Circles are low-density "
-        f"classes, diamonds high-density ones, as in figure 1. {stored['note']}"
+        "ρ, which the scorecard uses (C4): a few classes far from all others decide r. Circles are classes below the "
+        f"largest gap between class means, diamonds those above it, as in figure 1. {stored['note']}"
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.class_density import class_statistics
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import LEVEL, gap_p_value, group_difference
+from paper_repro.statistics import LEVEL, gap_p_value, group_difference, is_split, least_a_side
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -141,8 +141,12 @@ def _stage(stored: Stored, s: int) -> str:
     words = (
         f"At stage {stored['stages'][s]} the largest gap between sorted class means is {stored['seen_gap'][s]:.1f} "
         f"nats as fitted ({style.p_value(stored['seen_p'][s])}) and {stored['left_out_gap'][s]:.1f} left out "
-        f"({style.p_value(stored['left_out_p'][s])}; p is how often chance leaves one as large)."
+        f"({style.p_value(stored['left_out_p'][s])}; p is how often a sample of one mode like theirs has one as large)."
     )
+    for kind, which in zip(KINDS, ("as fitted", "left out"), strict=True):
+        mean, p = stored[f"{kind}_mean"][s], stored[f"{kind}_p"][s]
+        if p < 1 - LEVEL and not is_split(mean, p):
+            words += f" With fewer than {least_a_side(len(mean))} classes on one side, that {which} is of outliers."
     if high.any() and not high.all():
         n = int(high.sum())
         words += (
