@@ -1,9 +1,10 @@
 """Read `benchmarks/results`: print the newest run as a table, and draw the history of every operation as a page.
 
-    python -m benchmarks.report [--results DIR] [--output DIR]
+    python -m benchmarks.report [--results DIR] [--output DIR] [--markdown]
 
 The page is `index.html` in the output folder (runs/benchmarks), with an SVG and a PNG picture of each operation. The
-exit status is 1 if the newest run misses a figure that has to be reached.
+exit status is 1 if the newest run misses a figure that has to be reached. With --markdown it prints what
+`benchmarks/README.md` has of that run, and does no more.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from rich.table import Table
 from benchmarks.record import RESULTS
 from classfit.storage import replacing
 
-__all__ = ["HOURS", "Row", "Run", "load", "main", "missed_of", "rows", "table", "verdict", "write_page"]
+__all__ = ["HOURS", "Row", "Run", "load", "main", "markdown", "missed_of", "rows", "table", "verdict", "write_page"]
 
 HOURS = "gpu_hours.json"
 """Beside the measurements, but none: what `benchmarks.gpu_hours` predicts."""
@@ -162,6 +163,23 @@ def table(run: Run) -> Table:
     return drawn
 
 
+def markdown(run: Run) -> str:
+    """A table for `benchmarks/README.md`: every benchmark that has a peer, beside it."""
+    lines = [f"| {run.date[:10]}, commit {run.commit}, {run.machine.split(',')[0]} | ours | a peer takes |"]
+    lines.append("| --- | ---: | --- |")
+    for _, benchmark in sorted(run.benchmarks.items()):
+        info = benchmark["extra_info"]
+        if not info["peers"]:
+            continue
+        peers = "; ".join(f"{name}: {_number(peer['ratio'])} times as long" for name, peer in info["peers"].items())
+        lines.append(f"| {': '.join(_names(info))} | {_number(benchmark['stats']['median'] * 1e3)} ms | {peers} |")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def write_page(runs: list[Run], folder: Path) -> Path:
     """The page and its pictures; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,11 +245,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Show the newest benchmark results, and draw a page with all.")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder for the page")
+    parser.add_argument("--markdown", action="store_true", help="print the table of benchmarks/README.md instead")
     options = parser.parse_args(arguments)
     runs = load(options.results)
     console = Console()
     if not runs:
         console.print(f"No results in {options.results}: make some with `python -m benchmarks.record`.")
+        return 0
+    if options.markdown:
+        print(markdown(runs[-1]))
         return 0
     console.print(table(runs[-1]))
     print(f"History: {write_page(runs, options.output)}")

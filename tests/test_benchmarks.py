@@ -23,6 +23,13 @@ from benchmarks.workload import OPERATIONS
 ROOT = Path(__file__).parents[1]
 
 
+def test_the_page_has_a_stored_run():
+    page = (ROOT / "benchmarks/README.md").read_text()
+    tables = [report.markdown(run) for run in load(report.RESULTS)]
+    assert any(table in page for table in tables), "python -m benchmarks.report --markdown"
+    assert all(len(table.splitlines()) > 10 for table in tables)
+
+
 class FakeBenchmark:
     """pytest-benchmark's fixture, with made times of ours."""
 
