@@ -403,14 +403,16 @@ def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     parts = [
         _above(
             "generative F1 rises from each stage to the next (random points)",
-            "smallest difference",
+            "smallest difference (interval for all of them at once)",
             *least((RANDOM, later), (RANDOM, earlier)),
         )
     ]
     for upper, lower, words in ((LEAST, RANDOM, "least memorized above random"), (RANDOM, MOST, "random above most")):
         parts.append(
             _above(
-                f"at every stage F1 is ordered: {words}", "smallest difference", *least((upper, every), (lower, every))
+                f"at every stage F1 is ordered: {words}",
+                "smallest difference (interval for all of them at once)",
+                *least((upper, every), (lower, every)),
             )
         )
     return parts, ""
