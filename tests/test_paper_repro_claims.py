@@ -13,6 +13,7 @@ from tolerances import PEER_RELATIVE
 from paper_repro import claims
 from paper_repro.claims import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, assess, scorecard
 from paper_repro.statistics import (
+    difference,
     gap_p_value,
     group_difference,
     is_split,
@@ -421,6 +422,11 @@ def test_intervals_for_several_at_once():
     errors = rng.standard_normal((4000, 4))
     low, above = np.array([[normal_interval(e, 1.0, at_once=4)[1:] for e in row] for row in errors]).transpose(2, 0, 1)
     assert ((low < 0) & (above > 0)).all(1).mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_difference_across_a_bin_without_a_value_has_none():
+    assert np.isnan(difference(np.array([1.0, np.nan, 2.0, 3.0]), np.ones(4), 2)).all()
+    assert difference(np.array([np.nan, 1.0, 2.0, 3.0]), np.full(4, 0.5), 2) == normal_interval(1.0, 0.5 * np.sqrt(2))
 
 
 def test_bandwidth_of_one_and_of_two_modes():
