@@ -77,11 +77,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         # Three products of TF32 for one of float32.
         rate = 3 * timing.get("flops", 0.0) / seconds
         share = f"{rate / report['ceilings']['matmul_tf32']:.0%}" if timing["operation"] == "mixture density" else ""
-        peers = "; ".join(
-            f"{peer}: {found['ratio']:.3g} times as long"
-            for peer, found in timing.get("peers", {}).items()
-            if "ratio" in found
-        )
+        peers = model.peers_in_words(timing.get("peers", {}))
         took = model.in_words(seconds) if timing.get("proven", True) else "wrong answer"
         cells = (operation, str(D), took, model.in_words(guess) if guess else "", share, peers)
         lines.append("| " + " | ".join(cells) + " |")

@@ -24,6 +24,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ __all__ = [
     "in_words",
     "like",
     "load_kernels",
+    "peers_in_words",
     "predict",
     "predict_gibbs",
     "stored_versions",
@@ -333,6 +335,12 @@ def markdown(rows: list[Prediction], version: str) -> str:
 
 def in_words(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1e3:.2g} ms"
+
+
+def peers_in_words(peers: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many times as long as ours each peer takes, of those whose ratio is known."""
+    ratios = {name: peer["ratio"] for name, peer in peers.items() if "ratio" in peer}
+    return "; ".join(f"{name}: {f'{r:,.0f}' if r >= 100 else f'{r:.3g}'} times as long" for name, r in ratios.items())
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from jinja2 import Environment
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.performance_model import in_words, peers_in_words
 from benchmarks.record import RESULTS
 from classfit.storage import replacing
 
@@ -171,13 +172,9 @@ def markdown(run: Run) -> str:
         info = benchmark["extra_info"]
         if not info["peers"]:
             continue
-        peers = "; ".join(f"{name}: {_number(peer['ratio'])} times as long" for name, peer in info["peers"].items())
-        lines.append(f"| {': '.join(_names(info))} | {_number(benchmark['stats']['median'] * 1e3)} ms | {peers} |")
+        ours = in_words(benchmark["stats"]["median"])
+        lines.append(f"| {': '.join(_names(info))} | {ours} | {peers_in_words(info['peers'])} |")
     return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def write_page(runs: list[Run], folder: Path) -> Path:

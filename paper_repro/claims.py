@@ -400,22 +400,13 @@ def _c8(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
         return min(differences, key=lambda interval: (interval[2] >= 0, interval[1]))
 
     later, earlier, every = slice(1, None), slice(None, -1), slice(None)
-    parts = [
-        _above(
-            "generative F1 rises from each stage to the next (random points)",
-            "smallest difference (interval for all of them at once)",
-            *least((RANDOM, later), (RANDOM, earlier)),
-        )
-    ]
-    for upper, lower, words in ((LEAST, RANDOM, "least memorized above random"), (RANDOM, MOST, "random above most")):
-        parts.append(
-            _above(
-                f"at every stage F1 is ordered: {words}",
-                "smallest difference (interval for all of them at once)",
-                *least((upper, every), (lower, every)),
-            )
-        )
-    return parts, ""
+    compared = {
+        "generative F1 rises from each stage to the next (random points)": ((RANDOM, later), (RANDOM, earlier)),
+        "at every stage F1 is ordered: least memorized above random": ((LEAST, every), (RANDOM, every)),
+        "at every stage F1 is ordered: random above most": ((RANDOM, every), (MOST, every)),
+    }
+    statistic = "smallest difference (interval for all of them at once)"
+    return [_above(statement, statistic, *least(*pair)) for statement, pair in compared.items()], ""
 
 
 class _Test(NamedTuple):

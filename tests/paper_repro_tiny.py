@@ -55,5 +55,4 @@ if __name__ == "__main__":
     pipeline = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
     workspace = Workspace(Path(sys.argv[1]))
     with workspace.lock():
-        # Those that tests of memorization and robustness do not kill on their own.
-        workspace.run([pipeline.figures["figure_2"], pipeline.figures["figure_a8"], pipeline.classes])
+        workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
