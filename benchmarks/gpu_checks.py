@@ -305,11 +305,16 @@ class _Chain(NamedTuple):
 
 
 def _chain(rng: np.random.Generator, n: int, D: int, alpha: float | None = None) -> _Chain:
-    """Of three clusters each, labelled at random; alpha at random if it is not given."""
+    """Of three clusters each, labelled at random; alpha at random if it is not given.
+
+    The second group lies far from zero, and its features are nearly dependent: of its S0 the condition is up to 1e4.
+    """
     sizes = [n, n // 2 + 1]
     edges = np.cumsum([0, *sizes])
     N, G = int(edges[-1]), len(sizes)
     x = rng.normal(size=(N, D)) + 3 * rng.integers(0, 3, size=(N, 1))
+    rotation = np.linalg.qr(rng.normal(size=(D, D)))[0]
+    x[edges[1] :] = 1e3 + x[edges[1] :] @ rotation * np.logspace(0, 2, D) @ rotation.T
     groups = [x[a:b] for a, b in pairwise(edges)]
     S0 = [(np.cov(own.T, bias=True).reshape(D, D) + np.eye(D)) / 6 ** (2 / D) for own in groups]
     made = (np.array([own.mean(0) for own in groups]), np.full(G, 0.01), np.full(G, D + 2.0), np.array(S0))

@@ -36,6 +36,13 @@ def seed_of(value: Seed) -> int:
     return int(random_state_of(value).randint(2**31 - 1))
 
 
+def streams_of(value: Seed, n: int) -> list[np.random.Generator]:
+    """n independent Generators, from an int or from the next number of what was given."""
+    # Not `spawn` of the Generator itself: it would not look at how far that has gone, and not all can.
+    seed = int(value.integers(2**63 - 1)) if isinstance(value, np.random.Generator) else seed_of(value)
+    return np.random.default_rng(seed).spawn(n)
+
+
 def generator_of(value: Seed) -> np.random.Generator:
     """A Generator itself; else that of `seed_of`."""
     return value if isinstance(value, np.random.Generator) else np.random.default_rng(seed_of(value))

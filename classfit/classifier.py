@@ -48,20 +48,23 @@ class ClassConditionalDensity(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
-        self.classes_, counts = np.unique(y, return_counts=True)
+        classes, counts = np.unique(y, return_counts=True)
         with np.errstate(divide="ignore"):
-            self.class_log_prior_ = np.log(self._class_priors(counts))
-        self.density_ = (DPGaussianMixture() if self.density is None else clone(self.density)).fit(X, groups=y)
+            log_prior = np.log(self._class_priors(counts))
+        density = (DPGaussianMixture() if self.density is None else clone(self.density)).fit(X, groups=y)
+        # Together, or a fit that is stopped would leave new names for old densities.
+        self.classes_, self.class_log_prior_, self.density_ = classes, log_prior, density
         return self
 
     def log_density(self, X: Any) -> np.ndarray:
         """[N, G] log-density in nats of every row of X [N, D] under every class, in the order of classes_."""
-        check_is_fitted(self)
+        check_is_fitted(self, "density_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return self.density_.class_log_density(X)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """[N, G] log of the class probabilities."""
+        """[N, G] log of the class probabilities; nan for a point so far out that every density is 0 in its dtype (in
+        float32 beyond 1.8e19 standard deviations)."""
         joint = self.log_density(X) + self.class_log_prior_
         return joint - logsumexp(joint, axis=1, keepdims=True)
 

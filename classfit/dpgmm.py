@@ -209,7 +209,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             NotFittedError: before `fit`.
             ValueError: the fit is `official`.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "posterior_")
         back = np.argsort(self._order)
         return LeaveOneOut(*(values[back] for values in self._posterior().leave_one_out(verbose=self.verbose)))
 
@@ -222,7 +222,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
         The same each time if random_state is an int. `group` may be None if there is only one.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "posterior_")
         seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))
         return self.posterior_.sample(n_samples, group, seed)
 
@@ -236,7 +236,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         return self.posterior_.to(self.device)
 
     def _validated(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
+        check_is_fitted(self, "posterior_")
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _schedule(self) -> Schedule:

@@ -181,7 +181,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def class_log_density(self, X: Any) -> np.ndarray:
         """[N, G] float64 log-density of every row of X [N, D] under the mixture of every group, in nats."""
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return np.stack([self._log_density(X, g) for g in range(len(self._mixtures))], axis=1)
 
@@ -191,6 +191,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def predict_proba(self, X: Any, groups: Any = None) -> np.ndarray:
         """[N, K] float64 probability of each component of the row's own group; 0 where a group has fewer than K.
+
+        nan for a point so far out that every density is 0 in its dtype (in float32 beyond 1.8e19 standard deviations).
 
         Args: as `score_samples`.
         """
@@ -231,7 +233,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Returns:
             [n_samples, D] float64 points, [n_samples] int64 components; the same each time if random_state is an int.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
         check.integer(n_samples, "n_samples", 1)
         [(g, _)] = self._rows_of_groups(1, None if group is None else [group])
         rng = check.random_state_of(self.random_state)
@@ -309,7 +311,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
 
     def _check_X(self, X: Any, groups: Any) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         return X, self._rows_of_groups(len(X), groups)
 

@@ -29,8 +29,10 @@ def sort_by_group(groups: Any, n: int) -> Grouping:
         ValueError: another shape, names of mixed kinds, or a name that is nan.
     """
     groups = _names(groups, n)
-    if groups.dtype.kind in "fc" and np.isnan(groups).any():
-        raise ValueError(f"groups must not hold nan, got one in row {int(np.isnan(groups).argmax())}")
+    if groups.dtype.kind in "fcmM" and np.isnan(groups).any():
+        raise ValueError(
+            f"groups must not hold {groups[np.isnan(groups)][0]}, got one in row {np.isnan(groups).argmax()}"
+        )
     names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
     return Grouping(np.argsort(index, kind="stable"), offsets, names)
@@ -63,6 +65,8 @@ def _names(groups: Any, n: int) -> np.ndarray:
         names = np.asarray(groups, dtype=object)
     if names.shape != (n,):
         raise ValueError(f"groups must hold one name for each of {n} rows of X, got shape {list(names.shape)}")
+    if names.dtype.kind == "T":  # numpy's strings of any length, which files of arrays cannot hold
+        names = np.array(names.tolist())
     if names.dtype != object:
         return names
     if all(isinstance(name, str) for name in names):

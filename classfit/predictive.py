@@ -70,7 +70,7 @@ class Posterior:
         x: [N, D] points sorted by group, float32 or float64. Densities are evaluated in this dtype, of points less the
             mean of the predictive (taken off in float64, so that no digits are lost far from the origin).
         group_offsets: [G + 1] int64.
-        groups: [G] names.
+        groups: [G] names, in rising order.
         labels: [S, N] int32, component of each point within its group at each kept sweep.
         alpha: [S, G] concentration at each kept sweep.
         prior: NIWPrior of the groups, in the units of x.
@@ -112,7 +112,10 @@ class Posterior:
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= N:
             what = f"{labels.dtype} from {labels.min()} to {labels.max()}"
             raise ValueError(f"labels must be integers from 0 to {N - 1}, got {what}")
-        self.x, self.group_offsets, self.groups = x, group_offsets, groups
+        names = np.asarray(groups)
+        if not (names[:-1] < names[1:]).all():
+            raise ValueError(f"groups must be names in rising order, each once, got {names.tolist()}")
+        self.x, self.group_offsets, self.groups = x, group_offsets, names
         self.labels, self.alpha = labels, alpha
         self.prior, self.variance, self.official = prior, variance, official
 
@@ -300,7 +303,7 @@ class Posterior:
         """
         check.integer(n_draws, "n_draws", 2)
         found = np.empty((3, len(self.groups)))
-        streams = check.generator_of(random_state).spawn(len(self.groups))
+        streams = check.streams_of(random_state, len(self.groups))
         for g in track(range(len(self.groups)), "relative entropy", disable=not verbose):
             found[:, g] = self._relative_entropy(g, n_draws, streams[g])
         return RelativeEntropy(*found)
@@ -340,7 +343,7 @@ class Posterior:
         check.integer(n_draws, "n_draws", 2)
         G = len(self.groups)
         value, error = np.zeros((G, G)), np.zeros((G, G))
-        streams = check.generator_of(random_state).spawn(G)
+        streams = check.streams_of(random_state, G)
         draws, log_p = [], []
         # The draws of all groups are kept and the mixtures made again: draws are small, mixtures may not be.
         for g in track(range(G), "drawing", disable=not verbose):

@@ -67,6 +67,8 @@ def heldout(
     grouping, names = sort_by_group(groups, len(X)), np.asarray(groups)
     check.integer(n_folds, "n_folds", 2)
     seed = check.seed_of(random_state)
+    if seed + n_folds > 2**32:
+        raise ValueError(f"random_state must be an int from 0 to 2^32 - n_folds, got {seed}: each fold has its own")
     fold = np.empty(len(X), np.int64)
     for name, a, b in zip(grouping.names, grouping.group_offsets[:-1], grouping.group_offsets[1:], strict=True):
         rows = grouping.order[a:b]

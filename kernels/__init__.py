@@ -94,7 +94,8 @@ def student_t_log_density(
         location: [M, D], of the dtype of x.
         precision_chol: [M, D, D] inverse of the lower Cholesky factor of the scale matrix, of the dtype of x; otherwise
             as in `gaussian_log_density`.
-        df: [M] degrees of freedom, positive and at most 10^8 (a Gaussian from there on), float64 or the dtype of x.
+        df: [M] degrees of freedom, positive and at most 10^8 (a Gaussian from there on), float64 or the dtype of x. In
+            float32 the density is nan or 0 where the squared distance over df overflows, or df is below 1e-38.
         engine: see `kernels`.
 
     Returns:

@@ -218,17 +218,28 @@ def compile_all(targets: tuple[str, ...] = TARGETS, only: str = "", processes: i
 
 
 def fingerprint(module: str) -> str:
-    """Of the code that the operation's kernels come from, its block sizes included; comments and docstrings aside."""
+    """Of all that the operation's compiled kernels come from: functions and constants of the device, and the cases with
+    their block sizes. What the host alone reads is left out, and so are comments and docstrings."""
     digest = hashlib.sha256()
     for name in ("common", "records", module):
         tree = ast.parse((Path(__file__).parent / "triton" / f"{name}.py").read_text())
+        tree.body = [node for node in tree.body if _of_the_device(node)]
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list):
                 kept = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
                 node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
         digest.update(ast.unparse(tree).encode())
+    for case in cases(module):
+        digest.update(repr((case.label, case.target, case.signature, case.constexprs, case.options)).encode())
     return digest.hexdigest()
+
+
+def _of_the_device(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):  # kernels read no other globals
+        return "tl.constexpr(" in ast.unparse(node.value)
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    return any(ast.unparse(decorator).startswith("triton.jit") for decorator in decorators)
 
 
 def stored() -> dict[str, Any] | None:

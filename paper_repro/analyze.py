@@ -29,6 +29,8 @@ __all__ = ["IMAGENET", "RESNET_LAYERS", "Analysis", "load_model"]
 RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Of the pixels, by channel, with which torchvision's networks are trained."""
+OTHER_UNITS = ("googlenet", "inception_v3")
+"""Those with other ones, which take images in ImageNet's and convert them (torchvision's transform_input)."""
 
 
 def load_model(model: str, weights: Path | None) -> "nn.Module":
@@ -64,7 +66,14 @@ def load_model(model: str, weights: Path | None) -> "nn.Module":
             raise ValueError(f"weights must be given for torchvision's {model}: with random ones there is no analysis")
         last = list(torchvision.models.get_model(model).state_dict())[-1]
         n_classes = {"num_classes": len(state[last])} if last in state else {}
-        network = torchvision.models.get_model(model, **n_classes)
+        if model.startswith("swin"):
+            raise ValueError(
+                f"model must have layers [B, C, H, W], those of {model} are [B, H, W, C]: give package.module:function "
+                "that returns a module whose layers move the channels to the front"
+            )
+        # As torchvision builds it for its weights: other units of pixels than ImageNet's, which it makes itself.
+        units = {"transform_input": True} if model in OTHER_UNITS else {}
+        network = torchvision.models.get_model(model, **n_classes, **units)
     if state is not None:
         try:
             network.load_state_dict(state)
@@ -234,10 +243,12 @@ def _channels(network: "nn.Module", layers: Sequence[str], size: int) -> list[in
 
 def _hash(network: "nn.Module") -> str:
     """Of all weights, so that others make another run."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())  # any dtype
     return digest.hexdigest()
 
 

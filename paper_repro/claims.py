@@ -110,6 +110,8 @@ class _Groups(NamedTuple):
     """Where the others, without too few on one side, may be two groups: what there is of them."""
     least: int
     """Classes that are enough for a group."""
+    smaller: int
+    """Classes on the side of the largest gap that has fewer."""
     words: str
     """The gap, and how many classes are above it."""
 
@@ -166,7 +168,7 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, n_far: int = 0) -
     found = gap.outcome == HOLDS and ratio.outcome == HOLDS
     excluded = gap.outcome == FAILS or ratio.outcome == FAILS
     outliers = G >= LEAST_CLASSES and p < 1 - LEVEL and smaller < least
-    return _Groups(gap, ratio, found, excluded, outliers, without, least, words)
+    return _Groups(gap, ratio, found, excluded, outliers, without, least, int(smaller), words)
 
 
 def _no_groups(mean: np.ndarray, std: np.ndarray, where: str) -> tuple[Part, str]:
@@ -203,12 +205,16 @@ def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
 
 def _c2(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     stored = figures["figure_a7"]
-    found = [_no_groups(stored["mean"][s], stored["std"][s], f"stage {stored['stages'][s]}") for s in (0, 1)]
-    parts, remarks = zip(*found, strict=True)
-    D = stored["dimensions"]
-    note = (
-        f"Stages 1-2 have {D[0]} and {D[1]} dimensions here, stage 4 has {D[-1]}: depth and dimension change together."
+    stages, D = stored["stages"], stored["dimensions"]
+    early = range(min(2, len(stages) - 2))  # the last two are where the paper sees groups
+    if not early:
+        return [], f"Of {len(stages)} layers none is early: the last two are where the paper sees groups."
+    parts, remarks = zip(
+        *(_no_groups(stored["mean"][s], stored["std"][s], f"stage {stages[s]}") for s in early), strict=True
     )
+    first = stages[0]
+    words = f"Stages {first}-{stages[1]} have {D[0]} and {D[1]}" if len(early) > 1 else f"Stage {first} has {D[0]}"
+    note = f"{words} dimensions here, stage {stages[-1]} has {D[-1]}: depth and dimension change together."
     return list(parts), " ".join(filter(None, (_few(stored), *remarks, note if D[0] != D[-1] else "")))
 
 
@@ -273,9 +279,15 @@ def _transition(figures: Mapping[str, Stored]) -> tuple[int, str]:
     """The first bin in which most points are of high-density classes, and a remark; 0 if there is none, no bin before
     it, or no two groups of classes."""
     stored, by_stage = figures["figure_3"], figures["figure_a7"]
-    few = _few(by_stage)
-    if few or _two_groups(by_stage["mean"][-1], by_stage["std"][-1], "").excluded:
-        return 0, f"There is no transition to look at: {few or 'at the last stage there are no two groups (C1).'}"
+    groups = _two_groups(by_stage["mean"][-1], by_stage["std"][-1], "")
+    why = _few(by_stage)
+    if not why and groups.excluded:
+        why = "at the last stage there are no two groups (C1)."
+    elif not why and (groups.without or groups.smaller < LEAST_IN_GROUP):
+        few = "1 class" if groups.smaller == 1 else f"{groups.smaller} classes"
+        why = f"on one side of the largest gap at the last stage there is no group, only {few} (C1)."
+    if why:
+        return 0, f"There is no transition to look at: {why}"
     mostly = np.flatnonzero(stored["high_share"] > 0.5)
     if len(mostly) == 0 or mostly[0] == 0:
         return (

@@ -180,7 +180,8 @@ def posterior(work: Work) -> None:
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
         return
     if density == "heldout":
-        folder = work.folder / "checkpoint-folds"
+        # A chain goes on only where it began: a machine with another device begins those of its own.
+        folder = work.folder / f"checkpoint-folds-{density_device(x.shape[1])}"
         folder.mkdir(exist_ok=True)
         found = heldout(
             x,
@@ -197,7 +198,7 @@ def posterior(work: Work) -> None:
         for name in ("posterior.npz", "trace.npz"):
             shutil.copyfile(work.input(work.folder.name) / name, work.folder / name)
         return
-    # A chain goes on only where it began: a machine with another device begins one of its own.
+    # Likewise.
     path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"
     model = _mixture(work, x.shape[1], checkpoint=path, verbose=verbose)
     model.fit(x, groups=labels)

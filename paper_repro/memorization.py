@@ -7,7 +7,7 @@ and which points it got right, so any number of processes and machines can share
 half-way is the only one lost. The subset of a trial depends on the seed and the number of the trial alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ __all__ = [
     "Groups",
     "Scores",
     "Trials",
+    "covering_seed",
     "held_out_groups",
     "load_trials",
     "memorization_groups",
@@ -29,6 +30,7 @@ __all__ = [
     "run_trials",
     "shard_of",
     "subset",
+    "unfinished_trials",
 ]
 
 FRACTION = 0.7
@@ -65,6 +67,30 @@ def subset(trial: int, n_points: int, *, seed: int, fraction: float = FRACTION) 
     rng = np.random.default_rng([seed, trial])
     chosen[rng.choice(n_points, size=round(fraction * n_points), replace=False)] = True
     return chosen
+
+
+def covering_seed(seeds: Iterable[int], n_trials: int, n_points: int) -> int:
+    """The first of the seeds under which every point is inside some trial and outside another, as its score needs.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    seeds = list(seeds)
+    for seed in seeds:
+        n_in = np.zeros(n_points, dtype=np.int64)
+        for trial in range(n_trials):
+            n_in += subset(trial, n_points, seed=seed)
+        if n_in.min() > 0 and n_in.max() < n_trials:
+            return seed
+    raise ValueError(
+        f"n_trials must be so many that each of the {n_points} points is inside some trials and outside others, got "
+        f"{n_trials} (none of {len(seeds)} seeds has such trials)"
+    )
+
+
+def unfinished_trials(folder: Path, n_trials: int) -> list[int]:
+    """The trials that have no file in the folder yet."""
+    return [trial for trial in range(n_trials) if not _file(folder, trial).exists()]
 
 
 def run_trials(

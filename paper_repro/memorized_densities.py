@@ -85,6 +85,8 @@ def _groups_of_classes(work: Work) -> tuple[dict[str, np.ndarray], np.ndarray]:
     settings, (scores, labels) = work.settings, _scores_and_labels(work)
     threshold = settings["threshold"]
     n = int((scores > threshold).sum()) if threshold is not None else settings["n_points"]
+    if n == 0:
+        raise CannotError(f"no memorization score is above {threshold}, the highest is {scores.max():.2f}")
     groups = memorization_groups(scores, n, seed=derived_seed(settings["seed"], "groups"))._asdict()
     counts = np.stack([np.bincount(labels[rows], minlength=labels.max() + 1) for rows in groups.values()])
     classes = np.flatnonzero(counts.min(0) >= settings["least_points"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from paper_repro.computations import extrapolated
 from paper_repro.inputs import labels_and_names
-from paper_repro.steps import Work, derived_seed
+from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 KINDS = ("plain", "noisy")
+SEEDS_TRIED = 100
 
 
 def memorization(work: Work) -> None:
@@ -37,7 +38,7 @@ def memorization(work: Work) -> None:
 
     memorization_trials(work)
     labels = labels_and_names(work)[0]
-    trials = load_trials(work.folder, len(labels), seed=_seed(work, "subsets"))
+    trials = load_trials(work.folder, len(labels), seed=_subsets_seed(work, len(labels)))
     write_arrays(work.folder / "trials.npz", trials._asdict())
     write_arrays(work.folder / "scores.npz", {**memorization_scores(trials)._asdict(), "tr_labels": labels})
 
@@ -52,14 +53,16 @@ def memorization_trials(work: Work, shard: tuple[int, int] = (0, 1)) -> None:
         partial(_fit_trial, networks, work.settings["seed"]),
         work.settings["n_trials"],
         len(networks.labels),
-        seed=_seed(work, "subsets"),
+        seed=_subsets_seed(work, len(networks.labels)),
         shard=shard,
         console=work.console,
     )
 
 
 def estimate_memorization(work: Work) -> float:
-    return work.settings["n_trials"] * _seconds_a_network(work, 0.7)
+    from paper_repro.memorization import unfinished_trials
+
+    return len(unfinished_trials(work.folder, work.settings["n_trials"])) * _seconds_a_network(work, 0.7)
 
 
 def density_bins(work: Work) -> None:
@@ -70,10 +73,9 @@ def density_bins(work: Work) -> None:
     log_density = read_arrays(work.input("posterior_stage_4") / "density.npz")["log_density"]
     bins = density_bins(log_density, work.settings["n_bins"])
     networks = _subset_networks(work)
-    tasks = [(b, kind) for b in range(work.settings["n_bins"]) for kind in KINDS]
     run_tasks(
         partial(_fit_without_bin, work.folder, networks, dict(work.settings), bins),
-        tasks,
+        _networks_of_bins(work),
         lambda task: _weights(work.folder, *task).exists(),
         description="networks without a bin",
         console=work.console,
@@ -82,8 +84,8 @@ def density_bins(work: Work) -> None:
 
 
 def estimate_density_bins(work: Work) -> float:
-    n_bins = work.settings["n_bins"]
-    return 2 * n_bins * _seconds_a_network(work, 1 - 1 / n_bins)
+    n_left = sum(not _weights(work.folder, *task).exists() for task in _networks_of_bins(work))
+    return n_left * _seconds_a_network(work, 1 - 1 / work.settings["n_bins"])
 
 
 def certification(work: Work) -> None:
@@ -113,7 +115,8 @@ def estimate_certification(work: Work) -> float:
     settings, networks = work.settings, _subset_networks(work)
     network, image = networks.build(0).eval(), networks.images(np.arange(1))[0]
     n, n_classes = min(1000, settings["n"]), len(networks.about["class_names"])
-    n_passes = len(_chosen(work)[0]) * (settings["n0"] + settings["n"])
+    rows = _chosen(work)[0]
+    n_passes = len(rows) * _share_left(work, rows) * (settings["n0"] + settings["n"])
 
     def seconds(n: int) -> float:
         start = time.perf_counter()
@@ -162,13 +165,17 @@ def estimate_attacks(work: Work) -> float:
             survives(network, images, labels, name, work.settings["budgets"][attack.norm], **units)
         return time.perf_counter() - start
 
-    n_tasks = len(rows) / work.settings["points_a_task"]
+    n_tasks = len(rows) * _share_left(work, rows) / work.settings["points_a_task"]
     with one_thread():
         # A task attacks its points together, which is cheaper than one by one.
         of_task = extrapolated(
             seconds, 2, 10, max(1, round(work.settings["points_a_task"] * float(right[rows].mean())))
         )
     return of_task * n_tasks / n_workers()
+
+
+def _networks_of_bins(work: Work) -> list[tuple[int, str]]:
+    return [(b, kind) for b in range(work.settings["n_bins"]) for kind in KINDS]
 
 
 def _fit_trial(networks: Any, seed: int, inside: np.ndarray, trial: int) -> np.ndarray:
@@ -265,6 +272,12 @@ def _chunks(work: Work, rows: np.ndarray) -> range:
     return range(-(-len(rows) // work.settings["points_a_task"]))
 
 
+def _share_left(work: Work, rows: np.ndarray) -> float:
+    """Of the chunks, those that have no file yet."""
+    chunks = _chunks(work, rows)
+    return sum(not checkpoint_of(work.folder, chunk).exists() for chunk in chunks) / len(chunks)
+
+
 def _rows_of(chunk: int, rows: np.ndarray, settings: Any) -> np.ndarray:
     n = settings["points_a_task"]
     return rows[chunk * n : (chunk + 1) * n]
@@ -286,6 +299,17 @@ def _weights(folder: Path, b: int, kind: str) -> Path:
 def checkpoint_of(folder: Path, task: Any) -> Path:
     name = "-".join(map(str, task)) if isinstance(task, tuple) else f"{task:05d}"
     return folder / f"checkpoint-{name}.npz"
+
+
+def _subsets_seed(work: Work, n_points: int) -> int:
+    """Of the subsets of the trials: with few trials some seeds have a point that no trial leaves out."""
+    from paper_repro.memorization import covering_seed
+
+    seeds = (_seed(work, "subsets", *again) for again in [(), *((k,) for k in range(1, SEEDS_TRIED))])
+    try:
+        return covering_seed(seeds, work.settings["n_trials"], n_points)
+    except ValueError as error:
+        raise CannotError(str(error)) from None
 
 
 def _seed(work: Work, *names: object) -> int:

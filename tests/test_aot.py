@@ -218,19 +218,29 @@ def test_loops_are_told_apart():
 
 def test_the_fingerprint_is_of_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(aot, "__file__", str(tmp_path / "aot.py"))
+    asked = [aot.Case("op", "sm_90", None, {"x_ptr": "*fp32"}, {"DP": 16}, {"num_warps": 4})]
+    monkeypatch.setattr(aot, "cases", lambda module: asked)
     (tmp_path / "triton").mkdir()
 
-    def of(common, op, records="C = 1\n"):
+    def of(common, op, records="C = tl.constexpr(1)\n"):
         (tmp_path / "triton" / "records.py").write_text(records)
         (tmp_path / "triton" / "common.py").write_text(common)
         (tmp_path / "triton" / "op.py").write_text(op)
         return aot.fingerprint("op")
 
-    first = of("A = 1\n", '"""Words."""\nB = 2  # words\n')
-    assert of("A = 1\n", '"""Others."""\nB = 2\n') == first
-    assert of("A = 1\n", "B = 3\n") != first
-    assert of("A = 2\n", "B = 2\n") != first
-    assert of("A = 1\n", "B = 2\n", "C = 2\n") != first
+    one, two = "A = tl.constexpr(1)\n", "A = tl.constexpr(2)\n"
+    first = of(one, '"""Words."""\nB = tl.constexpr(2)  # words\n')
+    assert of(one, '"""Others."""\nB = tl.constexpr(2)\n') == first
+    assert of(one, "B = tl.constexpr(3)\n") != first
+    assert of(two, "B = tl.constexpr(2)\n") != first
+    assert of(one, "B = tl.constexpr(2)\n", "C = tl.constexpr(3)\n") != first
+    assert of(one, "B = tl.constexpr(2)\nHOST = 1\n\ndef host():\n    return 1\n") == first
+    device = "B = tl.constexpr(2)\n\n{}\ndef device():\n    return {}\n"
+    for decorator in ("@triton.jit", "@triton.jit(do_not_specialize=B)"):
+        there = of(one, device.format(decorator, 1))
+        assert first != there != of(one, device.format(decorator, 2))
+    asked[0] = asked[0]._replace(options={"num_warps": 8})
+    assert of(one, "B = tl.constexpr(2)\n") != first
 
 
 def test_a_kernel_that_does_not_compile_is_reported(tmp_path):

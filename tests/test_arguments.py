@@ -8,6 +8,7 @@ import pytest
 import sklearn
 import torch
 from cases import three_groups
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
 from classfit import DPGaussianMixture, GaussianMixture, Posterior
@@ -60,6 +61,40 @@ def test_names_of_lists_have_the_dtype_of_numpy(groups):
     assert names.tolist() == sorted(groups)
 
 
+@pytest.mark.parametrize(
+    ("groups", "word"),
+    [
+        (np.array([1.0, np.nan]), "nan"),
+        (np.array(["2020-01-01", "NaT"], "M8[D]"), "NaT"),
+        (np.array([1j, np.nan]), "nan"),
+    ],
+)
+def test_names_that_are_none_are_refused(groups, word):
+    with pytest.raises(ValueError, match=rf"groups must not hold .*{word}.*, got one in row 1"):
+        sort_by_group(groups, 2)
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="numpy 2 has strings of any length")
+def test_strings_of_any_length_are_names(points, tmp_path):
+    X, groups = points[0], np.asarray(points[1]).astype(str)
+    model = DPGaussianMixture(**QUICK).fit(X, groups=groups.astype(np.dtypes.StringDType()))
+    assert model.groups_.dtype.kind == "U"
+    model.posterior_.save(tmp_path / "p.npz")
+    assert np.array_equal(
+        model.score_samples(X, groups), model.score_samples(X, groups.astype(np.dtypes.StringDType()))
+    )
+
+
+@pytest.mark.parametrize("estimator", [DPGaussianMixture(**QUICK), GaussianMixture()])
+def test_a_first_fit_that_fails_leaves_no_fit(estimator, points):
+    estimator = sklearn.clone(estimator)
+    with pytest.raises(ValueError, match="groups must hold one name"):
+        estimator.fit(points[0], groups=[1, 2])
+    for method in ("score_samples", "predict", "class_log_density"):
+        with pytest.raises(NotFittedError):
+            getattr(estimator, method)(points[0])
+
+
 def test_an_unknown_name_among_objects_is_named():
     for groups in (["ant", "cow"], np.array(["ant", "cow"], dtype=object)):
         with pytest.raises(ValueError, match="groups holds 'cow', which was not among the fitted groups"):
@@ -108,6 +143,22 @@ def test_random_states_go_on_where_they_are(model, points, kind):
         first, second = draw(state), draw(state)
         assert np.array_equal(draw(again), first)
         assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("method", ["kl_divergence", "relative_entropy"])
+def test_a_generator_is_gone_on_with_whatever_it_was_made_from(model, method):
+    def draw(generator):
+        return getattr(model.posterior_, method)(10, generator).value
+
+    used = np.random.default_rng(1)
+    state = used.bit_generator.state
+    expected = draw(used)
+    assert used.bit_generator.state != state
+    assert not np.array_equal(draw(used), expected)
+    used.bit_generator.state = state
+    assert np.array_equal(draw(used), expected)
+    # A bit generator made from a key has no seed sequence that could be spawned from.
+    assert np.isfinite(draw(np.random.Generator(np.random.Philox(key=5)))).all()
 
 
 @pytest.mark.parametrize("bad", ["0", 0.5, -1])
@@ -183,6 +234,11 @@ def test_points_whose_squares_overflow_are_refused_in_words(points):
         ({"labels": np.zeros((2, 85))}, "labels must be integers from 0 to 84, got float64"),
         ({"labels": np.full((2, 85), 85)}, "labels must be integers from 0 to 84, got int64 from 85 to 85"),
         ({"alpha": np.ones((2, 3))}, r"alpha must have shape \[2, 2\], got \[2, 3\]"),
+        (
+            {"groups": np.array(["fox", "ant"])},
+            r"groups must be names in rising order, each once, got \['fox', 'ant'\]",
+        ),
+        ({"groups": np.array(["ant", "ant"])}, "groups must be names in rising order"),
         ({"S0": np.ones((2, 3, 2))}, r"prior.S0 must have shape \[2, 3, 3\], got \[2, 3, 2\]"),
     ],
 )

@@ -88,3 +88,19 @@ def test_default_density_is_the_dirichlet_process_mixture(iris):
     assert isinstance(model.density_, DPGaussianMixture)
     assert model.log_density(X).shape == (150, 3)
     assert model.score(X, y) > 0.95
+
+
+def test_a_fit_that_is_stopped_leaves_the_one_before(iris, monkeypatch):
+    X, y = iris
+    model = ClassConditionalDensity(GaussianMixture()).fit(X, y)
+    expected, fit = model.predict(X), GaussianMixture.fit
+
+    def stopped(self, *args, **kwargs):
+        fit(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GaussianMixture, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y[::-1])
+    assert np.array_equal(model.predict(X), expected)
+    assert model.score(X, y) > 0.9

@@ -44,7 +44,10 @@ def test_the_fit_to_all_points_is_that_of_converged_and_densities_are_of_the_fol
         return fit(self, X, y, groups)
 
     monkeypatch.setattr(DPGaussianMixture, "fit", spy)
-    computations.posterior(work_of(step, tmp_path))
+    work = work_of(step, tmp_path)
+    computations.posterior(work)
+    # A machine with another device goes on with chains of its own.
+    assert len(list((work.folder / "checkpoint-folds-cpu").glob("fold*.npz"))) == 5
     assert fitted == [32] * 5
     for name in ("posterior.npz", "trace.npz"):
         there, here = (storage.read_arrays(tmp_path / of.name / name) for of in (whole, step))

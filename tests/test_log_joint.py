@@ -65,6 +65,14 @@ def test_the_engine_equals_the_reference(D, dtype):
     assert kernels.log_joint(GibbsState(state.labels[:0], state.alpha[:0]), x, **arguments).shape == (0, 3)
 
 
+@pytest.mark.parametrize("alpha", [1e4, 1e6, 1e12, 1e30])
+def test_a_large_alpha(alpha):
+    state, x, arguments = problem(3)
+    state = GibbsState(state.labels, torch.full_like(state.alpha, alpha))
+    expected = kernels.log_joint(state, x, **arguments, engine="reference")
+    assert torch.allclose(kernels.log_joint(state, x, **arguments), expected, rtol=PEER_RELATIVE)
+
+
 def test_points_far_from_zero_give_the_same_to_the_bit():
     state, x, arguments = problem(3)
     near, far = (

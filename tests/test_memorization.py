@@ -17,6 +17,7 @@ from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 from paper_repro import datasets, robustness_scale, workers
 from paper_repro.memorization import (
     Trials,
+    covering_seed,
     held_out_groups,
     load_trials,
     memorization_groups,
@@ -74,6 +75,18 @@ def test_a_point_that_is_never_left_out_has_no_score():
     inside = np.array([[True, True], [False, True]])
     with pytest.raises(ValueError, match="among 2 trials 1 points are not, the first is 1"):
         memorization_scores(Trials(inside, inside))
+
+
+def test_a_seed_whose_subsets_leave_every_point_out_and_in():
+    """With few trials some seeds have a point that is in all of them."""
+    inside = {seed: np.stack([subset(trial, 20, seed=seed) for trial in range(6)]) for seed in range(50)}
+    good = [seed for seed, rows in inside.items() if rows.any(0).all() and not rows.all(0).any()]
+    assert 0 < len(good) < 50
+    assert good[0] > 0
+    assert covering_seed(range(50), 6, 20) == good[0]
+    assert covering_seed(range(good[0] + 1, 50), 6, 20) == good[1]
+    with pytest.raises(ValueError, match=r"n_trials must be so many that each of the 20 points .* got 1 .*5 seeds"):
+        covering_seed(range(5), 1, 20)
 
 
 def test_shards_share_the_trials_and_finished_ones_are_kept(tmp_path):

@@ -6,13 +6,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 from paper_repro_tiny import TINY_PROTOCOL
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from typer.testing import CliRunner
 
 from paper_repro import storage
-from paper_repro.analyze import Analysis, load_model
+from paper_repro.analyze import IMAGENET, Analysis, _hash, load_model
 from paper_repro.cli import app
 from paper_repro.networks import residual_network
 from paper_repro.profiles import PROTOCOLS
@@ -158,6 +160,33 @@ def test_torchvision_networks_take_a_weights_file(tmp_path, kind):
     network = load_model("resnet18", path)
     assert not network.training
     assert torch.equal(network.fc.weight, state["fc.weight"])
+
+
+def test_torchvision_networks_with_other_units_convert_the_images(tmp_path):
+    """As with torchvision's own weights: without it the representations are of other images."""
+    made = torchvision.models.get_model("googlenet", init_weights=False)
+    torch.save(made.state_dict(), tmp_path / "w.pt")
+    assert load_model("googlenet", tmp_path / "w.pt").transform_input
+    weights = torchvision.models.get_model_weights("googlenet").DEFAULT
+    assert weights.transforms().mean == list(IMAGENET["mean"])
+
+
+def test_torchvision_networks_with_channels_last_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"layers \[B, C, H, W\], those of swin_t are \[B, H, W, C\]"):
+        load_model("swin_t", tmp_path / "w.pt")
+
+
+def test_weights_of_any_type_are_told_apart():
+    found = set()
+    for value in (0.5, 1.5):
+        network = nn.Linear(2, 2)
+        with torch.no_grad():
+            network.weight.fill_(0.25)
+            network.bias.fill_(0.25)
+        network.register_buffer("rounded", torch.full((), value, dtype=torch.bfloat16))
+        found.add(_hash(network))
+    assert len(found) == 2
 
 
 def test_weights_that_are_not_the_networks(tmp_path):

@@ -315,6 +315,30 @@ def test_without_two_groups_of_classes_there_is_no_transition(name, classes, why
     assert claim.remark == f"There is no transition to look at: {why}"
 
 
+@pytest.mark.parametrize("name", ["C5", "C6"])
+@pytest.mark.parametrize(("n_far", "least"), [(1, "1 class"), (3, "3 classes")])
+def test_classes_far_from_all_others_are_no_transition(name, n_far, least):
+    """C1 is inconclusive then; were the edge of so few classes looked at, the claims would not be reproduced."""
+    classes = density_figure(60, 40, 10.0)
+    classes["mean"][-1, :n_far] -= 200
+    found = {claim.name: claim for claim in assess({"figure_3": bins(-1), "figure_a7": classes})}
+    assert (found["C1"].verdict, found[name].verdict, found[name].parts) == (INCONCLUSIVE, INCONCLUSIVE, ())
+    assert f"no group, only {least} (C1)" in found[name].remark
+
+
+@pytest.mark.parametrize(("n_layers", "stages", "expected"), [(2, [], INCONCLUSIVE), (3, [1], REPRODUCED)])
+def test_layers_with_groups_are_not_called_early(n_layers, stages, expected):
+    """The last two are where the paper sees groups; an analysis of two layers has no others."""
+    classes = density_figure(80, 20, 10.0)
+    classes |= {name: classes[name][-n_layers:] for name in ("dimensions", "mean", "std")}
+    classes["stages"] = np.arange(1, n_layers + 1)
+    c1, c2 = [claim for claim in assess({"figure_a7": classes}) if claim.name in ("C1", "C2")]
+    assert (c1.verdict, c2.verdict) == (REPRODUCED, expected)
+    assert [part.statement.split(":")[0] for part in c2.parts] == [f"stage {stage}" for stage in stages]
+    assert "stage 4" not in c2.remark
+    assert c2.remark
+
+
 def test_a_gap_that_may_be_chance_between_spreads_that_differ_by_far_is_a_transition():
     unclear = density_figure(35, 65, 10.0, gap=30.0, seed=2, grouped=(False, True, True, True))
     c1, c5 = [c for c in assess({"figure_3": bins(1), "figure_a7": unclear}) if c.name in ("C1", "C5")]

@@ -65,6 +65,8 @@ def test_em_is_the_mixture_with_the_lowest_bic():
         ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
         ({"n_folds": 61}, "every group needs at least n_folds = 61 points, group ant has 60"),
         ({"checkpoint_folder": "missing"}, "checkpoint must be in a folder that is there, got 'missing/fold0.npz'"),
+        ({"random_state": 2**32 - 4}, r"random_state must be an int from 0 to 2\^32 - n_folds, got 4294967292"),
+        ({"random_state": 2**70}, r"random_state must be an int from 0 to 2\^32 - n_folds"),
         ({"random_state": "a"}, "random_state must be an int .* got 'a'"),
     ],
 )

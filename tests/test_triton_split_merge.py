@@ -143,7 +143,49 @@ def test_log_joint_of_numbers_that_no_point_has():
     assert torch.allclose(log_joint(there(gaps), there(x), **moved).cpu(), expected, rtol=PEER_RELATIVE)
 
 
-@pytest.mark.parametrize("call", ["split_merge", "gibbs_sweep"])
+@pytest.mark.parametrize("alpha", [1e4, 1e6, 1e12, 1e30])
+def test_log_joint_of_a_large_alpha(alpha):
+    state, x, _, arguments = problem(3, G=3)
+    state = GibbsState(state.labels, torch.full_like(state.alpha, alpha))
+    expected = kernels.log_joint(state, x, engine="reference", **arguments)
+    moved = {name: there(value) for name, value in arguments.items()}
+    assert torch.allclose(log_joint(there(state), there(x), **moved).cpu(), expected, rtol=PEER_RELATIVE)
+
+
+def test_a_prior_of_nearly_dependent_features_far_from_zero_loses_no_digits():
+    """S0 = L L' of condition 1e8: as in the units in which it is the identity, where the reference is exact."""
+    D = 3
+    state, x, proposals, arguments = problem(D, N=20, G=2, P=6)
+    near = arguments["prior"]._replace(mu0=torch.zeros(2, D).double(), S0=torch.eye(D).double().repeat(2, 1, 1))
+    z = x.double() - x.double().mean(0)
+    rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.manual_seed(0)).double()).Q
+    L = torch.linalg.cholesky(rotation @ torch.diag(torch.logspace(0, 8, D).double()) @ rotation.T)
+    mu0 = torch.full((D,), 1e3).double()
+    far = near._replace(mu0=mu0.repeat(2, 1), S0=(L @ L.T).repeat(2, 1, 1))
+    points = z @ L.T + mu0
+    offsets = arguments["group_offsets"]
+    of_near, of_far = ({"prior": prior, "group_offsets": offsets} for prior in (near, far))
+    expected, info = kernels.split_merge(state, z, proposals, engine="reference", **of_near)
+    found, found_info = on_device(state, points, proposals, of_far)
+    assert torch.equal(found.labels, expected.labels)
+    rounding = 1e-7  # of S0: 1e8 times that of a number
+    finite = info.log_ratio.isfinite()
+    assert (info.log_ratio[finite].abs() > 0.1).any()
+    assert (found_info.log_ratio[finite] - info.log_ratio[finite]).abs().max() < rounding
+    moved = {name: there(value) for name, value in of_far.items()}
+    scale = offsets.diff() * L.diagonal().log().sum()  # of densities, in other units
+    joint = log_joint(there(state), there(points), **moved).cpu()
+    assert torch.allclose(joint, kernels.log_joint(state, z, engine="reference", **of_near) - scale, atol=10 * rounding)
+    order, uniforms, noise = make_noise(np.random.default_rng(0), offsets, 3)
+    labels = kernels.gibbs_sweep(state, z, order, uniforms, noise, engine="reference", **of_near).labels
+    noise = type(noise)(*map(there, noise))
+    swept = kernels.gibbs_sweep(
+        there(state), there(points), there(order), there(uniforms), noise, engine="triton", **moved
+    )
+    assert torch.equal(swept.labels.cpu(), labels)
+
+
+@pytest.mark.parametrize("call", ["split_merge", "gibbs_sweep", "log_joint"])
 def test_points_that_could_not_leave_a_component_are_refused(call):
     """Just within the limit labels are those of the reference."""
 
@@ -153,13 +195,15 @@ def test_points_that_could_not_leave_a_component_are_refused(call):
         prior = arguments["prior"]._replace(S0=torch.eye(3).double()[None])
         x[1] = arguments["prior"].mu0[0] + far / 3**0.5
         arguments = {name: there(value) for name, value in (arguments | {"prior": prior}).items()}
+        if call == "log_joint":
+            return kernels.log_joint(there(state), there(x), engine=engine, **arguments).cpu()
         if call == "split_merge":
             after, _ = kernels.split_merge(there(state), there(x), there(proposals), engine=engine, **arguments)
         else:
             after = kernels.gibbs_sweep(there(state), there(x), order[0], uniforms[0], engine=engine, **arguments)
         return after.labels.cpu()
 
-    assert torch.equal(found("triton", 999.0), found("reference", 999.0))
+    assert torch.allclose(found("triton", 999.0), found("reference", 999.0), rtol=PEER_RELATIVE)  # labels, or densities
     with pytest.raises(ValueError, match=r"is at most 1e\+06, or .*; group 0 has one of 1e\+06"):
         found("triton", 1001.0)
 

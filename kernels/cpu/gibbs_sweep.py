@@ -93,7 +93,8 @@ def gibbs_sweep(
     stacked = order.ndim == 2
     T = len(order) if stacked else 1
     resample = alpha_noise is not None
-    noise = AlphaNoise(*(torch.empty(0),) * 3) if alpha_noise is None else alpha_noise
+    nothing = torch.empty(0, dtype=torch.float64)  # of the type that noise has, or a third version would be compiled
+    noise = AlphaNoise(nothing, nothing, nothing) if alpha_noise is None else alpha_noise
     corrected = correction is not None
     accept = torch.empty(T, len(x)) if correction is None else correction
     per_sweep = [field.reshape(T, -1).numpy() for field in (order, uniforms.double(), accept.double(), *noise)]

@@ -13,6 +13,9 @@ from kernels.cpu.components import centred, log_marginals, make_components, make
 from kernels.cpu.moments import factor_scratch
 from kernels.types import GibbsState, NIWPrior
 
+STIRLING = 1e5
+"""alpha from which the next term of the series, below 1 / (360 alpha^3), is nothing, and log Gamma loses digits."""
+
 
 def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: Tensor | None = None) -> Tensor:
     points = np.ascontiguousarray(x.double().numpy())
@@ -55,7 +58,7 @@ def _log_joint_group(
         if math.isnan(prior.log_det) or not rebuild(x, labels[t], n_components, kappa0, S0, components, factors):
             value[t] = math.nan
             continue
-        value[t] = math.lgamma(alpha[t]) - math.lgamma(alpha[t] + n)
+        value[t] = -_log_rising(alpha[t], n)
         for k in range(n_components):
             size = components.size[k]
             if size == 0:
@@ -63,3 +66,12 @@ def _log_joint_group(
             value[t] += math.log(alpha[t]) + math.lgamma(size) + marginal[size]
             value[t] += 0.5 * (nu0 * prior.log_det - (nu0 + size) * components.log_det[k])
     return value
+
+
+@njit(nogil=True, cache=True)
+def _log_rising(alpha: float, n: int) -> float:
+    """log Gamma(alpha + n) - log Gamma(alpha); of a large alpha by the difference of their Stirling series."""
+    if alpha > STIRLING:
+        series = (alpha + n - 0.5) * math.log1p(n / alpha) + n * (math.log(alpha) - 1)
+        return series - n / (12 * alpha * (alpha + n))
+    return math.lgamma(alpha + n) - math.lgamma(alpha)

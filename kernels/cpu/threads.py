@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 
 import torch
 
 _reserved: ContextVar[int | None] = ContextVar("_reserved", default=None)
+_lock, _inside, _of_torch = Lock(), 0, 1
+"""How many threads of the caller are within `reserved`, and how many threads torch had when the first of them came."""
 
 
 @contextmanager
@@ -18,14 +21,25 @@ def reserved() -> Iterator[None]:
     For code that goes to and fro between the engine and small torch operations: torch's threads spin for milliseconds
     after each operation, on the cores that the engine needs, and wait for each other when another process has one.
     """
-    n_threads = torch.get_num_threads()
-    token = _reserved.set(available())
-    torch.set_num_threads(1)
+    global _inside, _of_torch
+    if _reserved.get() is not None:
+        yield
+        return
+    # Torch's number is the process's: while another thread is within, it says 1.
+    with _lock:
+        if _inside == 0:
+            _of_torch = torch.get_num_threads()
+        _inside += 1
+        n_threads = _of_torch
+        torch.set_num_threads(1)
+    token = _reserved.set(n_threads)
     try:
         yield
     finally:
-        torch.set_num_threads(n_threads)
         _reserved.reset(token)
+        with _lock:
+            _inside -= 1
+            torch.set_num_threads(n_threads)
 
 
 def available() -> int:

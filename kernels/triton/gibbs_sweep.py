@@ -61,7 +61,7 @@ from kernels.triton.records import (
     move_point,
     pick,
     prior_records,
-    refuse_far_points,
+    whitened,
 )
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
@@ -113,11 +113,11 @@ def gibbs_sweep(
     constants = log_constants(prior, group_offsets, N)
     power = torch.ones(G, dtype=torch.float64, device=x.device) if inverse_temperature is None else inverse_temperature
     inputs = [order, uniforms.double(), *noise, power.expand(T, G), group_offsets, prior.kappa0, prior.nu0, constants]
-    inputs = [padded_rows(x.double()), *map(aligned, inputs)]
+    z, log_det = whitened(x, prior, group_offsets)
+    inputs = [padded_rows(z), *map(aligned, inputs)]
     constexprs = _constexprs(DP, next(draws for draws in DRAWS if draws >= block_size))
     tile = constexprs["TILE"]
-    of_no_points = prior_records(prior, DP)
-    refuse_far_points(x, prior, group_offsets, of_no_points)
+    of_no_points = prior_records(log_det, D, DP)
     sweeps_done = torch.zeros(G, dtype=torch.int64, device=x.device)
     # Programs start in this order: large groups first, so that none of them is left for the end.
     groups = group_offsets.diff().argsort(descending=True, stable=True)

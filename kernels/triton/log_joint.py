@@ -33,8 +33,12 @@ from kernels.triton.records import (
     prior_records,
     record_of,
     tabulate_marginals,
+    whitened,
 )
 from kernels.types import GibbsState, NIWPrior
+
+STIRLING = 1e5
+"""alpha from which the next term of the series, below 1 / (360 alpha^3), is nothing, and log Gamma loses digits."""
 
 PRIOR, COMPONENT = tl.constexpr(0), tl.constexpr(1)
 """Slots of a program."""
@@ -49,7 +53,8 @@ def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: T
     G, DP = len(group_offsets) - 1, padded(D)
     labels, alpha = state.labels.reshape(-1, N), state.alpha.reshape(-1, G)
     records = torch.empty(G, 2, DP * (DP + 2), dtype=torch.float64, device=x.device)
-    records[:, 0] = prior_records(prior, DP)
+    z, log_det = whitened(x, prior, group_offsets)
+    records[:, 0] = prior_records(log_det, D, DP)
     marginals = torch.empty(N + G, dtype=torch.float64, device=x.device)
     likelihood = torch.empty(alpha.shape, dtype=torch.float64, device=x.device)
     n_components = torch.empty(alpha.shape, dtype=torch.int64, device=x.device)
@@ -57,12 +62,19 @@ def log_joint(state: GibbsState, x: Tensor, *, prior: NIWPrior, group_offsets: T
     inputs = [labels, group_offsets, prior.kappa0, prior.nu0, constants]
     with torch.cuda.device_of(x):
         _log_joint_kernel[(G,)](
-            padded_rows(x.double()), *map(aligned, inputs), marginals, records, likelihood,
+            padded_rows(z), *map(aligned, inputs), marginals, records, likelihood,
             n_components, N, G, len(labels),
             DP=DP, ROWS=BLOCKS[DP].rows, **launch_options(BLOCKS[DP].warps, name, MOST_REGISTERS),
         )  # fmt: skip
-    restaurant = torch.lgamma(alpha) - torch.lgamma(alpha + group_offsets.diff()) + n_components * alpha.log()
+    restaurant = n_components * alpha.log() - _log_rising(alpha, group_offsets.diff())
     return (restaurant + likelihood).view(state.alpha.shape)
+
+
+def _log_rising(alpha: Tensor, n: Tensor) -> Tensor:
+    """log Gamma(alpha + n) - log Gamma(alpha); of a large alpha by the difference of their Stirling series."""
+    end = alpha + n
+    series = (end - 0.5) * torch.log1p(n / alpha) + n * (alpha.log() - 1) - n / (12 * alpha * end)
+    return torch.where(alpha > STIRLING, series, torch.lgamma(end) - torch.lgamma(alpha))
 
 
 def aot_cases() -> list[Case]:

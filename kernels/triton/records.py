@@ -4,8 +4,8 @@ A record holds, in float64 and padded to DP features, what the predictive of a c
 
     P = S_n^-1 [DP, DP]    mean m [DP]    count n, log det S_n [2, and zeros up to DP]
 
-The record of no points is the prior's; an empty slot's record (n = 0)
-is never read, the prior's is, in its place.
+P and m are in the units of the prior (`whitened`), log det S_n is in those of the points. The record of no points is
+the prior's; an empty slot's record (n = 0) is never read, the prior's is, in its place.
 
 Moving a point x into (s = 1) or out of (s = -1) a component, with kappa = kappa0 + n, d = x - m, q = d' P d:
     e = s / (kappa + s)    c = e kappa    gain = 1 + c q
@@ -33,6 +33,9 @@ FARTHEST = 1e6
 P and d are explicit, so squared distances have an error of about 1e-16 of the one under the prior, q; of a component
 that owes its extent to the point itself 1 / (1 + q) is left without it, so what is left has an error of 1e-16 q^2.
 """
+
+WHITENED_BYTES = 2**25
+"""Matrices that are read at once where points are whitened."""
 
 SLOTS = tl.constexpr(32)
 """Slots, or points, that a step looks at together: one for each thread of a warp, so reductions need no barrier."""
@@ -78,34 +81,46 @@ def log_constants(prior: NIWPrior, group_offsets: Tensor, N: int) -> Tensor:
     return torch.stack([n.clamp(min=1).log(), constant], dim=1)
 
 
-def prior_records(prior: NIWPrior, DP: int) -> Tensor:
-    """[G, DP (DP + 2)] records of no points, zero-padded."""
-    G, D = prior.mu0.shape
+def whitened(x: Tensor, prior: NIWPrior, group_offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The points in the units of their group's prior, and log det S0; the host waits once.
+
+        z = L^-1 (x - mu0)    with    S0 = L L'
+
+    In these units mu0 is 0 and S0 the identity, so that P and d are no larger than 1 and sqrt(q): however S0 is
+    conditioned, and however far mu0 is from 0, no digits are lost but those that belong to the point. What a component
+    is, and how likely a point, stays the same up to log det S0, which the records hold with that of S_n.
+
+    Returns:
+        z [N, D], and [G], float64.
+
+    Raises:
+        ValueError: a point is above FARTHEST.
+    """
+    D = x.shape[1]
     chol = torch.linalg.cholesky_ex(prior.S0).L  # without _ex the host would wait, to see whether it succeeded
     inverse = torch.linalg.solve_triangular(chol, torch.eye(D, dtype=chol.dtype, device=chol.device), upper=False)
-    records = prior.S0.new_zeros(G, DP + 2, DP)
-    records[:, :D, :D] = inverse.mT @ inverse
-    records[:, DP, :D] = prior.mu0
-    records[:, DP + 1, 1] = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return records.view(G, -1)
-
-
-def refuse_far_points(x: Tensor, prior: NIWPrior, group_offsets: Tensor, records: Tensor) -> None:
-    """Raise a ValueError if a point is above FARTHEST; the host waits. records [G, DP (DP + 2)] of `prior_records`."""
-    D, DP = x.shape[1], math.isqrt(records.shape[1])
-    P = records[:, : DP * DP].view(-1, DP, DP)[:, :D, :D]
     group = group_of(group_offsets, len(x))
-    d = x.double() - prior.mu0[group]
-    # A bound, and the distances themselves only of the few points for which it does not do.
-    bound = d.square().sum(1) * P.flatten(1).norm(dim=1)[group]
-    for rows in (bound > FARTHEST).nonzero()[:, 0].split(1024):
-        distance = ((d[rows, None] @ P[group[rows]])[:, 0] * d[rows]).sum(1)
-        if (distance > FARTHEST).any():
-            g = int(group[rows[distance.argmax()]])
-            raise ValueError(
-                f"engine 'triton' takes points for which (x - mu0)' S0^-1 (x - mu0) is at most {FARTHEST:g}, or it "
-                f"could not take them out of a component; group {g} has one of {float(distance.max()):.3g}"
-            )
+    shifted = (x.double() - prior.mu0[group])[:, :, None]
+    rows = max(1, WHITENED_BYTES // (8 * D * D))  # at a time: each takes the matrix of its group
+    parts = [inverse[g] @ v for g, v in zip(group.split(rows), shifted.split(rows), strict=True)]
+    z = torch.cat(parts)[:, :, 0]
+    distance = z.square().sum(1)
+    if (distance > FARTHEST).any():
+        furthest = int(distance.argmax())
+        raise ValueError(
+            f"engine 'triton' takes points for which (x - mu0)' S0^-1 (x - mu0) is at most {FARTHEST:g}, or it "
+            f"could not take them out of a component; group {int(group[furthest])} has one of "
+            f"{float(distance[furthest]):.3g}"
+        )
+    return z, 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def prior_records(log_det: Tensor, D: int, DP: int) -> Tensor:
+    """[G, DP (DP + 2)] records of no points in the units of `whitened`, zero-padded; log_det [G] of S0."""
+    records = log_det.new_zeros(len(log_det), DP + 2, DP)
+    records[:, :D, :D] = torch.eye(D, dtype=log_det.dtype, device=log_det.device)
+    records[:, DP + 1, 1] = log_det
+    return records.view(len(log_det), -1)
 
 
 # ---------------------------------------------------------------- on the device

@@ -57,8 +57,8 @@ from kernels.triton.records import (
     move_point,
     prior_records,
     record_of,
-    refuse_far_points,
     tabulate_marginals,
+    whitened,
 )
 from kernels.types import GibbsState, NIWPrior, SplitMergeInfo, SplitMergeProposals
 
@@ -89,9 +89,8 @@ def split_merge(
     held = min(MOST_HELD, N)
     labels = state.labels.clone()
     records = torch.empty(G, held + 3, DP * (DP + 2), dtype=torch.float64, device=device)
-    of_no_points = prior_records(prior, DP)
-    refuse_far_points(x, prior, group_offsets, of_no_points)
-    records[:, held] = of_no_points
+    z, log_det = whitened(x, prior, group_offsets)
+    records[:, held] = prior_records(log_det, D, DP)
     # Programs start in this order: large groups first, so that none of them is left for the end.
     groups = group_offsets.diff().argsort(descending=True, stable=True)
     marginals = torch.empty(N + G, dtype=torch.float64, device=device)
@@ -104,7 +103,7 @@ def split_merge(
     inputs += [prior.kappa0, prior.nu0, constants]
     with torch.cuda.device_of(x):
         _split_merge_kernel[(G,)](
-            padded_rows(x.double()), *map(aligned, inputs), groups,
+            padded_rows(z), *map(aligned, inputs), groups,
             labels, marginals, records, with_i, outcome, log_ratio, G, P, C, S, held,
             DP=DP, ROWS=ROWS[DP], **launch_options(BLOCKS[DP].warps, name, MOST_REGISTERS),
         )  # fmt: skip

@@ -197,7 +197,10 @@ def _few_colours(png: io.BytesIO) -> bytes:
 
 def _settle(figure: Figure) -> None:
     """Lay the axes out once, at places that are rounded: the solver's last digits differ from call to call."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine(None)  # not "none", for which savefig draws the picture twice
     for axes in figure.axes:
+        axes.apply_aspect()
         axes.set_position(np.round(axes.get_position().bounds, 6).tolist())

@@ -1,0 +1,54 @@
+"""Threads of the CPU engine beside those of torch."""
+
+import threading
+
+import pytest
+import torch
+
+from kernels.cpu import threads
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def of_a_new_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_torch_has_one_thread_within_and_the_engine_those_of_torch(four_threads):
+    with threads.reserved():
+        assert (torch.get_num_threads(), threads.available()) == (1, 4)
+        with threads.reserved():
+            assert (torch.get_num_threads(), threads.available()) == (1, 4)
+        assert (torch.get_num_threads(), threads.available()) == (1, 4)
+    assert (torch.get_num_threads(), threads.available(), of_a_new_thread()) == (4, 4, 4)
+
+
+def test_threads_that_overlap_give_back_what_torch_had(four_threads):
+    """The second comes while the first is within, and stays longer."""
+    found, entered, left = {}, threading.Event(), threading.Event()
+
+    def second():
+        with threads.reserved():
+            found["within"] = (torch.get_num_threads(), threads.available())
+            entered.set()
+            assert left.wait(60)
+        found["after"] = torch.get_num_threads()
+
+    thread = threading.Thread(target=second)
+    with threads.reserved():
+        thread.start()
+        assert entered.wait(60)
+    left.set()
+    thread.join()
+    assert found == {"within": (1, 4), "after": 4}
+    assert (torch.get_num_threads(), of_a_new_thread()) == (4, 4)
