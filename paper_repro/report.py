@@ -37,6 +37,7 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
     comparison = compare(workspace, pipeline)
     if comparison is not None:
         for other in comparison.others_to_write(pipeline):
+            other.scorecard = other.scorecard_there(workspace)
             _write(workspace, other, comparison)
     return _write(workspace, pipeline, comparison)
 

@@ -474,6 +474,13 @@ def test_two_protocols_are_compared_in_both_reports(runs, command):
     ]
     both, either = (stored[0] & stored[1]).sum(), (stored[0] | stored[1]).sum()
     assert f"{both} of {stored[0].sum()} for <code>em</code> (Jaccard index {both / either:.2f})" in sections[0]
+    # A report that is written beside another has its scorecard, of some figures, up to date.
+    page = runs / "tiny" / "em" / "report.html"
+    page.write_text("to be written anew")
+    result = command("draw", "figure_1", "--profile", "tiny", "--runs-dir", runs)
+    assert result.exit_code == 0, result.output
+    assert "em/scorecard" in page.read_text(encoding="utf-8")
+    assert "out of date" not in page.read_text(encoding="utf-8")
     # Pictures are redrawn from stored numbers alone.
     picture = runs / "tiny" / "side_by_side" / "figure_a7.png"
     before = picture.read_bytes()
