@@ -62,15 +62,15 @@ def load_model(model: str, weights: Path | None) -> "nn.Module":
 
         if model not in torchvision.models.list_models():
             raise ValueError(f"model must be package.module:function or the name of a torchvision model, got {model!r}")
-        if state is None:
-            raise ValueError(f"weights must be given for torchvision's {model}: with random ones there is no analysis")
-        last = list(torchvision.models.get_model(model).state_dict())[-1]
-        n_classes = {"num_classes": len(state[last])} if last in state else {}
         if model.startswith("swin"):
             raise ValueError(
                 f"model must have layers [B, C, H, W], those of {model} are [B, H, W, C]: give package.module:function "
                 "that returns a module whose layers move the channels to the front"
             )
+        if state is None:
+            raise ValueError(f"weights must be given for torchvision's {model}: with random ones there is no analysis")
+        last = list(torchvision.models.get_model(model).state_dict())[-1]
+        n_classes = {"num_classes": len(state[last])} if last in state else {}
         # As torchvision builds it for its weights: other units of pixels than ImageNet's, which it makes itself.
         units = {"transform_input": True} if model in OTHER_UNITS else {}
         network = torchvision.models.get_model(model, **n_classes, **units)

@@ -198,7 +198,7 @@ def posterior(work: Work) -> None:
         for name in ("posterior.npz", "trace.npz"):
             shutil.copyfile(work.input(work.folder.name) / name, work.folder / name)
         return
-    # Likewise.
+    # As above: a machine with another device begins a chain of its own.
     path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"
     model = _mixture(work, x.shape[1], checkpoint=path, verbose=verbose)
     model.fit(x, groups=labels)

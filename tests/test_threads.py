@@ -2,18 +2,9 @@
 
 import threading
 
-import pytest
 import torch
 
 from kernels.cpu import threads
-
-
-@pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
 
 
 def of_a_new_thread():
@@ -24,16 +15,16 @@ def of_a_new_thread():
     return found[0]
 
 
-def test_torch_has_one_thread_within_and_the_engine_those_of_torch(four_threads):
+def test_torch_has_one_thread_within_and_the_engine_those_of_torch(two_threads):
     with threads.reserved():
-        assert (torch.get_num_threads(), threads.available()) == (1, 4)
+        assert (torch.get_num_threads(), threads.available()) == (1, 2)
         with threads.reserved():
-            assert (torch.get_num_threads(), threads.available()) == (1, 4)
-        assert (torch.get_num_threads(), threads.available()) == (1, 4)
-    assert (torch.get_num_threads(), threads.available(), of_a_new_thread()) == (4, 4, 4)
+            assert (torch.get_num_threads(), threads.available()) == (1, 2)
+        assert (torch.get_num_threads(), threads.available()) == (1, 2)
+    assert (torch.get_num_threads(), threads.available(), of_a_new_thread()) == (2, 2, 2)
 
 
-def test_threads_that_overlap_give_back_what_torch_had(four_threads):
+def test_threads_that_overlap_give_back_what_torch_had(two_threads):
     """The second comes while the first is within, and stays longer."""
     found, entered, left = {}, threading.Event(), threading.Event()
 
@@ -50,5 +41,5 @@ def test_threads_that_overlap_give_back_what_torch_had(four_threads):
         assert entered.wait(60)
     left.set()
     thread.join()
-    assert found == {"within": (1, 4), "after": 4}
-    assert (torch.get_num_threads(), of_a_new_thread()) == (4, 4)
+    assert found == {"within": (1, 2), "after": 2}
+    assert (torch.get_num_threads(), of_a_new_thread()) == (2, 2)
