@@ -48,7 +48,15 @@ CASES = tuple(COMPONENTS)
 # As many as the published scores of CIFAR-100 have above the threshold; no scores of our own are known beforehand.
 N_MEMORIZED = LAPTOP.n_memorized
 
-FREE = {"dataset", "classes", "scorecard", "leave_one_out_stage_3", "leave_one_out_stage_4"}
+FREE = {
+    "dataset",
+    "classes",
+    "scorecard",
+    "leave_one_out_stage_3",
+    "leave_one_out_stage_4",
+    "test_representations",
+    "test_densities",
+}
 """Steps of a minute or less, beside figures."""
 
 

@@ -20,6 +20,7 @@ from paper_repro.inputs import (
     load_posterior,
     log_density_of,
     read_dataset,
+    representation_of,
     values_of,
 )
 from paper_repro.machine import density_device
@@ -37,6 +38,8 @@ __all__ = [
     "estimate_posterior",
     "estimate_relative_entropy",
     "estimate_representations",
+    "estimate_test_densities",
+    "estimate_test_representations",
     "extrapolated",
     "figure",
     "leave_one_out",
@@ -45,6 +48,8 @@ __all__ = [
     "posterior",
     "relative_entropy",
     "representations",
+    "test_densities",
+    "test_representations",
 ]
 
 
@@ -150,7 +155,32 @@ def representations(work: Work) -> None:
         write_arrays(work.folder / f"{layer}.npz", representation._asdict())
 
 
+def test_representations(work: Work) -> None:
+    """Those of the test images, projected as the training images were, and the class that the network gives each."""
+    from classfit import extract_representations
+    from classfit.representations import Representation
+    from paper_repro.networks import predictions
+
+    data, _, prepare = read_dataset(work)
+    network, layers = load_network(work), work.settings["layers"]
+    projections = {layer: Representation(**representation_of(work, layer)) for layer in layers}
+    batches = map(prepare, data["test_images"].split(512))
+    found = extract_representations(network, batches, layers, projections=projections)
+    predicted = predictions(network, data["test_images"], prepare=prepare).cpu().numpy()
+    values = {layer: representation.values for layer, representation in found.items()}
+    write_arrays(work.folder / "test.npz", {**values, "predicted": predicted, "labels": data["test_labels"].numpy()})
+
+
+def estimate_test_representations(work: Work) -> float:
+    return 2 * _estimate_passes(work, "test_images")
+
+
 def estimate_representations(work: Work) -> float:
+    return _estimate_passes(work, "train_images")
+
+
+def _estimate_passes(work: Work, images: str) -> float:
+    """Seconds that the network would take for all of these images."""
     import torch
 
     from paper_repro.training import part_that_is_short, typical
@@ -161,10 +191,10 @@ def estimate_representations(work: Work) -> float:
 
     @torch.no_grad()
     def seconds(n: int) -> float:
-        return _seconds(lambda: network(prepare(data["train_images"][:n].to(device))).cpu())
+        return _seconds(lambda: network(prepare(data[images][:n].to(device))).cpu())
 
-    n = part_that_is_short(seconds, min(512, len(data["train_images"])))
-    return typical(seconds, n) / n * len(data["train_images"])
+    n = part_that_is_short(seconds, min(512, len(data[images])))
+    return typical(seconds, n) / n * len(data[images])
 
 
 def posterior(work: Work) -> None:
@@ -291,6 +321,31 @@ def estimate_leave_one_out(work: Work) -> float:
         return _seconds(lambda: _seen_and_left_out(posterior))
 
     return extrapolated(seconds, 1, 2, len(labels))
+
+
+def test_densities(work: Work) -> None:
+    """Log-density of every test image under that of its own class, given all training points, at each stage."""
+    test = read_arrays(work.input("test_representations") / "test.npz")
+    densities = {
+        f"stage_{stage}": load_posterior(work, stage).log_density(test[f"layer{stage}"], test["labels"])
+        for stage in work.settings["stages"]
+    }
+    write_arrays(work.folder / "densities.npz", {**densities, "labels": test["labels"], "predicted": test["predicted"]})
+
+
+def estimate_test_densities(work: Work) -> float:
+    test = read_arrays(work.input("test_representations") / "test.npz")
+
+    def of_stage(stage: int) -> float:
+        posterior, x = load_posterior(work, stage), test[f"layer{stage}"]
+
+        def seconds(n: int) -> float:
+            return _seconds(lambda: posterior.log_density(x[:n], test["labels"][:n]))
+
+        n = max(2, len(x) // 50)
+        return extrapolated(seconds, n // 2, n, len(x))
+
+    return sum(map(of_stage, work.settings["stages"]))
 
 
 def classes(work: Work) -> None:

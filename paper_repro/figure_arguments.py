@@ -243,6 +243,22 @@ def _figure_b7(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_b8(work: Work) -> dict[str, Any]:
+    stages = work.settings["stages"]
+    train = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
+    test = read_arrays(work.input("test_densities") / "densities.npz")
+    return {
+        **{name: {stage: arrays[name] for stage, arrays in train.items()} for name in ("seen", "left_out")},
+        "labels": train[stages[0]]["labels"],
+        "test": {stage: test[f"stage_{stage}"] for stage in stages},
+        "test_labels": test["labels"],
+        "right": test["labels"] == test["predicted"],
+        "class_names": labels_and_names(work)[1],
+        "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
+        "remark": work.settings["remark"],
+    }
+
+
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
     """Log-densities and dimensions of these layers, numbered from 1."""
     folders = [work.input(f"posterior_{layer}") for layer in layers]
@@ -285,5 +301,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b5": _figure_b5,
     "figure_b6": _figure_b6,
     "figure_b7": _figure_b7,
+    "figure_b8": _figure_b8,
 }
 """Of `compute` of a figure's module, by its name."""

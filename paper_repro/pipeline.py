@@ -2,6 +2,7 @@
 
     dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
                                              posterior of stages 3, 4 -> densities of points left out -> figure B.5
+                                             the same, test images -> their densities -> figure B.8
     figures -> scorecard
 
 Steps whose results depend on the protocol lie in a folder of its name. A posterior under `heldout` is that of
@@ -32,7 +33,17 @@ DEFAULTS = {"--profile": "digits", "--protocol": "paper", "--seed": "0", "--runs
 """Of the commands that read or make results."""
 TRACE_POINTS = 60
 """Sweeps that the table of classes draws of a trace."""
-DENSITY_FIGURES = ("figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b1", "figure_b3", "figure_b5")
+DENSITY_FIGURES = (
+    "figure_1",
+    "figure_2",
+    "figure_a5",
+    "figure_a6",
+    "figure_a7",
+    "figure_b1",
+    "figure_b3",
+    "figure_b5",
+    "figure_b8",
+)
 """Those that need nothing but the network: minutes, where all figures may take days."""
 WHOLE_FIT = (
     "The chains are those of the fit to all points of a class; how many of the fits that leave points out converged is "
@@ -40,9 +51,10 @@ WHOLE_FIT = (
 )
 """What figure B.3 says under the protocol heldout."""
 ALL_POINTS = (
-    "Both densities are of the fit to all points of a class, not of those to four fifths of it that other figures show."
+    "These densities are of the fit to all points of a class, not of those to four fifths of it that other figures "
+    "show."
 )
-"""What figures B.5 and B.7 say under that protocol."""
+"""What figures B.5, B.7 and B.8 say under that protocol."""
 OF_OTHERS = {"figure_a8": "convnet", "figure_a9": "vit", "figure_a10": "mixer"}
 """Figures of a network beside the residual one."""
 
@@ -120,6 +132,7 @@ class Pipeline:
         self.others = {name: self._other(name, network) for name, network in others.items() if network}
         self.entropies = {stage: self._entropy(stage) for stage in STAGES if protocol.density != "em"}
         self.left_out = self._left_out(STAGES[-2:])
+        self.test_densities = self._test_densities()
         self.classes = self._classes()
         absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.controls = control_steps(self)
@@ -128,7 +141,7 @@ class Pipeline:
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= without_published(self)
         absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
-        absent |= set() if self.left_out else {"figure_b5", "figure_b7"}
+        absent |= set() if self.left_out else {"figure_b5", "figure_b7", "figure_b8"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         self.scorecard = self.scorecard_of(self.figures)
 
@@ -254,6 +267,23 @@ class Pipeline:
             for stage in stages
         }
 
+    def _test_densities(self) -> Step:
+        """Of test images, under the fits whose points are left out."""
+        representations = Step(
+            "test_representations",
+            {"layers": [f"layer{stage}" for stage in self.left_out]},
+            compute.test_representations,
+            (self.dataset, self.network, self.representations),
+            compute.estimate_test_representations,
+        )
+        return Step(
+            f"{self.folder}/test_densities",
+            {"stages": list(self.left_out)},
+            compute.test_densities,
+            (representations, *(self.posteriors[stage] for stage in self.left_out)),
+            compute.estimate_test_densities,
+        )
+
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
         settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS, "n_discard": self.n_discard}
@@ -304,6 +334,7 @@ class Pipeline:
             "figure_b3": (self.dataset, *self.posteriors.values()),
             "figure_b4": (self.dataset, *self.controls.values()),
             "figure_b5": (self.dataset, self.representations, *self.left_out.values()),
+            "figure_b8": (self.dataset, self.representations, *self.left_out.values(), self.test_densities),
         }[name]
         own: dict[str, dict[str, Any]] = {
             "figure_1": {"stages": [3, 4]},
@@ -323,5 +354,6 @@ class Pipeline:
                 "remark": self.of_all_points,
             }
             | scores_of(self.profile),
+            "figure_b8": {"stages": list(self.left_out), "remark": self.of_all_points},
         }
         return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)

@@ -80,7 +80,7 @@ def _kept_bytes(step: Step, about: Mapping[str, Any]) -> int:
         return 2 * settings["n_bins"] * _weights_bytes(settings["network"], about)
     if kind == "memorization":
         return 2 * settings["n_trials"] * n_train if "n_trials" in settings else 16 * n_train
-    if kind.endswith("representations"):
+    if kind.endswith("representations") and "dimensions" in settings:  # of test images: a fraction of those
         return 4 * n_train * sum(settings["dimensions"].values())
     if kind.startswith("posterior_"):
         layer = settings.get("layer", f"layer{settings.get('stage')}")

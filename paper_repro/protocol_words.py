@@ -13,7 +13,7 @@ from paper_repro.chains import Tally
 from paper_repro.claims import CLAIMS, LEAST_CLASSES
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
-from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side
+from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side, p_words
 
 __all__ = ["Facts", "facts_of", "overlap_row", "paragraph"]
 
@@ -162,7 +162,7 @@ def _level(facts: Sequence[Facts]) -> str:
 
 
 def _gaps(facts: Sequence[Facts]) -> str:
-    gaps = [f"{f.gap:.1f} nats under `{f.name}` ({style.p_value(f.p)})" for f in facts]
+    gaps = [f"{f.gap:.1f} nats under `{f.name}` ({p_words(f.p)})" for f in facts]
     real, not_real = ([f.name for f in facts if is_split(np.array(f.mean), f.p) == small] for small in (True, False))
     least = ", ".join(str(least_a_side(n)) for n in sorted({len(f.classes) for f in facts}))
     words = f"The largest gap between sorted class means is {_list(gaps)}; p is how often chance alone leaves one as "

@@ -13,8 +13,10 @@ __all__ = [
     "group_difference",
     "is_split",
     "least_a_side",
+    "modes_p_value",
     "negative",
     "normal_interval",
+    "p_words",
     "rank_correlation",
     "rank_correlation_interval",
     "resampled",
@@ -39,22 +41,44 @@ Interval = tuple[float, float, float]
 """A value, and the lower and the upper end of its 95% interval."""
 
 
+def _n_modes(values: np.ndarray, bandwidth: float) -> int:
+    """Of a Gaussian kernel density of the values [n]."""
+    low, high = values.min(), values.max()
+    grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 1024)
+    rising = np.diff(np.exp(-0.5 * np.square((grid[:, None] - values) / bandwidth)).sum(1)) > 0
+    return int((rising[:-1] & ~rising[1:]).sum())
+
+
 def unimodal_bandwidth(values: np.ndarray) -> float:
     """The least bandwidth at which a Gaussian kernel density of the values [n] has a single mode (Silverman 1981)."""
-    values = np.sort(np.asarray(values, dtype=np.float64))
-    spread = values[-1] - values[0]
-    grid = np.linspace(values[0] - 0.1 * spread, values[-1] + 0.1 * spread, 1024)
-
-    def n_modes(bandwidth: float) -> int:
-        density = np.exp(-0.5 * np.square((grid[:, None] - values) / bandwidth)).sum(1)
-        rising = np.diff(density) > 0
-        return int((rising[:-1] & ~rising[1:]).sum())
-
+    values = np.asarray(values, dtype=np.float64)
+    spread = np.ptp(values)
     low, high = spread / (20 * len(values)), spread
     for _ in range(40):
         middle = np.sqrt(low * high)
-        low, high = (middle, high) if n_modes(middle) > 1 else (low, middle)
+        low, high = (middle, high) if _n_modes(values, middle) > 1 else (low, middle)
     return float(high)
+
+
+def _of_one_mode(values: np.ndarray, bandwidth: float, n: int, rng: np.random.Generator) -> np.ndarray:
+    """[n, len(values)] samples of a kernel density of that bandwidth, shrunk to the values' variance (the smoothed
+    bootstrap); at `unimodal_bandwidth` it is the density with a single mode that is nearest to the values."""
+    chosen = values[rng.integers(len(values), size=(n, len(values)))]
+    noise = bandwidth * rng.standard_normal(chosen.shape)
+    return values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / values.var())
+
+
+def modes_p_value(values: np.ndarray, seed: int = 0) -> float:
+    """How often a sample of one mode like the values' [n] needs more than their `unimodal_bandwidth` to have a single
+    mode: Silverman's test (1981) that there is one mode, with N_BOOTSTRAP samples. It finds two groups of like size
+    that overlap, where `gap_p_value` has little power; a few outliers are a mode for it as well.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if np.ptp(values) == 0:
+        return 1.0
+    bandwidth = unimodal_bandwidth(values)
+    drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, np.random.default_rng(seed))
+    return (1 + sum(_n_modes(sample, bandwidth) > 1 for sample in drawn)) / (N_BOOTSTRAP + 1)
 
 
 def gap_p_value(values: np.ndarray, seed: int = 0) -> float:
@@ -67,18 +91,23 @@ def gap_p_value(values: np.ndarray, seed: int = 0) -> float:
     values = np.asarray(values, dtype=np.float64)
     if np.ptp(values) == 0:
         return 1.0
-    bandwidth, variance = unimodal_bandwidth(values), values.var()
+    bandwidth = unimodal_bandwidth(values)
     rng, gap = np.random.default_rng(seed), np.diff(np.sort(values)).max()
     as_large, p = 0, 1.0
     for n_drawn in range(N_BOOTSTRAP, (MOST_BATCHES + 1) * N_BOOTSTRAP, N_BOOTSTRAP):
-        chosen = values[rng.integers(len(values), size=(N_BOOTSTRAP, len(values)))]
-        noise = bandwidth * rng.standard_normal(chosen.shape)
-        drawn = values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / variance)
+        drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, rng)
         as_large += int((np.diff(np.sort(drawn, axis=1), axis=1).max(1) >= gap).sum())
         p = (1 + as_large) / (n_drawn + 1)
         if abs(p - (1 - LEVEL)) > 4 * np.sqrt(p * (1 - p) / n_drawn):
             break
     return p
+
+
+def p_words(p: float) -> str:
+    """A p-value in words, with the digits that N_BOOTSTRAP samples tell; near 1 - LEVEL there are more of them."""
+    if p < 0.002:
+        return "p < 0.002"  # 1.5 in a thousand is the 95% bound for none of 2000
+    return f"p = {p:.3f}" if p < 0.01 or 0.04 <= p <= 0.06 else f"p = {p:.2f}"
 
 
 def least_a_side(n: int) -> int:

@@ -1,4 +1,4 @@
-"""Made densities of points as fitted and left out, for figure B.5."""
+"""Made densities of points as fitted and left out, for figure B.5, and of test images, for B.8."""
 
 import numpy as np
 
@@ -18,4 +18,19 @@ def made_figure_b5(high: int = 3, n: int = 40, few: int = 0, n_classes: int = 8)
         "labels": labels,
         "class_names": [f"c{g}" for g in range(n_classes)],
         "dimensions": {3: 64, 4: 64},
+    }
+
+
+def made_figure_b8(high: int = 3, n_classes: int = 8):
+    """The same, and five test images a class, below its points left out; the denser half is classified rightly."""
+    numbers = made_figure_b5(high=high, n_classes=n_classes)
+    rng = np.random.default_rng(1)
+    test_labels = np.arange(5 * n_classes) % n_classes
+    jump = 50.0 * (test_labels >= n_classes - high)
+    test = {stage: test_labels - 3 - 0.5 * jump + rng.normal(size=len(test_labels)) for stage in (3, 4)}
+    return {
+        **{name: numbers[name] for name in ("seen", "left_out", "labels", "class_names", "dimensions")},
+        "test": test,
+        "test_labels": test_labels,
+        "right": test[4] > np.median(test[4]),
     }

@@ -183,6 +183,10 @@ FAULTS = [
           '["value"][by_class]', '["value"]', ("test_robustness_steps.py", "of_the_same_points")),
     Fault("figures: B.7 bins all points by density as fitted", "paper_repro/figures/figure_b7.py",
           '("left_out", left_out[stage])):', '("left_out", seen[stage])):', ("test_robustness_figures.py", "b7_bins")),
+    Fault("figures: B.8 projects test images by singular vectors of their own", "paper_repro/computations.py",
+          "layers, projections=projections)",
+          "layers, n_components={layer: len(found.components) for layer, found in projections.items()})",
+          ("test_figure_b8.py", "through_the_projection")),
     Fault("figures: B.4 takes points as fitted for left out", "paper_repro/controls.py",
           "model.leave_one_out().log_density", "density[fitted]", ("test_controls.py", "held_out_points")),
     # Triton's kernels, under the interpreter.

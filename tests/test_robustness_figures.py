@@ -39,6 +39,10 @@ def test_figure_3_bins():
     assert stored["not_abstained"].tolist() == [1.0] * 5 + [0.0]
     assert stored["radius"].tolist() == pytest.approx([0.8] * 5 + [0.0])
     assert stored["high_share"].tolist() == [0.5] * 6
+    bins, labels = numbers["bins"], numbers["labels"]
+    shares = [[(labels[bins == b] == g).sum() / (labels == g).sum() for g in range(labels.max() + 1)] for b in range(6)]
+    expected = [np.mean([shares[b][g] for g in labels[bins == b]]) for b in range(6)]
+    assert stored["own_class_removed"] == pytest.approx(expected)
     rows = figure_3.table(stored)
     assert rows[0]["certified_radius_pixels"] == pytest.approx(0.2)
     assert [row["bin"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -75,7 +79,11 @@ def test_scores_without_standard_errors():
     assert "standard error" not in words
     assert "nan" not in words + figure_3.caption(stored)
     known = figure_3.finding(figure_3.compute(**made_figure_3()))
-    assert known.endswith(" The standard error of a single point's memorization is 0.10 on average.")
+    assert " The standard error of a single point's memorization is 0.10 on average. A network without a bin" in known
+    before = {name: values for name, values in stored.items() if name != "own_class_removed"}  # as kept runs have it
+    assert "without a bin" not in figure_3.finding(before)
+    assert "share_of_own_class_removed" not in figure_3.table(before)[0]
+    assert figure_3.table(stored)[0]["share_of_own_class_removed"] == stored["own_class_removed"][0]
 
 
 @pytest.mark.parametrize(("sigma", "n", "alpha"), [(0.5, 1000, 0.001), (0.25, 20, 0.01), (1.0, 5, 0.001)])
@@ -190,8 +198,8 @@ def test_figure_b7_in_words():
     # From 0.13 to 0.58; and two bins before and after: of 0.58 and 0.53 less 0.18 and 0.13, on average.
     assert (
         "is −1.00 up to bin 18, and memorization there is lowest in bin 18, 0.13. From bin 18 to bin 19, the first of "
-        "mostly such points, it changes by +0.45, and its mean over 2 bins on each side by +0.40 (95% interval +0.39 "
-        "to +0.41). Over all bins"
+        "mostly such points, it changes by +0.45, and its mean over 2 bins on each side by +0.40 (95% interval over "
+        "points, given classes and bins: +0.39 to +0.41). Over all bins"
     ) in of_4
     # Left out they come first: there is nothing before them.
     assert re.search(

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
-from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side
+from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side, p_words
 
 __all__ = [
     "class_statistics",
@@ -172,7 +172,7 @@ def describe_gap(stored: Stored) -> str:
     names = ", ".join(str(name) for name in stored["class_names"][high])
     text = (
         f"At {_last(stored)} the largest gap between sorted class means is {float(stored['gap']):.1f} "
-        f"nats ({style.p_value(p)}{'' if p < 1 - LEVEL else ', so chance may have left it'}); the median gap "
+        f"nats ({p_words(p)}{'' if p < 1 - LEVEL else ', so chance may have left it'}); the median gap "
         f"is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
     text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
@@ -187,7 +187,7 @@ def describe_gap(stored: Stored) -> str:
 
 
 def _gap_words(mean: np.ndarray) -> str:
-    return f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {style.p_value(gap_p_value(mean))}"
+    return f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {p_words(gap_p_value(mean))}"
 
 
 def _last(stored: Stored) -> str:

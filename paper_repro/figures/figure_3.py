@@ -56,9 +56,11 @@ def compute(
             networks.
 
     Returns:
-        Arrays [B] over bins. robust_accuracy [A, E, B]: by attack, budget and bin; robust_accuracy_by_group [A, E, 2]:
-        in low- and high-density classes (nan where there are no points). attack_success [A, B]: of the points that are
-        rightly classified without an attack, the share that falls within the middle budget.
+        Arrays [B] over bins. own_class_removed: the share of its own class that leaves the training with a point's bin,
+        in the mean over the bin's points. robust_accuracy [A, E, B]: by attack, budget and bin;
+        robust_accuracy_by_group [A, E, 2]: in low- and high-density classes (nan where there are no points).
+        attack_success [A, B]: of the points that are rightly classified without an attack, the share that falls within
+        the middle budget.
     """
     n_bins = int(bins.max()) + 1
 
@@ -91,6 +93,7 @@ def compute(
         "not_abstained": by_bin(smoothed >= 0, certified, np.mean),
         "smoothed_f1": f1(certified_rows, smoothed),
         "high_share": by_bin(high[labels], bins, np.mean),
+        "own_class_removed": _own_class_removed(bins, labels),
         "n_attacked": np.bincount(attacked, minlength=n_bins),
         "robust_accuracy": robust,
         "robust_accuracy_by_group": by_group,
@@ -121,6 +124,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "classification_rate": float(stored["not_abstained"][b]),
             "f1_smoothed": float(stored["smoothed_f1"][b]),
             "share_of_high_density_classes": float(stored["high_share"][b]),
+            **({"share_of_own_class_removed": float(stored["own_class_removed"][b])} if _knows_removed(stored) else {}),
             "n_attacked": int(stored["n_attacked"][b]),
             "n_attacked_rightly_classified": int(_rightly(stored)[b]),
             **{
@@ -183,10 +187,11 @@ def caption(stored: Stored) -> str:
         "bin, averaged over classes by their number of points. "
         f"Certification: {sizes} points a bin (the paper: all), by a network trained without the bin and with the "
         f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
-        f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}; where the classifier "
-        f"abstains the radius counts as 0, and where all n draws agree it is {_largest_radius(stored):.2f}, the "
-        "largest there can be. F1 of the smoothed classifier is of the certified points, and F1 of few points is lower "
-        "than that of all points of a bin (measured: by up to 0.04 at 50 points a bin), so its level does not compare "
+        f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}. The radius is that of the "
+        "class which the smoothed classifier gives, rightly or not; where it abstains it counts as 0, and where all n "
+        f"draws agree it is {_largest_radius(stored):.2f}, the largest there can be. F1 of the smoothed classifier is "
+        "of the certified points, and F1 of few points is lower than that of all points of a bin (measured: by up to "
+        "0.04 at 50 points a bin), so its level does not compare "
         f"with F1 without the bin. Attacks, which the paper does not have, of {attacked} points a bin, of which "
         f"{rightly} are rightly classified by the network without the bin: the share of these that an attack moves to "
         "another class, and accuracy against the budget in low- and high-density classes. PGD also tries the single "
@@ -222,13 +227,24 @@ def finding(stored: Stored) -> str:
         ]
         level += f" ({', '.join(inside)})" if inside else ""
         constant = bool((values == values[0]).all())
-        rank = "" if constant else f", rank correlation with density {style.signed(spearmanr(bins, values)[0])}"
+        rank = "" if constant else f", rank correlation with density {style.rank(spearmanr(bins, values)[0])}"
         parts.append(f"{words}: {level}{rank}")
     text = f"From low to high density, {'; '.join(parts)}."
     error = float(stored["memorization_error"].mean())
     if np.isfinite(error):
         text += f" The standard error of a single point's memorization is {error:.2f} on average."
+    if _knows_removed(stored):
+        removed = stored["own_class_removed"]
+        text += (
+            f" A network without a bin lacks, in the mean over its points, {removed.min():.0%} to {removed.max():.0%} "
+            f"(bin {int(np.argmax(removed)) + 1}) of the training images of a point's own class."
+        )
     return text
+
+
+def _knows_removed(stored: Stored) -> bool:
+    """Numbers stored before it was measured do not."""
+    return "own_class_removed" in stored
 
 
 def _rightly(stored: Stored) -> np.ndarray:
@@ -242,6 +258,13 @@ def _largest_radius(stored: Stored) -> float:
 
     sigma, n, alpha = (float(stored[name]) for name in ("sigma", "n", "alpha"))
     return max(0.0, sigma * float(norm.ppf(alpha ** (1 / n))))
+
+
+def _own_class_removed(bins: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """[B] the share of its own class that is in the bin, in the mean over the bin's points."""
+    counts = np.zeros((bins.max() + 1, labels.max() + 1))
+    np.add.at(counts, (bins, labels), 1)
+    return (counts**2 / np.maximum(counts.sum(0), 1)).sum(1) / counts.sum(1)
 
 
 def _share(survived: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.class_density import class_statistics
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import LEVEL, gap_p_value, group_difference, is_split, least_a_side
+from paper_repro.statistics import LEVEL, gap_p_value, group_difference, is_split, least_a_side, p_words
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -140,8 +140,8 @@ def _stage(stored: Stored, s: int) -> str:
     seen, left_out = (stored[f"{kind}_mean"][s] for kind in KINDS)
     words = (
         f"At stage {stored['stages'][s]} the largest gap between sorted class means is {stored['seen_gap'][s]:.1f} "
-        f"nats as fitted ({style.p_value(stored['seen_p'][s])}) and {stored['left_out_gap'][s]:.1f} left out "
-        f"({style.p_value(stored['left_out_p'][s])}; p is how often a sample of one mode like theirs has one as large)."
+        f"nats as fitted ({p_words(stored['seen_p'][s])}) and {stored['left_out_gap'][s]:.1f} left out "
+        f"({p_words(stored['left_out_p'][s])}; p is how often a sample of one mode like theirs has one as large)."
     )
     for kind, which in zip(KINDS, ("as fitted", "left out"), strict=True):
         mean, p = stored[f"{kind}_mean"][s], stored[f"{kind}_p"][s]

@@ -166,7 +166,7 @@ def _order(stored: Stored, s: int, kind: str) -> str:
     at = int(np.argmax(small > MOSTLY))
     rank = _rank(values)
     if at == 0:  # no bin is mostly of such points, or the lowest is: there is nothing before it
-        rise = style.signed(float(np.diff(values).max()))
+        rise = style.signed(np.ceil(100 * float(np.diff(values).max())) / 100)
         return (
             f"In bins by density {order} the rank correlation of memorization with density is {rank}, and memorization "
             f"rises from one bin to the next by at most {rise}."
@@ -178,12 +178,11 @@ def _order(stored: Stored, s: int, kind: str) -> str:
         f"In bins by density {order} the rank correlation of memorization with density is {_rank(values[:at])} up to "
         f"bin {at}, and memorization there is lowest in bin {lowest + 1}, {values[lowest]:.2f}. From bin {at} to bin "
         f"{at + 1}, the first of mostly such points, it changes by {step}, and its mean over {k} "
-        f"bin{'s' if k > 1 else ''} on each side by {change} (95% interval {low} to {high}). Over all bins the rank "
-        f"correlation is {rank}."
+        f"bin{'s' if k > 1 else ''} on each side by {change} (95% interval over points, given classes and bins: {low} "
+        f"to {high}). Over all bins the rank correlation is {rank}."
     )
 
 
 def _rank(values: np.ndarray) -> str:
     """Rank correlation of memorization with density over bins in order of density."""
-    rank = rank_correlation(values, np.arange(len(values)))
-    return style.signed(rank) if np.isfinite(rank) else "undefined"
+    return style.rank(rank_correlation(values, np.arange(len(values))))

@@ -22,7 +22,7 @@ __all__ = [
     "compact_svg",
     "name_points",
     "nats",
-    "p_value",
+    "rank",
     "save",
     "signed",
     "styled",
@@ -135,13 +135,16 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def rank(value: float) -> str:
+    """A rank correlation; only one that is 1 or -1 is called so."""
+    if not np.isfinite(value):
+        return "undefined"
+    return signed(value, 3 if 0.995 <= abs(value) < 1 - 1e-9 else 2)
+
+
 def nats(value: float) -> str:
     """A log-density in words, with a true minus."""
     return f"{value:.1f}".replace("-", "−")
-
-
-def p_value(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "build",
     "build_from",
     "plain_network",
+    "predictions",
     "residual_network",
     "transformer",
 ]
@@ -70,6 +71,21 @@ def build_from(settings: Mapping[str, Any], **arguments: Any) -> nn.Module:
 
 
 @torch.no_grad()
+def predictions(
+    network: nn.Module,
+    images: Tensor,
+    batch_size: int = 512,
+    prepare: Callable[[Tensor], Tensor] = Tensor.float,
+) -> Tensor:
+    """[N] int64 index of the network's highest output for each of the images [N, C, H, W], made input by `prepare`.
+
+    In float32, on the device of the network; leaves it in eval mode.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    return torch.cat([network(prepare(part.to(device))).argmax(1) for part in images.split(batch_size)])
+
+
 def accuracy(
     network: nn.Module,
     images: Tensor,
@@ -77,14 +93,6 @@ def accuracy(
     batch_size: int = 512,
     prepare: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> float:
-    """Share of the images [N, C, H, W], made input by `prepare`, whose highest output is their label [N].
-
-    In float32; leaves the network in eval mode.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    correct = [
-        (network(prepare(part.to(device))).argmax(1) == truth.to(device)).sum()
-        for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    ]
-    return float(torch.stack(correct).sum()) / len(labels)
+    """Share of the images [N, C, H, W] of which `predictions` are their label [N]."""
+    predicted = predictions(network, images, batch_size, prepare)
+    return float((predicted == labels.to(predicted.device)).sum()) / len(labels)
