@@ -1,5 +1,7 @@
 """Arguments that several modules take: what they may be, with errors that say what came and what was expected."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -9,6 +11,19 @@ from sklearn.utils import check_random_state
 Seed = int | np.random.RandomState | np.random.Generator | None
 """Every `random_state`: an int gives the same numbers each time, a RandomState or a Generator goes on where it is, and
 None draws from numpy's global state."""
+
+
+@contextmanager
+def as_it_was(estimator: Any) -> Iterator[None]:
+    """Put the attributes of an estimator back if what is done within fails or is stopped: half of a second fit beside
+    half of the first would be neither."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def integer(value: Any, name: str, least: int) -> None:

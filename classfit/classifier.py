@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from classfit._check import as_it_was
 from classfit.dpgmm import DPGaussianMixture
 
 __all__ = ["ClassConditionalDensity"]
@@ -46,14 +47,14 @@ class ClassConditionalDensity(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
             ValueError: y is not made of classes; priors of the wrong length, negative, or not summing to 1; whatever
                 the density estimator refuses.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(y)
-        classes, counts = np.unique(y, return_counts=True)
-        with np.errstate(divide="ignore"):
-            log_prior = np.log(self._class_priors(counts))
-        density = (DPGaussianMixture() if self.density is None else clone(self.density)).fit(X, groups=y)
-        # Together, or a fit that is stopped would leave new names for old densities.
-        self.classes_, self.class_log_prior_, self.density_ = classes, log_prior, density
+        with as_it_was(self):
+            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+            check_classification_targets(y)
+            classes, counts = np.unique(y, return_counts=True)
+            with np.errstate(divide="ignore"):
+                log_prior = np.log(self._class_priors(counts))
+            density = (DPGaussianMixture() if self.density is None else clone(self.density)).fit(X, groups=y)
+            self.classes_, self.class_log_prior_, self.density_ = classes, log_prior, density
         return self
 
     def log_density(self, X: Any) -> np.ndarray:

@@ -158,29 +158,31 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             ConstantFeatureWarning: a feature does not vary within a group; it is given variance 1 there.
             ConvergenceWarning: under the protocol "converged", chains of a group do not agree; names the groups.
         """
-        schedule = self._schedule()
-        self._prior(D=1)  # as far as it can be told before validate_data takes note of X
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
-        checked(self.device, X.shape[1])
-        grouping = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
-        x = torch.from_numpy(np.ascontiguousarray(X[grouping.order]))
-        mean, variance = group_variances(x, grouping.group_offsets, grouping.names)
-        prior = niw_prior(mean, variance, schedule.n_init_components, **self._prior(X.shape[1]))
+        with check.as_it_was(self):
+            schedule = self._schedule()
+            X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
+            checked(self.device, X.shape[1])
+            grouping = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
+            x = torch.from_numpy(np.ascontiguousarray(X[grouping.order]))
+            mean, variance = group_variances(x, grouping.group_offsets, grouping.names)
+            prior = niw_prior(mean, variance, schedule.n_init_components, **self._prior(X.shape[1]))
 
-        # Those of an earlier fit, by another protocol, would be of other chains.
-        for name in ("trace_", "convergence_"):
-            self.__dict__.pop(name, None)
-        units = standardise(x, prior, grouping.group_offsets), standardised(prior)
-        if self.protocol == "converged":
-            labels, alpha = self._run_chains(*units, grouping, schedule)
-        else:
-            chain = self._run_chain(*units, grouping, schedule)
-            labels, alpha = chain.kept_labels, chain.kept_alpha
-            self.trace_ = Trace(chain.trace_sweep, chain.trace_n_components, chain.trace_alpha, chain.trace_log_joint)
-        self.groups_, self._order = grouping.names, grouping.order
-        self.posterior_ = Posterior(
-            x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, schedule.official
-        ).to(self.device)
+            # Those of an earlier fit, by another protocol, would be of other chains.
+            for name in ("trace_", "convergence_"):
+                self.__dict__.pop(name, None)
+            units = standardise(x, prior, grouping.group_offsets), standardised(prior)
+            if self.protocol == "converged":
+                labels, alpha = self._run_chains(*units, grouping, schedule)
+            else:
+                chain = self._run_chain(*units, grouping, schedule)
+                labels, alpha = chain.kept_labels, chain.kept_alpha
+                self.trace_ = Trace(
+                    chain.trace_sweep, chain.trace_n_components, chain.trace_alpha, chain.trace_log_joint
+                )
+            self.groups_, self._order = grouping.names, grouping.order
+            self.posterior_ = Posterior(
+                x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, schedule.official
+            ).to(self.device)
         return self
 
     def score_samples(self, X: Any, groups: Any = None) -> np.ndarray:

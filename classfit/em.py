@@ -122,38 +122,41 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             ConvergenceWarning: groups whose EM did not converge, or a component of which lost all its points.
             UserWarning: groups with a component that reg_covar widens, see there.
         """
-        candidates = self._check_parameters()
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
-        order, group_offsets, names = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
-        centres, variances = group_variances(torch.from_numpy(X[order]), group_offsets, names)
-        frames = list(zip(centres.numpy(), variances.sqrt().numpy(), strict=True))
-        edges = pairwise(group_offsets.tolist())
-        points = [(X[order[a:b]] - centre) / scale for (a, b), (centre, scale) in zip(edges, frames, strict=True)]
-        seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))
-        starts = []
-        for g, (x, name) in enumerate(zip(points, names, strict=True)):
-            possible = [K for K in candidates if len(x) >= K]
-            if not possible:
-                raise ValueError(
-                    f"n_components must be at most the number of points, got {self.n_components} for group {name} "
-                    f"with n_samples = {len(x)}"
-                )
-            entropy = [seed, zlib.crc32(str(name).encode())]
-            starts += [_Start(g, K, [*entropy, K, i]) for K in possible for i in range(self.n_init)]
-        fits = self._best_fits(points, starts, names, _torch_dtype(X))
+        with check.as_it_was(self):
+            candidates = self._check_parameters()
+            X = validate_data(self, X, dtype=[np.float64, np.float32])
+            order, group_offsets, names = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
+            centres, variances = group_variances(torch.from_numpy(X[order]), group_offsets, names)
+            frames = list(zip(centres.numpy(), variances.sqrt().numpy(), strict=True))
+            edges = pairwise(group_offsets.tolist())
+            points = [(X[order[a:b]] - centre) / scale for (a, b), (centre, scale) in zip(edges, frames, strict=True)]
+            seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))
+            starts = []
+            for g, (x, name) in enumerate(zip(points, names, strict=True)):
+                possible = [K for K in candidates if len(x) >= K]
+                if not possible:
+                    raise ValueError(
+                        f"n_components must be at most the number of points, got {self.n_components} for group {name} "
+                        f"with n_samples = {len(x)}"
+                    )
+                entropy = [seed, zlib.crc32(str(name).encode())]
+                starts += [_Start(g, K, [*entropy, K, i]) for K in possible for i in range(self.n_init)]
+            fits = self._best_fits(points, starts, names, _torch_dtype(X))
 
-        self.groups_, self._with_groups = names, groups is not None
-        self._frames, self._mixtures = frames, [fit.mixture for fit in fits]
-        in_units = [_in_units(fit.mixture, *frame) for fit, frame in zip(fits, frames, strict=True)]
-        self.weights_, self.means_, self.covariances_, precision_chol = map(np.concatenate, zip(*in_units, strict=True))
-        self.precisions_cholesky_ = precision_chol.swapaxes(1, 2)
-        self.component_offsets_ = np.cumsum([0] + [len(fit.mixture.weights) for fit in fits])
-        log_likelihood = [
-            fit.log_likelihood - np.log(scale).sum() for fit, (_, scale) in zip(fits, frames, strict=True)
-        ]
-        self.lower_bound_ = np.array(log_likelihood)
-        self.n_iter_ = np.array([fit.n_iter for fit in fits])
-        self.converged_ = np.array([fit.converged for fit in fits])
+            self.groups_, self._with_groups = names, groups is not None
+            self._frames, self._mixtures = frames, [fit.mixture for fit in fits]
+            in_units = [_in_units(fit.mixture, *frame) for fit, frame in zip(fits, frames, strict=True)]
+            self.weights_, self.means_, self.covariances_, precision_chol = map(
+                np.concatenate, zip(*in_units, strict=True)
+            )
+            self.precisions_cholesky_ = precision_chol.swapaxes(1, 2)
+            self.component_offsets_ = np.cumsum([0] + [len(fit.mixture.weights) for fit in fits])
+            log_likelihood = [
+                fit.log_likelihood - np.log(scale).sum() for fit, (_, scale) in zip(fits, frames, strict=True)
+            ]
+            self.lower_bound_ = np.array(log_likelihood)
+            self.n_iter_ = np.array([fit.n_iter for fit in fits])
+            self.converged_ = np.array([fit.converged for fit in fits])
         self._warn(~self.converged_, f"EM did not converge in max_iter = {self.max_iter} steps; raise max_iter or tol")
         lost = [bool((fit.mixture.weights == 0).any()) for fit in fits]
         self._warn(lost, "Components have lost all their points and have weight 0; lower n_components or raise n_init")

@@ -72,6 +72,13 @@ def _names(groups: Any, n: int) -> np.ndarray:
     if all(isinstance(name, str) for name in names):
         return names.astype(str)
     if all(isinstance(name, Number) for name in names):
-        return np.array(names.tolist())
+        numbers = np.array(names.tolist())
+        if numbers.dtype == object:
+            odd = next(name for name in names if np.asarray(name).dtype == object)
+            raise ValueError(
+                f"groups must hold numbers that numpy has a type for, or strings, got {odd!r} ({type(odd).__name__}); "
+                "give such names as strings"
+            )
+        return numbers
     kinds = sorted({type(name).__name__ for name in names})
     raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")

@@ -53,18 +53,25 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
     with a ConstantFeatureWarning that says where. Constant means a standard deviation below the rounding of the values.
 
     Raises:
-        ValueError: values so large that the sum of their squares is beyond float64.
+        ValueError: values so large that the sum of their squares is beyond float64, or so small that their squares, or
+            the reciprocals of their standard deviations in the dtype of x, are.
     """
-    means, variances, constant = [], [], []
+    means, variances, constant, small = [], [], [], []
+    # Below these a variance has no digits left, and the reciprocal of a standard deviation none at all.
+    least_variance = torch.finfo(torch.float64).tiny / torch.finfo(torch.float64).eps
+    least_deviation = torch.finfo(x.dtype).tiny
     edges = group_offsets.tolist()
     for a, b in pairwise(edges):
         points = x[a:b].double()
         means.append(points.mean(0))
         variances.append((points - means[-1]).square().mean(0))
         rounding = 4 * torch.finfo(x.dtype).eps * points.abs().amax(0)
-        constant.append(variances[-1].sqrt() <= rounding)
+        deviation = variances[-1].sqrt()
+        varies = points.amax(0) - points.amin(0) > rounding
+        small.append(varies & ((variances[-1] < least_variance) | (deviation < least_deviation)))
+        constant.append(deviation <= rounding)
     mean, variance, is_constant = torch.stack(means), torch.stack(variances), torch.stack(constant)
-    too_large = ~variance.isfinite()
+    too_large, too_small = ~variance.isfinite(), torch.stack(small)
 
     def first(where: Tensor) -> str:
         g, d = where.nonzero()[0].tolist()
@@ -72,6 +79,8 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
 
     if too_large.any():
         raise ValueError(f"X must be scaled down: the squares of {first(too_large)} add up to more than float64 holds")
+    if too_small.any():
+        raise ValueError(f"X must be scaled up: {first(too_small)} varies by less than what {x.dtype} can divide by")
     if is_constant.any():
         warnings.warn(
             f"{int(is_constant.sum())} features are constant within their group and get variance 1; "

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
+
+from classfit.devices import checked
 
 __all__ = ["Representation", "extract_representations"]
 
@@ -70,9 +73,10 @@ def extract_representations(
         singular_values are those given.
 
     Raises:
-        ValueError: an unknown layer, or one named twice; a layer that runs not at all or several times in one pass; an
-            output that is not a tensor of one of the shapes above or not finite; n_components out of range; a
-            projection that is missing or of another width; an empty loader.
+        ValueError: an unknown layer, or one named twice; a layer that runs not at all or several times in one pass, or
+            gives another number of rows than there are inputs; an output that is not a tensor of one of the shapes
+            above or not finite; n_components out of range; a projection that is missing or of another width; an empty
+            loader, or one that is a tensor or a dataset; a device that is not here.
     """
     _check_layers(model, layers)
     sizes = _check_n_components(n_components, projections, layers)
@@ -108,6 +112,8 @@ def _pooled_activations(
 
         return hook
 
+    if isinstance(loader, Tensor) or (isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)):
+        raise ValueError(f"loader must give batches, as a DataLoader does, got a {type(loader).__name__}")
     batches: Iterable[Any] = track(loader, description="representations") if verbose else loader
     n_batches = 0
     with (
@@ -116,11 +122,17 @@ def _pooled_activations(
         torch.no_grad(),
     ):
         for n_batches, batch in enumerate(batches, start=1):
-            model(_images(batch).to(home))
+            images = _images(batch)
+            model(images.to(home))
             for layer in layers:
                 if len(pooled[layer]) != n_batches:
                     runs = len(pooled[layer]) - n_batches + 1
                     raise ValueError(f"layer {layer!r} must run once in a forward pass, it ran {runs} times")
+                if len(pooled[layer][-1]) != len(images):
+                    raise ValueError(
+                        f"layer {layer!r} must give one row for each of the {len(images)} inputs of a batch, it gave "
+                        f"{len(pooled[layer][-1])} (as for windows or clips of an input, or an input without a batch)"
+                    )
     if n_batches == 0:
         raise ValueError("loader must give at least one batch, it gave none")
     result = {}
@@ -163,7 +175,7 @@ def _evaluating(model: nn.Module, device: torch.device | str | None) -> Iterator
     first = next(model.parameters(), torch.empty(0))
     modes = [(module, module.training) for module in model.modules()]
     home = first.device
-    target = home if device is None else torch.device(device)
+    target = home if device is None else checked(device)
     try:
         if device is not None:
             model.to(target)

@@ -5,6 +5,7 @@ Nothing is trained. The steps are the pipeline's own; layers stand where the pap
 
 import hashlib
 import importlib
+import math
 import os
 import re
 import sys
@@ -99,6 +100,7 @@ class Analysis(Pipeline):
         std: Sequence[float] = IMAGENET["std"],
         seed: int = 0,
         official: bool = False,
+        n_images: int | None = None,
     ) -> None:
         """
         Args:
@@ -109,28 +111,44 @@ class Analysis(Pipeline):
                 in memory, 3 size^2 bytes each.
             layers: names from `network.named_modules()`, at least two, in order.
             dimensions: singular vectors kept of each; None keeps 16 in the first half of the layers and 64 in the rest,
-                as the paper does in its stages, or as many as the layer has channels.
+                as the paper does in its stages, or as many as the layer has channels or there are images.
             size: height and width in pixels that images are brought to.
             mean, std: of the pixels (0..1) by channel, with which the network was trained.
             seed: of the chains.
             official: as published, where the code differs from the paper.
+            n_images: how many there are, if that is known (`of_images`).
 
         Raises:
-            ValueError: fewer than two layers, an unknown one, dimensions that do not go with them, mean or std of
-                another number of channels, or a network that does not take such images.
+            ValueError: fewer than two layers, an unknown one, dimensions that do not go with them or are more than
+                channels or images, mean or std that are not three finite numbers or of which a std is not positive, or
+                a network that does not take such images.
         """
         if len(layers) < 2:
             raise ValueError(f"layers must be at least two, got {list(layers)}")
         for name, values in (("mean", mean), ("std", std)):
-            if len(values) != 3:
-                raise ValueError(f"{name} must be three numbers, one a channel, got {list(values)}")
-        widths = _channels(network, layers, size)
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} (--{name}) must be three finite numbers, one a channel, got {list(values)}")
+        if min(std) <= 0:
+            raise ValueError(f"std (--std) must be positive, got {list(std)}")
         n_wide = len(layers) // 2
         wanted = dimensions or [16] * n_wide + [64] * (len(layers) - n_wide)
         if len(wanted) != len(layers):
-            raise ValueError(f"dimensions must be one for each of the {len(layers)} layers, got {list(wanted)}")
-        kept = tuple(min(d, width) for d, width in zip(wanted, widths, strict=True))
+            raise ValueError(
+                f"dimensions (--dimensions) must be one for each of the {len(layers)} layers, got {list(wanted)}"
+            )
+        if min(wanted) < 1:
+            raise ValueError(f"dimensions (--dimensions) must be positive, got {list(wanted)}")
+        kept = []
+        for layer, d, width in zip(layers, wanted, _channels(network, layers, size), strict=True):
+            most = width if n_images is None else min(width, n_images)
+            if dimensions and d > most:
+                what = "its channels" if most == width else "images"
+                raise ValueError(
+                    f"dimensions (--dimensions) must be at most {most} for {layer!r}, the number of {what}, got {d}"
+                )
+            kept.append(min(d, most))
         options: dict[str, Any] = {"layers": layers, "dimensions": dimensions, "size": size, "mean": mean, "std": std}
+        options["n_images"] = n_images
         self._given: dict[str, Any] = {"network": network, "model": model, "data": data, "seed": seed, **options}
         self.protocol, self.seed, self.official = protocol, seed, official
         self.folder = protocol_folder(protocol, official)
@@ -141,7 +159,7 @@ class Analysis(Pipeline):
             note="",
             dataset="image-folder",
             architecture=model,
-            dimensions=kept,
+            dimensions=tuple(kept),
             # Nothing is trained.
             **dict.fromkeys(("width", "epochs", "batch_size", "peak_learning_rate", "crop_padding"), 0),  # type: ignore[arg-type]
         )
@@ -174,6 +192,14 @@ class Analysis(Pipeline):
 
     def under(self, protocol: Protocol, *, official: bool = False) -> "Analysis":
         return Analysis(protocol=protocol, official=official, **self._given)
+
+    def of_images(self, n: int) -> "Analysis":
+        """The same with no more dimensions than images.
+
+        Raises:
+            ValueError: more were asked for.
+        """
+        return Analysis(protocol=self.protocol, official=self.official, **{**self._given, "n_images": n})
 
     def command(self, verb: str, runs_dir: Path, figures: Iterable[str] = ()) -> str:
         """The network was given in options that are not known here."""

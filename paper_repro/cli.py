@@ -1,5 +1,6 @@
 """The command `paper-repro`: list, run, trials, draw, check, keep, analyze."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
@@ -18,10 +20,24 @@ from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Workspace
+from paper_repro.storage import read_json
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """Ends with a word when it is stopped, which typer's own does not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            errors.print("\nStopped. Run the same command again to go on from here.")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Reproduce the figures of 'Neural Representations Reveal Distinct Modes of Class Fitting in Residual "
     "Convolutional Networks' (AAAI 2023).",
     no_args_is_help=True,
@@ -64,6 +80,9 @@ Scores = Annotated[
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
 
 DENSITIES = "densities"
+
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What the file system refuses until the user makes room or allows it."""
 
 COLOURS = {
     State.DONE: "green",
@@ -124,7 +143,7 @@ def run(
         from paper_repro.dry_run import dry_run as try_everything
 
         asked = named if figures else []
-        with _said():
+        with _said("the folder for temporary files (TMPDIR)"):
             try_everything(
                 pipeline.profile, pipeline.protocol, official=official, figures=asked, console=console, data=data
             )
@@ -201,7 +220,8 @@ def trials(
     if work is None:
         console.print("All trials were finished.")
         return
-    memorization_trials(work, part)
+    with _said(work.folder):
+        memorization_trials(work, part)
     n_finished, n_trials = len(list(work.folder.glob("checkpoint-trial-*"))), work.settings["n_trials"]
     console.print(f"{n_finished} of {n_trials} trials are finished, in")
     _print_path(work.folder)
@@ -304,7 +324,7 @@ def keep(
     workspace = opened[0][0]
     try:
         folder = default_folder() if into is None else into
-        with _working(workspace):
+        with _working(workspace), _said(folder):
             kept = keep_results(workspace, [pipeline for _, pipeline in opened], folder / workspace.root.name)
     except KeepError as error:
         _fail(str(error))
@@ -318,7 +338,12 @@ def analyze(
     model: Annotated[
         str, typer.Option(help="package.module:function that returns a torch module, or a torchvision model.")
     ],
-    data: Annotated[Path, typer.Option(help="Images: a folder or zip of class folders.", exists=True)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Images: a folder or zip of class folders. All are held in memory, 3 x size^2 bytes each.", exists=True
+        ),
+    ],
     weights: Annotated[
         Path | None, typer.Option(help="State dict: a safetensors file, or one of torch.save.", exists=True)
     ] = None,
@@ -327,7 +352,10 @@ def analyze(
     ] = "layer1,layer2,layer3,layer4",
     dimensions: Annotated[
         str,
-        typer.Option(help="Singular vectors kept of each layer; 16 in the first half and 64 in the rest if not given."),
+        typer.Option(
+            help="Singular vectors kept of each layer; if not given 16 in the first half and 64 in the rest, or as "
+            "many as the layer has channels or there are images."
+        ),
     ] = "",
     size: Annotated[int, typer.Option(help="Height and width in pixels that images are brought to.", min=1)] = 224,
     mean: Annotated[str, typer.Option(help="Of the pixels (0..1) by channel, as in training.")] = "0.485,0.456,0.406",
@@ -349,7 +377,7 @@ def analyze(
             PROTOCOLS[protocol],
             model=model,
             data=data,
-            layers=layers.split(","),
+            layers=[layer.strip() for layer in layers.split(",")],
             dimensions=_numbers(dimensions, int, "--dimensions"),
             size=size,
             mean=_numbers(mean, float, "--mean"),
@@ -361,6 +389,8 @@ def analyze(
         if workspace.state(pipeline.dataset) == State.DONE:
             console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
         with _working(workspace):
+            workspace.run([pipeline.dataset])
+            pipeline = pipeline.of_images(read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"])
             workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
             path = write_report(workspace, pipeline)
     except ValueError as error:  # what was given: a model, weights, layers, images
@@ -372,11 +402,7 @@ def analyze(
 def main() -> None:
     # Threads that wait should sleep: spinning makes training ten times slower when other work shares the processors.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app()
-    except KeyboardInterrupt:
-        errors.print("\nStopped. Run the same command again to go on from here.")
-        raise SystemExit(130) from None
+    app(prog_name="paper-repro")
 
 
 def _open(
@@ -390,7 +416,7 @@ def _open(
 ) -> tuple[Workspace, Pipeline]:
     _known_names(protocol=protocol, seed=seed, profile=profile)
     workspace = Workspace(runs_dir / run_folder(profile, seed), console)
-    with _said():
+    with _said(workspace.root):
         found = given(scores, workspace) if scores else given_before(workspace)
     pipeline = Pipeline(PROFILES[profile], PROTOCOLS[protocol], seed=seed, official=official, data=data, scores=found)
     pipeline.scorecard = pipeline.scorecard_there(workspace)
@@ -469,22 +495,29 @@ def _why(workspace: Workspace, step: Step, state: State) -> str:
 @contextmanager
 def _working(workspace: Workspace) -> Iterator[None]:
     """Hold the workspace."""
-    with _said(), ExitStack() as held:
+    with _said(workspace.root), ExitStack() as held:
         try:
             held.enter_context(workspace.lock())
         except OSError as error:
+            if error.errno in MENDABLE:
+                raise
             words = f"{workspace.root} cannot be written to ({error.strerror})"
             raise typer.BadParameter(words, param_hint="--runs-dir") from None
         yield
 
 
 @contextmanager
-def _said() -> Iterator[None]:
-    """What the user can put right ends the command with its message alone."""
+def _said(where: Path | str) -> Iterator[None]:
+    """What the user can put right ends the command with its message alone. A full disk does not say `where` it is."""
     try:
         yield
     except (BusyError, DiscardError) as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        place = error.filename2 or error.filename or where
+        _fail(f"{error.strerror}: {place}. Put that right, then run the same command again.")
     except ValueError as error:
         # By name: importing them brings in torch.
         if not isinstance(error, CannotError) and type(error).__name__ not in ("DatasetError", "ScoresError"):
@@ -511,3 +544,7 @@ def _coloured(state: State) -> str:
 def _print_path(path: Path) -> None:
     # Not through rich: it would break a long path into lines.
     typer.echo(str(path.resolve()))
+
+
+if __name__ == "__main__":
+    main()

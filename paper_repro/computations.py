@@ -1,12 +1,14 @@
 """What each step computes. A step reads its settings and the folders of its inputs, and writes into its own."""
 
+import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from rich.markup import escape
@@ -86,10 +88,9 @@ def dataset(work: Work, source: Path | None = None) -> None:
     pixels = {"white": data.white, "mean": mean, "std": std} | given
     write_json(work.folder / "dataset.json", {"name": name, "source": data.source, **about, **pixels})
     names = data.class_names
-    words = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])}, ..., {names[-1]}"
     work.console.print(
         f"{len(data.train_labels):,} training and {len(data.test_labels):,} test images of {len(names)} classes "
-        f"({escape(words)}), from {escape(data.source)}",
+        f"({escape(_listed(names))}), from {escape(data.source)}",
         soft_wrap=True,
     )
 
@@ -140,7 +141,12 @@ def estimate_network(work: Work) -> float:
     data, _, prepare = read_dataset(work)
     network = build_network(work, work.settings, pretrained=False)
     return estimate_seconds(
-        network, data["train_images"], data["train_labels"], TrainingSettings.of(work.settings), prepare
+        network,
+        data["train_images"],
+        data["train_labels"],
+        TrainingSettings.of(work.settings),
+        prepare,
+        work.folder / "checkpoint.safetensors",
     )
 
 
@@ -200,15 +206,23 @@ def _estimate_passes(work: Work, images: str) -> float:
 def posterior(work: Work) -> None:
     """Densities of all classes at one stage or layer, as the protocol has them; under `heldout` with the posterior of
     the input of the same name, the fit to all points."""
+    x, (labels, names) = values_of(work, _layer(work)), labels_and_names(work)
+    with _warnings_in_words(work, names):
+        converged = _fit(work, x, labels)
+    if converged is not None:
+        _say_convergence(work, converged, names)
+
+
+def _fit(work: Work, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Returns whether the fits converged, [..., G]; None if one chain a class cannot tell."""
     from classfit.protocols import em, heldout
 
-    x, (labels, _) = values_of(work, _layer(work)), labels_and_names(work)
     verbose, density = int(work.console.is_terminal), work.settings.get("density", "chain")
     if density == "em":
         found = em(x, labels, random_state=_seed_of_layer(work), verbose=verbose, device=density_device(x.shape[1]))
         write_arrays(work.folder / "density.npz", {"log_density": found.log_density})
         write_arrays(work.folder / "diagnostics.npz", found.diagnostics)
-        return
+        return found.diagnostics["converged"]
     if density == "heldout":
         # A chain goes on only where it began: a machine with another device begins those of its own.
         folder = work.folder / f"checkpoint-folds-{density_device(x.shape[1])}"
@@ -227,7 +241,7 @@ def posterior(work: Work) -> None:
         write_arrays(work.folder / "density.npz", densities)
         for name in ("posterior.npz", "trace.npz"):
             shutil.copyfile(work.input(work.folder.name) / name, work.folder / name)
-        return
+        return found.diagnostics["converged"]
     # As above: a machine with another device begins a chain of its own.
     path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"
     model = _mixture(work, x.shape[1], checkpoint=path, verbose=verbose)
@@ -236,6 +250,58 @@ def posterior(work: Work) -> None:
     numbers = model.trace_ if density == "chain" else model.convergence_
     write_arrays(work.folder / "trace.npz", numbers._asdict())
     write_arrays(work.folder / "density.npz", {"log_density": model.posterior_.log_density(x, groups=labels)})
+    return None if density == "chain" else numbers.converged
+
+
+@contextmanager
+def _warnings_in_words(work: Work, names: list[str]) -> Iterator[None]:
+    """Warnings of fits are said in a line each, once, with names of classes; `_say_convergence` says which failed."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    from classfit import ConstantFeatureWarning
+
+    said: set[str] = set()
+    show = warnings.showwarning
+
+    def named(found: re.Match) -> str:
+        return f"class{found[1] and 'es'} {', '.join(names[int(g)] for g in found[2].split(', '))}"
+
+    def say(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, (ConstantFeatureWarning, ConvergenceWarning)):
+            show(message, category, filename, lineno, file, line)
+            return
+        words = re.sub(r"\bgroup(s?) (\d+(?:, \d+)*)", named, str(message))
+        if words not in said:
+            said.add(words)
+            _warn(work, words)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the chains of .* do not agree|EM did not converge", ConvergenceWarning)
+        warnings.showwarning = say
+        yield
+
+
+def _say_convergence(work: Work, converged: np.ndarray, names: list[str]) -> None:
+    """converged: [..., G], of one fit or several."""
+    if failed := [names[g] for g in np.flatnonzero(~converged.reshape(-1, len(names)).all(0))]:
+        counted = f"{len(failed)} of {len(names)} classes"
+        _warn(work, f"fits of {counted} did not converge ({_listed(failed)}): see the table of classes")
+
+
+def _warn(work: Work, words: str) -> None:
+    step = "/".join(work.folder.parts[-2:])
+    work.console.print(f"[yellow]{escape(f'{step}: {words}')}[/]", soft_wrap=True)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])}, ..., {names[-1]}"
 
 
 FITS = {"em": 1, "converged": 1, "heldout": 5}
@@ -268,7 +334,9 @@ def estimate_posterior(work: Work) -> float:
         return _seconds(lambda: model.fit(x, groups=labels))
 
     thin = work.settings["thin"]
-    return extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the step says them
+        return extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
 
 
 def over_classes(seconds: Callable[[int], float], n_classes: int, device: str) -> float:

@@ -37,6 +37,7 @@ def _figure_2(work: Work) -> dict[str, Any]:
         "standard_error": entropy["standard_error"],
         "from_prior": entropy["from_prior"],
         "class_names": class_names,
+        "stage": stage,
     }
 
 
@@ -56,6 +57,7 @@ def _figure_3(work: Work) -> dict[str, Any]:
         "log_density": log_density,
         "memorization": scores["value"],
         "memorization_error": scores["standard_error"],
+        "right_outside": _right_outside(work, len(labels)),
         "bins": bins["bins"],
         "labels": labels,
         "high": high,
@@ -69,6 +71,16 @@ def _figure_3(work: Work) -> dict[str, Any]:
         "budgets": {attack.title: attacked[f"{name}_budgets"] for name, attack in ATTACKS.items()},
         "scale": {name: work.settings[name] for name in ("sigma", "n0", "n", "alpha", "n_trials", "networks")},
     }
+
+
+def _right_outside(work: Work, n: int) -> np.ndarray:
+    """[n] share of the trials without the point that classify it rightly; nan where scores were given."""
+    path = work.input("memorization") / "trials.npz"
+    if not path.is_file():
+        return np.full(n, np.nan)
+    trials = read_arrays(path)
+    outside = ~trials["inside"]
+    return (trials["correct"] & outside).sum(0) / outside.sum(0)
 
 
 def _figure_4(work: Work) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from paper_repro.chains import displayed, summary
 from paper_repro.claims import CLAIMS
-from paper_repro.figures import FIGURES, style
 from paper_repro.figures import module as figure_module
+from paper_repro.figures import style, title
 from paper_repro.pipeline import DEFAULTS, STAGES, Pipeline, run_folder
 from paper_repro.side_by_side import Comparison, compare
 from paper_repro.statistics import gap_p_value, is_split
@@ -63,6 +63,8 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
         seed=pipeline.seed,
         dataset=_stored_json(workspace, pipeline.dataset, "dataset.json"),
         network=_stored_json(workspace, pipeline.network, "network.json"),
+        # Those of a network that is given, by name.
+        layers=list(pipeline.representations.settings.get("layers", {}).values()),
         channels=[pipeline.profile.width * 2**s for s in range(len(STAGES))],
         stem={"cifar": "3 × 3, stride 1", "mini-imagenet": "3 × 3, stride 3"}[pipeline.profile.stem],
         claims=_stored_json(workspace, pipeline.scorecard, "scorecard.json") or [],
@@ -91,7 +93,8 @@ def _undated(page: str) -> str:
 
 def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
     state = workspace.state(step, with_inputs=False)
-    about: dict[str, Any] = {"name": name, "title": FIGURES[name], "state": state, "label": _label(name)}
+    stages = step.settings.get("stages", ())
+    about: dict[str, Any] = {"name": name, "title": title(name, stages), "state": state, "label": _label(name)}
     if state not in (State.DONE, State.STALE):
         return about
     folder, module = workspace.folder(step), figure_module(name)

@@ -103,6 +103,7 @@ def train(
     device = _device(network)
     images, labels = images.to(device), labels.to(device)
     stored_epoch, stored_at = len(history), time.monotonic()
+    said_at = stored_at
     network.train()
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
     quiet = console is None or not console.is_terminal
@@ -119,7 +120,8 @@ def train(
             if checkpoint is not None and (late or len(history) - stored_epoch >= CHECKPOINT_EPOCHS):
                 _store(checkpoint, network, optimizer, history)
                 stored_epoch, stored_at = len(history), time.monotonic()
-            if console is not None and quiet and late:
+            if console is not None and quiet and time.monotonic() - said_at > CHECKPOINT_SECONDS:
+                said_at = time.monotonic()
                 console.print(f"epoch {len(history)} of {settings.epochs}: {state}")
     return history
 
@@ -145,11 +147,17 @@ LONG_SECONDS = 2.0
 
 
 def estimate_seconds(
-    network: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings, prepare: Prepare = Tensor.float
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    prepare: Prepare = Tensor.float,
+    checkpoint: Path | None = None,
 ) -> float:
     """Wall seconds that training would take, from a few timed updates; the network is spoiled.
 
-    Where a whole batch takes long, a part of it is timed, and time goes with the number of images.
+    Epochs that a checkpoint has are done. Where a whole batch takes long, a part of it is timed, and time goes with the
+    number of images.
     """
     optimizer, device = _optimizer(network, settings), _device(network)
     network.train()
@@ -162,8 +170,9 @@ def estimate_seconds(
         return time.perf_counter() - start
 
     whole = min(settings.batch_size, len(images))
+    done = len(read_tensors(checkpoint)[1]) if checkpoint is not None and checkpoint.exists() else 0
     n = part_that_is_short(seconds, whole)
-    return typical(seconds, n) * whole / n * settings.epochs * _updates_per_epoch(images, settings)
+    return typical(seconds, n) * whole / n * (settings.epochs - done) * _updates_per_epoch(images, settings)
 
 
 def part_that_is_short(seconds: Callable[[int], float], whole: int) -> int:

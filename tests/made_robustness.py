@@ -19,6 +19,7 @@ def made_figure_3():
         "log_density": np.arange(N) / 2.0,
         "memorization": rng.random(N),
         "memorization_error": np.full(N, 0.1),
+        "right_outside": np.linspace(0.2, 0.6, N),
         "bins": bins,
         "labels": labels,
         "high": np.array([False, True, False, True]),

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -83,6 +85,39 @@ def test_strings_of_any_length_are_names(points, tmp_path):
     assert np.array_equal(
         model.score_samples(X, groups), model.score_samples(X, groups.astype(np.dtypes.StringDType()))
     )
+
+
+@pytest.mark.parametrize("odd", [2**70, Fraction(1, 3), Decimal("0.1")])
+def test_numbers_that_numpy_has_no_type_for_are_refused(odd):
+    with pytest.raises(ValueError, match=f"groups must hold numbers that numpy has a type for, .*{type(odd).__name__}"):
+        sort_by_group([1, odd], 2)
+
+
+@pytest.mark.parametrize("protocol", [None, "converged"])
+def test_a_fit_that_is_stopped_leaves_the_one_before(points, monkeypatch, protocol):
+    """Another number of features, and stopped in the sampler."""
+    X = points[0]
+    model = DPGaussianMixture(**QUICK).fit(X)
+    expected, trace = model.score_samples(X), model.trace_
+    name = "_run_chain" if protocol is None else "_run_chains"
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DPGaussianMixture, name, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(protocol=protocol).fit(X[:, :2])
+    assert np.array_equal(model.score_samples(X), expected)
+    assert model.trace_ is trace
+
+
+def test_a_fit_of_em_that_is_stopped_leaves_the_one_before(points):
+    X, names = points
+    model = GaussianMixture(random_state=0).fit(X)
+    expected = model.score_samples(X)
+    with pytest.raises(ValueError, match="groups must hold one name"):
+        model.fit(X[:, :2], groups=names[:5])
+    assert np.array_equal(model.score_samples(X), expected)
 
 
 @pytest.mark.parametrize("estimator", [DPGaussianMixture(**QUICK), GaussianMixture()])
@@ -223,6 +258,22 @@ def test_points_beyond_the_dtype_of_the_fit_are_refused_in_words(points):
 def test_points_whose_squares_overflow_are_refused_in_words(points):
     with pytest.raises(ValueError, match="X must be scaled down: the squares of feature 0 of group ant add up to more"):
         DPGaussianMixture(**QUICK).fit(points[0] * 1e160, groups=points[1])
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e-160), (np.float64, 1e-300), (np.float32, 1e-41)])
+def test_points_whose_squares_vanish_are_refused_in_words(points, dtype, scale):
+    small = (points[0] * scale).astype(dtype)
+    with pytest.raises(ValueError, match=r"X must be scaled up: feature 0 of group ant varies by less than what torch"):
+        DPGaussianMixture(**QUICK).fit(small, groups=points[1])
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 2.0**-400), (np.float32, 2.0**-100)])
+def test_small_points_have_the_density_of_large_ones(points, dtype, scale):
+    X, names = points[0].astype(dtype), points[1]
+    found, expected = (
+        DPGaussianMixture(**QUICK).fit(x, groups=names).score_samples(x, names) for x in ((X * scale).astype(dtype), X)
+    )
+    assert found == pytest.approx(expected - X.shape[1] * np.log(scale), abs=1e-3)
 
 
 @pytest.mark.parametrize(

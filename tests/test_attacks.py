@@ -80,6 +80,22 @@ def test_a_linear_classifier_falls_where_it_must():
     np.testing.assert_array_equal(linf[1], dual > 0.06)
 
 
+def test_distances_are_in_pixels_whatever_the_units_of_a_channel():
+    """A linear classifier of three channels, which are scaled by a factor of their own each."""
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.1, 0.2, 0.4])
+    weight = torch.tensor([2.0, -0.5, 0.1])  # of pixels
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    offset = weight @ (mean - 0.5)
+    with torch.no_grad():
+        network[1].weight.copy_(torch.stack([weight * std, -weight * std]))
+        network[1].bias.copy_(torch.stack([offset, -offset]))
+    distance = torch.tensor([0.05, 0.15])
+    pixels = 0.5 + distance[:, None] * weight / weight.norm()
+    images = ((pixels - mean) / std).reshape(2, 3, 1, 1)
+    found = survives(network, images, np.zeros(2, int), "l2-pgd", [0.0, 0.04, 0.06, 0.2], mean=mean, std=std)
+    assert found.tolist() == [[True, True], [True, True], [False, True], [False, False]]
+
+
 def test_results_are_seeded_and_leave_the_global_generator_alone(trained):
     network, images, labels, units = trained
     before = torch.get_rng_state()

@@ -12,6 +12,8 @@ from paper_repro import controls
 from paper_repro.chains import small_share
 from paper_repro.controls import FITTED_SHARE, PAPER, VARIANTS, Fit, fit_classes, planned_fits
 from paper_repro.figures import figure_b4
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays, write_json, write_tensors
 
@@ -177,6 +179,23 @@ def test_figure_b4_finds_each_fit():
     assert np.isnan(by_class["f"]["shattered_log_joint_nats"])
 
 
+def test_figure_b4_compares_variants_over_the_same_seeds():
+    """Two of each variant; the paper's settings have three, of which seed s has 1 + s classes shattered."""
+
+    def shattered(fit, g):
+        return (fit.stage, fit.D, fit.share) == (3, 2, 1.0) and g < (1 + fit.seed if fit.variant == PAPER else 3)
+
+    stored = figure_b4.compute(made_fits(shattered), NAMES)
+    assert stored["variant_cells"].tolist() == [[3, 2]]
+    assert stored["variant_shattered"].tolist() == [[1.5] + [3.0] * (len(VARIANTS) - 1)]
+
+
+def test_figure_b4_shows_fits_to_all_points():
+    stored = figure_b4.compute(made_fits(lambda fit, g: fit.D == 4 and fit.share < 1 and g == 0), NAMES) | WORDS
+    mesh = next(axes.collections[0] for axes in figure_b4.draw(stored).axes if axes.collections)
+    assert not np.asarray(mesh.get_array()).any()
+
+
 def test_figure_b4_in_words():
     def shattered(fit, g):
         return fit.D == 4 and fit.variant == PAPER and g < fit.seed + (fit.share < 1)
@@ -212,3 +231,10 @@ def test_figure_b4_draws_any_numbers(known, share):
     titles = [axes.get_title("left") for axes in figure_b4.draw(stored).axes]
     assert ("Shattering and memorization" in titles) == known
     assert "Number of seeds with which a class is shattered" in titles
+
+
+def test_what_is_computed_as_published_has_no_controls_and_no_points_left_out():
+    pipeline = Pipeline(PROFILES["digits"], PROTOCOLS["paper"], official=True)
+    assert pipeline.controls == {}
+    assert pipeline.left_out == {}
+    assert not {"figure_b4", "figure_b5", "figure_b6", "figure_b7", "figure_b8"} & set(pipeline.figures)

@@ -221,6 +221,37 @@ def test_verdict_and_labellings_are_of_the_second_half_of_a_groups_rounds(short)
     assert found.ess_n_components.tolist() == [ess for _, ess in expected]
 
 
+def test_acceptance_is_of_splits_and_of_merges_apart(short):
+    """Half of the splits, a tenth of the merges."""
+    problem = problem_of(two_clusters(5), [2, 3], ["ant", "elk"])
+    C = convergence.N_CHAINS
+    counts = {"proposed": (10, 40), "accepted": (5, 4)}
+    chains = convergence.start(problem)._replace(
+        round=30,
+        stopped=np.array([30, 20]),
+        log_joint=np.zeros((30, C, 2)),
+        n_components=np.ones((30, C, 2)),
+        **{name: np.stack([np.full((C, 2), n) for n in of_both]) for name, of_both in counts.items()},
+    )
+    found = convergence.judge(chains, problem)
+    assert (found.split_acceptance == 0.5).all()
+    assert (found.merge_acceptance == 0.1).all()
+
+
+def test_a_point_against_itself_is_no_proposal(short, monkeypatch):
+    """In groups of two and three points it is drawn often."""
+    made, really = [], convergence.split_merge
+
+    def spy(state, x, proposals, **options):
+        made.append(int((proposals.anchors[:, :, 0] != proposals.anchors[:, :, 1]).sum()))
+        return really(state, x, proposals, **options)
+
+    problem = problem_of(two_clusters(5), [2, 3], ["ant", "elk"])
+    begun = convergence.burn_in(convergence.start(problem), problem, 3)
+    monkeypatch.setattr(convergence, "split_merge", spy)
+    assert convergence.advance(begun, problem, 2).proposed.sum() == sum(made)
+
+
 def test_groups_that_do_not_converge_are_named(short):
     X, names = two_clusters(50), np.repeat(["ant", "elk"], 25)
     with pytest.warns(ConvergenceWarning, match=r"chains of 2 of 2 groups do not agree, see convergence_: ant, elk"):

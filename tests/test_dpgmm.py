@@ -159,6 +159,15 @@ def test_a_fit_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(tmp
         DPGaussianMixture(**settings, checkpoint=checkpoint).fit(X, groups=names)
 
 
+def test_a_checkpoint_belongs_to_its_data_and_its_prior(tmp_path):
+    X, _ = three_groups()
+    settings = QUICK | {"checkpoint": tmp_path / "chain.npz"}
+    DPGaussianMixture(**settings).fit(X)
+    for other, change in ((X[::-1], {}), (X, {"kappa0": 0.1}), (X, {"nu0": 9.0})):
+        with pytest.raises(ValueError, match="belongs to other data, other settings"):
+            DPGaussianMixture(**settings | change).fit(other)
+
+
 def test_a_group_is_fitted_alike_alone_and_among_others_and_in_any_row_order():
     X, names = three_groups()
     with warnings.catch_warnings():

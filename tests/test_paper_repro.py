@@ -1,6 +1,7 @@
 """The main job from end to end, at a scale of seconds."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -10,21 +11,25 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from rich.console import Console
 from typer.testing import CliRunner
 
-from paper_repro import storage
+from classfit import DPGaussianMixture, convergence
+from paper_repro import computations, storage
 from paper_repro.cli import app
 from paper_repro.figures import FIGURES as ALL_FIGURES
 from paper_repro.figures import figure_b4
 from paper_repro.pipeline import DEFAULTS, DENSITY_FIGURES, STAGES, Pipeline
-from paper_repro.profiles import DIGITS, EM, PAPER, PROFILES, PROTOCOLS
+from paper_repro.profiles import CONVERGED, DIGITS, EM, HELDOUT, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace, derived_seed
 
@@ -490,3 +495,105 @@ def test_two_protocols_are_compared_in_both_reports(runs, command):
     result = command("draw", "figure_1", "--protocol", "em", "--profile", "tiny", "--runs-dir", runs)
     assert result.exit_code == 0, result.output
     assert picture.read_bytes() == before
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"}
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "paper_repro", "run", "figure_a6", "--runs-dir", str(tmp_path)]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while process.poll() is None and time.monotonic() < deadline:
+        if (tmp_path / "digits" / "network" / "checkpoint.safetensors").exists():
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=SECONDS_TO_WAIT)
+    assert process.returncode == 130
+    assert said == "\nStopped. Run the same command again to go on from here.\n"
+
+
+@pytest.mark.parametrize("module", ["paper_repro", "paper_repro.cli"])
+def test_modules_are_the_command(module, tmp_path):
+    def call(*arguments):
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "Usage: paper-repro run" in call("run", "--help").stdout
+    refused = call("run", "--seed", "-1")
+    assert refused.returncode == 2
+    assert "must not be negative, got -1" in refused.stderr
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_what_the_file_system_refuses_is_said_in_a_line(code, tmp_path, command, monkeypatch):
+    where = ("--profile", "tiny", "--runs-dir", tmp_path / "runs")
+
+    def refused(path, *_, **__):
+        raise OSError(code, os.strerror(code), *([] if code == errno.ENOSPC else [str(path)]))
+
+    def said(place):
+        return f"{os.strerror(code)}: {place}. Put that right, then run the same command again.\n"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refused)
+        result = command("run", "figure_a6", *where)
+    root = tmp_path / "runs" / "tiny"
+    assert (result.exit_code, result.stderr) == (1, said(root))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refused)
+        result = command("run", "figure_a6", *where)
+    started = root / "dataset" / f".started.json.{os.getpid()}.tmp"
+    assert (result.exit_code, result.stderr) == (1, said(root if code == errno.ENOSPC else started))
+    with monkeypatch.context() as patch:
+        patch.setattr("paper_repro.robustness.memorization_trials", lambda work, _: refused(work.folder))
+        result = command("trials", *where)
+    assert (result.exit_code, result.stderr) == (1, said(root / "memorization"))
+
+
+def test_other_errors_of_the_file_system_are_not_swallowed(tmp_path, command, monkeypatch):
+    def broken(path, _):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    result = command("run", "figure_a6", "--profile", "tiny", "--runs-dir", tmp_path)
+    assert isinstance(result.exception, OSError)
+
+
+@pytest.mark.parametrize("protocol", [TINY_PROTOCOL, CONVERGED, HELDOUT, EM])
+def test_warnings_of_fits_are_said_once_with_names_of_classes(tmp_path, monkeypatch, protocol):
+    for name, value in (("MAX_ROUNDS", 10), ("CHECK_ROUNDS", 5), ("BURN_IN_ROUNDS", 2)):
+        monkeypatch.setattr(convergence, name, value)
+    labels = np.repeat([0, 1], 20)
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    x[20:, 2] = 3
+    for name in ("dataset", "representations"):
+        (tmp_path / name).mkdir()
+    storage.write_tensors(tmp_path / "dataset" / "data.safetensors", {"train_labels": torch.from_numpy(labels)})
+    storage.write_json(tmp_path / "dataset" / "dataset.json", {"class_names": ["ant", "elk[2]"]})
+    storage.write_arrays(tmp_path / "representations" / "layer1.npz", {"values": x})
+    step = Pipeline(TINY_PROFILE, protocol).posteriors[1]
+    workspace = Workspace(tmp_path, Console(record=True, width=300))
+    really = DPGaussianMixture.fit
+
+    def fit(self, *arguments, **options):
+        warnings.warn("something else", UserWarning, stacklevel=1)
+        return really(self, *arguments, **options)
+
+    monkeypatch.setattr(DPGaussianMixture, "fit", fit)
+    with warnings.catch_warnings(record=True) as passed:
+        warnings.simplefilter("always")
+        computations.estimate_posterior(workspace.work(step))
+        assert passed == []
+        steps = [*(step_in for step_in in step.inputs if "posterior" in step_in.name), step]
+        for each in steps:
+            workspace.folder(each).mkdir(parents=True)
+            computations.posterior(workspace.work(each))
+    assert {str(warning.message) for warning in passed} == (set() if protocol is EM else {"something else"})
+    said = ["1 features are constant within their group and get variance 1; the first is feature 2 of class elk[2]"]
+    if protocol in (CONVERGED, HELDOUT):
+        said.append("fits of 2 of 2 classes did not converge (ant, elk[2]): see the table of classes")
+    lines = [f"{each.name}: {words}" for each in steps for words in said]
+    assert workspace.console.export_text().splitlines() == lines

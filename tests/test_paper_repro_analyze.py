@@ -67,11 +67,7 @@ def analyze(tmp_path, images, monkeypatch):
 
 
 def test_from_a_network_to_a_report(analyze, tmp_path):
-    result = analyze("--model", "my_networks:small", "--dimensions", "2,3,5,99")
-    assert result.exit_code == 1
-    assert "n_components must be at most min(N, C) = 30 for layer 'layer4', got 64" in " ".join(result.output.split())
-    sizes = ("--dimensions", "4,99,16,16")
-    result = analyze("--model", "my_networks:small", *sizes)
+    result = analyze("--model", "my_networks:small")
     assert result.exit_code == 0, result.output
     (root,) = (tmp_path / "runs").glob("analysis-my_networks-small-*")
     report = root / "paper" / "report.html"
@@ -84,24 +80,44 @@ def test_from_a_network_to_a_report(analyze, tmp_path):
     claims = storage.read_json(root / "paper" / "scorecard" / "scorecard.json")
     assert [claim["name"] for claim in claims] == ["C1", "C2", "C4"]
     stored = storage.read_arrays(root / "paper" / "figure_a7" / "numbers.npz")
-    # As many as the layer has channels, where more are asked for.
-    assert stored["dimensions"].tolist() == [4, 16, 16, 16]
+    # As many as the layer has channels, or as there are images.
+    assert stored["dimensions"].tolist() == [8, 16, 30, 30]
+    assert "D = 30" in page
     assert "1 = layer1, 2 = layer2" in str(stored["note"])
     about = storage.read_json(root / "dataset" / "dataset.json")
     assert (about["n_train"], about["n_test"]) == (30, 0)
     assert about["mean"] == [0.485, 0.456, 0.406]
-    again = analyze("--model", "my_networks:small", *sizes)
+    again = analyze("--model", "my_networks:small")
     assert "✓" not in again.output
 
 
 def test_other_layers(analyze, tmp_path):
-    chosen = ("--layers", "conv1,layer1,layer2", "--dimensions", "2,3,5")
+    chosen = ("--layers", "conv1, layer1,layer2 ", "--dimensions", "2,3,5")
     result = analyze("--model", "my_networks:small", *chosen)
     assert result.exit_code == 0, result.output
     (path,) = tmp_path.glob("runs/analysis-my_networks-small-*/paper/figure_a7/numbers.npz")
     stored = storage.read_arrays(path)
     assert stored["dimensions"].tolist() == [2, 3, 5]
     assert stored["stages"].tolist() == [1, 2, 3]
+    page = " ".join((path.parents[1] / "report.html").read_text(encoding="utf-8").split())
+    assert "outputs of the layers conv1, layer1, layer2 on the images, averaged over positions where a layer" in page
+    assert 'aria-label="Figure 1: Class-conditional log-density of each class, stages 2 and 3"' in page
+    assert 'aria-label="Figure 2: Intra-class distance and relative entropy against log-density, stage 3"' in page
+    assert "Each mark is a class at stage 3." in page
+    assert "for all three stages" in page
+    assert not re.search(r"four stages|at stage 4|, stage 4", page)
+
+
+def test_a_class_of_one_image(analyze, images, tmp_path):
+    for path in sorted((images / "class_0").iterdir())[1:]:
+        path.unlink()
+    result = analyze("--model", "my_networks:small", "--layers", "layer1,layer2", "--dimensions", "2,3")
+    assert result.exit_code == 0, result.output
+    (path,) = tmp_path.glob("runs/analysis-my_networks-small-*/paper/report.html")
+    page = path.read_text(encoding="utf-8")
+    (words,) = re.findall(r"Correlation with mean log-density[^<]*", page)
+    assert "over 3 classes: none for distance (of too few classes), " in words
+    assert not re.search(r"[+−]nan|\bnan\b", words)
 
 
 @pytest.mark.parametrize(
@@ -114,15 +130,24 @@ def test_other_layers(analyze, tmp_path):
         (("--model", "my_networks:small", "--layers", "layer1"), "at least two"),
         (("--model", "my_networks:small", "--layers", "layer1,layer9"), "no layer 'layer9'"),
         (("--model", "my_networks:small", "--dimensions", "4,4"), "one for each of the 4 layers"),
-        (("--model", "my_networks:small", "--mean", "0.1,0.2"), "mean must be three numbers, one a channel"),
+        (("--model", "my_networks:small", "--dimensions", "0,4,4,4"), "(--dimensions) must be positive, got [0, 4,"),
+        (
+            ("--model", "my_networks:small", "--dimensions", "4,99,4,4"),
+            "(--dimensions) must be at most 16 for 'layer2', the number of its channels, got 99",
+        ),
+        (("--model", "my_networks:small", "--mean", "0.1,0.2"), "(--mean) must be three finite numbers, one a channel"),
+        (("--model", "my_networks:small", "--mean", "0.1,nan,0.2"), "(--mean) must be three finite numbers"),
+        (("--model", "my_networks:small", "--std", "1,inf,1"), "(--std) must be three finite numbers"),
+        (("--model", "my_networks:small", "--std", "0,0,0"), "std (--std) must be positive, got [0.0, 0.0, 0.0]"),
         (("--model", "my_networks:particular"), "network must take float32 images"),
         (("--model", "my_networks:grey"), "network must take float32 images of 3 channels and 16 x 16 pixels"),
     ],
 )
-def test_what_cannot_be_analysed(analyze, arguments, message):
+def test_what_cannot_be_analysed(analyze, arguments, message, tmp_path):
     result = analyze(*arguments)
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("option", "kind"), [("--dimensions", "whole numbers"), ("--mean", "numbers")])
@@ -207,3 +232,16 @@ def test_the_same_analysis_under_another_protocol(images):
     assert {name: step.fingerprint for name, step in under.figures.items()} == {
         name: step.fingerprint for name, step in em.figures.items()
     }
+
+
+def test_more_dimensions_than_images_are_refused(analyze):
+    result = analyze("--model", "my_networks:small", "--dimensions", "4,4,4,31")
+    assert result.exit_code == 1
+    said = "dimensions (--dimensions) must be at most 30 for 'layer4', the number of images, got 31"
+    assert result.stderr == f"{said}\n"
+    assert "representations" not in result.stdout
+
+
+def test_the_help_says_what_memory_it_takes(analyze, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "All are held in memory, 3 x size^2 bytes each." in analyze("--help").output

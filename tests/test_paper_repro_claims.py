@@ -19,10 +19,12 @@ from paper_repro.statistics import (
     is_split,
     least_a_side,
     modes_p_value,
+    negative,
     normal_interval,
     p_words,
     rank_correlation_interval,
     resampled,
+    share_error,
     unimodal_bandwidth,
 )
 from paper_repro.steps import Work
@@ -32,6 +34,11 @@ from paper_repro.storage import write_arrays
 def verdict(name, figure, stored):
     (found,) = [claim for claim in assess({figure: stored}) if claim.name == name]
     return found.verdict
+
+
+def parts_of(name, figures):
+    (found,) = [claim for claim in assess(figures) if claim.name == name]
+    return found.parts
 
 
 def with_groups(stored):
@@ -355,6 +362,26 @@ def test_classes_that_leave_the_training_with_a_bin_are_remarked_upon(name):
     assert "lacks 2% of the images of a point's own class before it, and 60% from there on" in claim.remark
 
 
+def test_f1_at_the_transition_beside_networks_that_lack_points_at_random():
+    control = np.where(np.arange(50) < 35, 0.6, 0.5)
+    (c5,) = [claim for claim in assess(with_groups(bins(1) | {"right_outside": control})) if claim.name == "C5"]
+    assert re.search(r"Across it F1 changes by -0\.\d\d, the accuracy .*, by -0\.10\.$", c5.remark)
+    (c5,) = [
+        claim for claim in assess(with_groups(bins(1) | {"right_outside": control * np.nan})) if claim.name == "C5"
+    ]
+    assert "Across it" not in c5.remark
+
+
+def test_changes_at_the_transition_have_the_errors_of_the_means_of_bins():
+    """Of five bins on each side: of 900 points with a spread of 0.3 each, or of 100 radii with one of 0.2."""
+    stored = bins(1) | {"n_points": np.full(50, 900), "n_certified": np.full(50, 100), "radius_std": np.full(50, 0.2)}
+    c5, c6 = (parts_of(name, with_groups(stored)) for name in ("C5", "C6"))
+    half = [(part.high - part.low) / 2 for part in (c5[1], c6[0])]
+    assert half == pytest.approx([1.96 * np.sqrt(2 / 5) * error for error in (0.3 / 30, 0.2 / 10)], rel=1e-3)
+    for part, name, n in ((c5[3], "f1", 900), (c6[1], "smoothed_f1", 100)):
+        assert part[2:5] == pytest.approx(negative(difference(stored[name], share_error(stored[name], n), 35)))
+
+
 def test_few_bins_show_no_trend():
     (claim,) = [claim for claim in assess(with_groups(bins(1, 5))) if claim.name == "C5"]
     assert claim.verdict == INCONCLUSIVE
@@ -375,6 +402,29 @@ def by_stage(order, third_step):
 )
 def test_divergence_by_stage(order, third_step, expected):
     assert verdict("C7", "figure_4", by_stage(order, third_step)) == expected
+
+
+def test_divergences_of_a_class_from_itself_count_for_nothing():
+    stored = by_stage(1, 80.0)
+    again = stored["divergence"].copy()
+    again[..., np.arange(30), np.arange(30)] = 0.0
+    assert parts_of("C7", {"figure_4": stored | {"divergence": again}}) == parts_of("C7", {"figure_4": stored})
+
+
+@pytest.mark.parametrize(("kind", "stage", "outcome"), [(0, 1, "holds"), (slice(None), 3, "does not hold")])
+def test_the_third_step_is_the_largest_of_random_points(kind, stage, outcome):
+    """Another step may be larger of the most memorized points alone; of all points none may, be it the last."""
+    stored = by_stage(1, 80.0)
+    stored["divergence"][kind, stage] += 500.0
+    assert parts_of("C7", {"figure_4": stored})[0].outcome == outcome
+
+
+@pytest.mark.parametrize(("stage", "outcome"), [(0, "holds"), (3, "does not hold")])
+def test_divergences_are_ordered_at_the_last_stage(stage, outcome):
+    """Most and least memorized points change places at one stage."""
+    stored = by_stage(1, 80.0)
+    stored["divergence"][:, stage] = stored["divergence"][::-1, stage].copy()
+    assert {part.outcome for part in parts_of("C7", {"figure_4": stored})[1:]} == {outcome}
 
 
 def test_two_classes_cannot_decide_on_divergences():
@@ -411,6 +461,16 @@ def test_generative_f1_at_every_stage(kind, stage, value, part):
     assert claim.verdict == NOT_REPRODUCED
     assert [p.outcome for p in claim.parts] == ["does not hold" if p == part else "holds" for p in range(3)]
     assert claim.parts[part].value == pytest.approx(-0.05)
+
+
+def test_differences_of_f1_have_both_errors_and_hold_all_at_once():
+    """At four stages, with three steps between them."""
+    f1 = np.array([[0.2, 0.3, 0.4, 0.5], [0.4, 0.5, 0.6, 0.7], [0.6, 0.7, 0.8, 0.9]])
+    error = np.array([[0.03] * 4, [0.04] * 4, [0.05] * 4])
+    parts = parts_of("C8", {"figure_a11": {"f1": f1, "error": error}})
+    expected = [(0.1, np.hypot(0.04, 0.04), 3), (0.2, np.hypot(0.05, 0.04), 4), (0.2, np.hypot(0.04, 0.03), 4)]
+    for part, of in zip(parts, expected, strict=True):
+        assert part[2:5] == pytest.approx(normal_interval(*of))
 
 
 def test_claims_whose_figures_are_missing_are_left_out():
@@ -456,6 +516,22 @@ def test_intervals_for_several_at_once():
     errors = rng.standard_normal((4000, 4))
     low, above = np.array([[normal_interval(e, 1.0, at_once=4)[1:] for e in row] for row in errors]).transpose(2, 0, 1)
     assert ((low < 0) & (above > 0)).all(1).mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_error_of_a_share_is_agresti_and_coulls():
+    """Two successes and two failures are added: to 96 points, 2, 50 and 98 of 100."""
+    expected = [np.sqrt(0.02 * 0.98 / 100), np.sqrt(0.5 * 0.5 / 100), np.sqrt(0.98 * 0.02 / 100)]
+    assert share_error(np.array([0.0, 0.5, 1.0]), np.full(3, 96)) == pytest.approx(expected)
+
+
+def test_bootstrap_intervals_are_of_95_percent():
+    """Of a mean as wide as the normal one; of the rank correlation of independent numbers, 2 x 1.96 / sqrt(n - 1)."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(200)
+    _, low, high = resampled(200, lambda rows: float(values[rows].mean()))
+    assert (high - low) / (2 * 1.96 * values.std() / np.sqrt(200)) == pytest.approx(1, abs=0.08)
+    ends = np.array([rank_correlation_interval(rng.random(200), rng.random(200))[1:] for _ in range(10)])
+    assert np.diff(ends).mean() / (2 * 1.96 / np.sqrt(199)) == pytest.approx(1, abs=0.08)
 
 
 def test_a_difference_across_a_bin_without_a_value_has_none():

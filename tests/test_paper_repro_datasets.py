@@ -351,6 +351,103 @@ def test_folders_without_images_are_said(tmp_path):
     assert data.source.endswith("with no images in bird, d, e, f, g and 5 more")
 
 
+def test_links_are_followed(tmp_path):
+    """To folders at every depth and to files, into the order of their names; a loop of them ends."""
+    files, _ = class_folders(4, 2, size=8)
+    whole = write_folder(tmp_path / "whole", files)
+    store = write_folder(tmp_path / "store", files)
+    linked = tmp_path / "linked"
+    (linked / "test" / "ant").mkdir(parents=True)
+    links = ["train", "test/bee", "test/cat", *(f"test/ant/{i:03d}.png" for i in range(2))]
+    for name in links:
+        (linked / name).symlink_to(store / name)
+    for name, target in {"train/cat/all": store / "train", "test/ant/up": linked}.items():
+        (linked / name).symlink_to(target)
+    assert datasets.images.ClassFolders(linked).names == datasets.images.ClassFolders(whole).names == sorted(files)
+    options = {"size": 8, "test_fraction": 0.2, "seed": 0}
+    expected, found = (datasets.load("image-folder", source=source, **options) for source in (whole, linked))
+    assert torch.equal(found.train_images, expected.train_images)
+    assert torch.equal(found.test_images, expected.test_images)
+    # Classes that are links to one folder are no loop.
+    twice = write_folder(tmp_path / "twice", {"ant/0.png": files["train/ant/000.png"]})
+    (twice / "bee").symlink_to(twice / "ant")
+    assert datasets.images.ClassFolders(twice).names == ["ant/0.png", "bee/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("renamed", "said"),
+    [
+        ({"train/": "val/"}, "test, val"),
+        ({"train/": "x/Validation/", "test/": "x/test/"}, "Validation, test"),
+        # Images in no class folder, or of one class.
+        ({f"train/{group}/": f"train/{group}-" for group in GROUPS}, "test, train"),
+        ({f"train/{group}/": f"train/ant/{group}-" for group in GROUPS}, "test, train"),
+    ],
+)
+def test_parts_are_no_classes(tmp_path, renamed, said):
+    files, _ = class_folders(3, 2, size=8)
+    for old, new in renamed.items():
+        files = {new + name.removeprefix(old) if name.startswith(old) else name: data for name, data in files.items()}
+    options = {"size": 8, "test_fraction": 0.0, "seed": 0}
+    source = write_folder(tmp_path / "images", files)
+    for path in (source, write_zip(tmp_path / "images.zip", files)):
+        with pytest.raises(DatasetError, match=rf"images\S* has no classes: .* \({said}\) .* Give one of them alone"):
+            datasets.load("image-folder", source=path, **options)
+    # One part alone is read, and so are classes that are called so beside others.
+    part = source / "x" / "test" if (source / "x").exists() else source / "test"
+    assert datasets.load("image-folder", source=part, **options).class_names == sorted(GROUPS)
+    write_folder(tmp_path / "one" / "test", {f"{group}/0.png": png(made(1, 8)[0]) for group in GROUPS})
+    assert datasets.load("image-folder", source=tmp_path / "one", **options).class_names == sorted(GROUPS)
+    write_folder(tmp_path / "one", {f"{group}/0.png": png(made(1, 8)[0]) for group in ("bird", "val")})
+    assert datasets.load("image-folder", source=tmp_path / "one", **options).class_names == ["bird", "test", "val"]
+
+
+def test_images_by_every_suffix_and_others_counted(tmp_path):
+    """Those of torchvision's ImageFolder, and what else Pillow reads."""
+    formats = {"jpg": "JPEG", "jpeg": "JPEG", "jfif": "JPEG", "ppm": "PPM", "tiff": "TIFF", "webp": "WEBP"}
+    formats |= {suffix: suffix.upper() for suffix in ("png", "bmp", "gif")}
+    files = {f"a/{suffix}.{suffix.upper()}": made_bytes(format_name, 0) for suffix, format_name in formats.items()}
+    grey = b"P5 8 8 255\n" + bytes(range(64))
+    files |= {"a/grey.pgm": grey, "b/deep.pgm": b"P5 8 8 65535\n" + np.arange(64, dtype=">u2").tobytes()}
+    files |= {"b/.DS_Store": b"", "b/Thumbs.db": b"", "b/Desktop.ini": b""}
+    options = {"size": 8, "test_fraction": 0.0, "seed": 0}
+    data = datasets.load("image-folder", source=write_folder(tmp_path / "images", files), **options)
+    assert data.train_labels.tolist() == [0] * 10 + [1]
+    assert data.source == "class folders in a folder"
+    np.testing.assert_array_equal(data.train_images[2], np.broadcast_to(np.arange(64).reshape(8, 8), (3, 8, 8)))
+    assert not data.train_images[10].any()
+    others = {"b/x.AVIF": b"", "a/y.avif": b"", "LICENSE": b""}
+    data = datasets.load("image-folder", source=write_zip(tmp_path / "images.zip", files | others), **options)
+    assert data.source == "class folders in a zip, 3 other files ignored (.avif, no suffix)"
+    data = datasets.load("image-folder", source=write_folder(tmp_path / "images", {"c/x.avif": b""}), **options)
+    assert data.source == "class folders in a folder, 1 other file ignored (.avif), with no images in c"
+
+
+def test_damaged_images_are_said_together(tmp_path, small_cifar):
+    files = {f"{group}/{i:02d}.png": png(made(1, 8)[0]) for group in ("x/犬", "x/猫") for i in range(12)}
+    damaged = {name: b"" for name in list(files)[3:13]} | {"x/猫/05.png": files["x/猫/05.png"][:-40]}
+    source = write_folder(tmp_path / "own", files | damaged)
+    (source / "x" / "猫" / "99.png").symlink_to("nowhere")
+    with pytest.raises(DatasetError) as raised:
+        datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
+    first, *lines = str(raised.value).split("\n  ")
+    assert first == f"{source} has 12 images that cannot be used; remove or replace them:"
+    assert lines == [f"{name} is no whole image (its format is unknown)" for name in list(damaged)[:10]] + [
+        "and 2 more"
+    ]
+    for name in list(damaged)[:10]:
+        (source / name).unlink()
+    with pytest.raises(
+        DatasetError, match=r"2 images that(?s:.*)05\.png is no whole image (?s:.*)99\.png cannot be read"
+    ):
+        datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
+    # Of an archive that is known there is another copy.
+    files, _ = class_folders(4, 2)
+    spoiled = write_zip(tmp_path / "c.zip", files | {"test/ant/000.png": b""})
+    with pytest.raises(DatasetError, match=r"c\.zip has 1 image that cannot be used; get the dataset again:"):
+        datasets.load("cifar100", source=spoiled)
+
+
 def made_bytes(format_name, seed):
     buffer = io.BytesIO()
     Image.fromarray(made(1, 8, seed)[0]).save(buffer, format_name)

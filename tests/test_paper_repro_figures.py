@@ -32,6 +32,7 @@ from paper_repro.figures import (
     figure_b4,
     module,
     style,
+    title,
 )
 from paper_repro.networks import residual_network
 from paper_repro.report import inline_svg, sparkline
@@ -68,6 +69,7 @@ def made_figure_2(n_classes=10):
         "relative_entropy": 3 + 0.5 * mean,
         "standard_error": np.full(n_classes, 0.25),
         "from_prior": np.linspace(0.5, 1.5, n_classes),
+        "stage": 4,
     }
 
 
@@ -280,6 +282,82 @@ def test_figure_2_numbers():
     official = figure_2.compute(**numbers | {"from_prior": np.zeros(10)})
     assert "prior" not in figure_2.finding(official | WORDS)
     assert np.isnan(figure_2.mean_distance(points[:1]))
+
+
+def test_words_are_of_the_stages_that_were_read():
+    one = figure_1.compute(**made(stages=(2, 3))) | WORDS
+    two = figure_2.compute(**made_figure_2() | {"stage": 3}) | WORDS
+    every = figure_a7.compute(**made(stages=(1, 2, 3))) | WORDS
+    assert figure_1.draw(one).texts[0].get_text().endswith("of each class, stages 2 and 3")
+    assert figure_2.draw(two).texts[0].get_text().endswith("against log-density, stage 3")
+    assert figure_2.caption(two).startswith("Each mark is a class at stage 3. ")
+    assert figure_a7.caption(every).startswith("As figure 1, for all three stages. ")
+    assert "by the split at stage 3. " in figure_a7.caption(every)
+    assert "for both stages" in figure_a7.caption(one)
+    assert "for all 5 stages" in figure_a7.caption(figure_a7.compute(**made(stages=range(1, 6))) | WORDS)
+
+
+def test_words_of_the_papers_stages():
+    """Numbers that were stored before do not have the stage of figure 2."""
+    assert title("figure_1", (3, 4)) == FIGURES["figure_1"]
+    stored = stored_figure("figure_2")
+    del stored["stage"]
+    assert figure_2.draw(stored).texts[0].get_text().endswith(FIGURES["figure_2"])
+    assert figure_2.caption(stored).startswith("Each mark is a class at stage 4. ")
+    words = figure_a7.caption(stored_figure("figure_a7"))
+    assert words.startswith("As figure 1, for all four stages. ")
+    assert "by the split at stage 4. " in words
+
+
+def figure_2_with_single_points(n_classes, alone):
+    """Of the first classes alone, with one point left of some."""
+    numbers = made_figure_2()
+    labels = numbers["labels"]
+    rows = (labels < n_classes) & ~np.isin(labels, alone)
+    rows[[np.flatnonzero(labels == g)[0] for g in alone]] = True
+    by_point = {name: numbers[name][rows] for name in ("log_density", "representations", "labels")}
+    by_class = ("relative_entropy", "standard_error", "from_prior", "class_names")
+    return figure_2.compute(**numbers | by_point | {name: numbers[name][:n_classes] for name in by_class}) | WORDS
+
+
+def test_figure_2_leaves_classes_of_one_point_out():
+    stored = figure_2_with_single_points(10, [1, 2])
+    known = np.isfinite(stored["mean_distance"])
+    assert np.flatnonzero(~known).tolist() == [1, 2]
+    x, y = stored["mean_log_density"][known], stored["mean_distance"][known]
+    fit = stats.linregress(x, y)
+    assert stored["distance_line"].tolist() == pytest.approx([fit.slope, fit.intercept, fit.rvalue])
+    words = figure_2.finding(stored)
+    r, rho = style.signed(fit.rvalue), style.signed(stats.spearmanr(x, y).statistic)
+    assert f"over 10 classes: {r} for distance (in ranks {rho}), +" in words
+    assert "Left out for distance: 2, since in a class of one point there is none." in words
+    assert "nan" not in words
+    left, right = figure_2.draw(stored).axes
+    assert left.get_title(loc="right") == f"r = {r}, ρ = {rho} (8 of 10 classes)"
+    assert "classes" not in right.get_title(loc="right")
+    assert {text.get_text() for text in left.texts} == {"0", *"3456789"}
+
+
+@pytest.mark.parametrize("alone", [[0], [0, 1, 2]])
+def test_figure_2_has_no_correlation_of_too_few_classes(alone, tmp_path):
+    stored = figure_2_with_single_points(3, alone)
+    words = figure_2.finding(stored)
+    assert "over 3 classes: none for distance (of too few classes), +" in words
+    assert f"Left out for distance: {len(alone)}, " in words
+    figure = figure_2.draw(stored)
+    style.save(figure, tmp_path, "figure_2")
+    titles = [axes.get_title(loc="right") for axes in figure.axes]
+    assert titles[0] == f"no r, no ρ ({3 - len(alone)} of 3 classes)"
+    assert titles[1].startswith("r = ")
+    assert "nan" not in " ".join([words, *titles])
+
+
+def test_figure_2_of_two_classes_has_no_correlation():
+    stored = figure_2_with_single_points(2, [])
+    words = figure_2.finding(stored)
+    assert "none for distance (of too few classes), none for relative entropy (of too few classes). Rel" in words
+    assert words.endswith("in the median class 0.6.")
+    assert [axes.get_title(loc="right") for axes in figure_2.draw(stored).axes] == 2 * ["no r, no ρ"]
 
 
 def test_figure_a6_numbers():

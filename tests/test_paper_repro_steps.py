@@ -212,6 +212,23 @@ def test_versions_that_nothing_is_computed_with_do_not_matter(toy, workspace, sa
     assert "second: continuing where it was stopped" in said.getvalue()
 
 
+def test_a_kill_while_old_progress_is_thrown_away_leaves_none_of_it(toy, workspace, monkeypatch):
+    """Where it lay, without the record of what it was begun with, it would be taken for another machine's."""
+    interrupted(toy, workspace, 1)
+    toy.settings["second"] = 5
+
+    def killed(path, ignore_errors=False):
+        if not ignore_errors:
+            (path / "started.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("paper_repro.steps.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(workspace)
+    monkeypatch.undo()
+    assert toy.run(workspace)[0] == "second"
+
+
 def test_checkpoints_that_nothing_began_are_left_alone(toy, workspace):
     """Trials of other machines, copied before any were run here."""
     trial = workspace.root / "second" / "checkpoint-trial-00001.npz"

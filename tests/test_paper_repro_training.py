@@ -1,10 +1,12 @@
 """The embedded dataset, and training."""
 
+import io
 import itertools
 from functools import partial
 
 import pytest
 import torch
+from rich.console import Console
 from tolerances import PEER_RELATIVE
 from torch import nn
 
@@ -70,16 +72,39 @@ def test_crops_are_shifts_of_the_padded_image_and_mirrored_ones():
 
 @pytest.mark.parametrize(("flip", "expected"), [(True, {False, True}), (False, {False})])
 def test_images_are_flipped_only_where_asked_for(monkeypatch, digits, flip, expected):
-    seen = set()
+    seen, shifts = set(), set()
 
     def watched(images, top, left, mirrored, padding, black):
         seen.update(mirrored.tolist())
+        shifts.update(zip(top.tolist(), left.tolist(), strict=True))
         return crop(images, top, left, mirrored, padding, black)
 
     monkeypatch.setattr(training, "crop", watched)
     settings = SETTINGS._replace(epochs=1, flip=flip)
     train(tiny_network(), digits.train_images[:64], digits.train_labels[:64], settings, black=0, seed=0)
     assert seen == expected
+    assert shifts == set(itertools.product(range(3), repeat=2))
+
+
+def test_updates_have_their_rates_and_epochs_their_orders(digits, monkeypatch):
+    """Three epochs of batches of 48 and 16 images, whose losses are 48 and 16."""
+    seen, labels = [], digits.train_labels[:64]
+
+    def watched(network, optimizer, images, labels, settings):
+        (group,) = optimizer.param_groups
+        assert (group["nesterov"], group["momentum"], group["weight_decay"]) == (True, 0.9, 1e-6)
+        seen.append((group["lr"], labels.tolist()))
+        return float(len(labels)), 1
+
+    monkeypatch.setattr(training, "_update", watched)
+    settings = SETTINGS._replace(epochs=3, batch_size=48)
+    history = train(tiny_network(), digits.train_images[:64], labels, settings, black=0, seed=0)
+    assert [rate for rate, _ in seen] == [learning_rate(update, 6, settings) for update in range(6)]
+    orders = {tuple(seen[i][1] + seen[i + 1][1]) for i in (0, 2, 4)}
+    assert len(orders) == 3
+    assert all(sorted(order) == sorted(labels.tolist()) for order in orders)
+    # The mean over images, not over batches.
+    assert history[0].loss == pytest.approx((48 * 48 + 16 * 16) / 64)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +138,17 @@ def test_a_stopped_training_goes_on_to_the_same_bits(digits, tmp_path, monkeypat
     assert train(tiny_network(), *data, settings, black=0, seed=6) != history
 
 
+def test_a_log_has_a_line_a_minute_whatever_the_checkpoints(digits, tmp_path, monkeypatch):
+    """Epochs of 15 seconds, stored after every fourth."""
+    clock = itertools.count(0, 15)
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock) / 2)  # read twice an epoch, or more
+    console = Console(file=io.StringIO(), width=200)
+    settings = SETTINGS._replace(epochs=40)
+    images, labels = digits.train_images[:32], digits.train_labels[:32]
+    train(tiny_network(), images, labels, settings, black=0, seed=0, checkpoint=tmp_path / "c", console=console)
+    assert console.file.getvalue().count("of 40: loss") >= 5
+
+
 @pytest.mark.parametrize(("amx", "expected"), [(True, True), (False, False)])
 def test_bfloat16_is_for_processors_that_multiply_matrices_of_it(monkeypatch, amx, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": amx})
@@ -124,6 +160,18 @@ def test_an_estimate_is_of_all_updates(digits):
     short = training.estimate_seconds(tiny_network(), *data, SETTINGS)
     long = training.estimate_seconds(tiny_network(), *data, SETTINGS._replace(epochs=6000))
     assert 0 < short < long
+
+
+def test_an_estimate_is_of_the_epochs_that_are_left(digits, tmp_path):
+    data, checkpoint = (digits.train_images[:32], digits.train_labels[:32]), tmp_path / "c"
+    train(tiny_network(), *data, SETTINGS, black=0, seed=0, checkpoint=checkpoint)
+    stored = len(training.read_tensors(checkpoint)[1])
+    assert 0 < stored < SETTINGS.epochs
+    seconds = [
+        training.estimate_seconds(tiny_network(), *data, SETTINGS._replace(epochs=epochs), checkpoint=checkpoint)
+        for epochs in (stored, SETTINGS.epochs)
+    ]
+    assert seconds[0] == 0 < seconds[1]
 
 
 def test_an_estimate_passes_over_what_happens_once():

@@ -165,6 +165,27 @@ def test_densities_far_from_the_origin_keep_their_digits():
     assert np.abs(single.log_density(X) - double.log_density(X)).max() < 1e-4
 
 
+def test_probabilities_of_components_have_their_weights_at_the_last_kept_sweep():
+    """In one dimension, with scipy's Student-t: of 30 and 10 points and of the prior; before, all were in one."""
+    x, alpha = np.random.default_rng(0).normal(size=(40, 1)), 0.7
+    labels = np.array([[0] * 40, [0] * 30 + [1] * 10], np.int32)
+    points, offsets = torch.from_numpy(x), torch.tensor([0, 40])
+    mean, variance = group_variances(points, offsets)
+    prior = niw_prior(mean, variance, 2)
+    found = Posterior(points, offsets, np.array([0]), labels, np.array([[9.0], [alpha]]), prior, variance)
+    mu0, kappa0, nu0, S0 = (float(field.flatten()[0]) for field in prior)
+    joint = []
+    for members in (x[:30], x[30:], x[:0]):
+        n = len(members)
+        xbar = members.mean() if n else mu0
+        kappa, nu = kappa0 + n, nu0 + n
+        S = S0 + ((members - xbar) ** 2).sum() + kappa0 * n / kappa * (xbar - mu0) ** 2
+        m = (kappa0 * mu0 + n * xbar) / kappa
+        joint.append((n or alpha) * stats.t.pdf(0.3, nu, m, np.sqrt(S * (kappa + 1) / (kappa * nu))))
+    expected = np.array(joint) / sum(joint)
+    assert found.component_probabilities(np.array([[0.3]]))[0] == pytest.approx(expected, rel=PEER_RELATIVE)
+
+
 def test_the_most_probable_component_is_known_where_all_probabilities_underflow():
     """A new component has the widest tails: far out all others have probability 0, and yet one is more probable."""
     rng = np.random.default_rng(0)

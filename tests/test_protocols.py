@@ -1,7 +1,10 @@
 """Held-out and EM densities of classes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from tolerances import MONTE_CARLO_SIGMAS
 
@@ -57,6 +60,20 @@ def test_em_is_the_mixture_with_the_lowest_bic():
     assert np.allclose(result.log_density, model.score_samples(X, names))
     X[:60] += 12
     assert list(protocols.em(X, names, n_components=(1, 2)).diagnostics["n_components"]) == [2, 1]
+
+
+def test_diagnostics_of_a_fold():
+    """Two groups of two points, of two labellings; four and two rounds of two chains."""
+    posterior = SimpleNamespace(group_offsets=torch.tensor([0, 2, 4]), labels=np.array([[0, 1, 0, 0], [0, 0, 0, 0]]))
+    chains = SimpleNamespace(
+        rounds=np.array([4, 2]),
+        log_joint=np.arange(16.0).reshape(4, 2, 2),
+        **dict.fromkeys(("converged", "rhat_log_joint", "rhat_n_components"), np.zeros(2)),
+    )
+    found = protocols._fit_diagnostics(SimpleNamespace(protocol="converged", posterior_=posterior, convergence_=chains))
+    assert found["n_components"].tolist() == [1.5, 1.0]
+    # By chain and group: rounds 2 and 3 of the first group, round 1 of the second.
+    assert found["log_joint"].tolist() == [[(8 + 12) / 2, 5], [(10 + 14) / 2, 7]]
 
 
 @pytest.mark.parametrize(

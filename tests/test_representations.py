@@ -236,6 +236,27 @@ def test_bad_number_of_components(network, images, n_components, message):
         extract_representations(network, [images], ["linear"], n_components=n_components)
 
 
+@pytest.mark.parametrize("given", ["tensor", "dataset", "images one by one"])
+def test_images_without_batches_are_refused(network, images, given):
+    """torch's convolutions would take one image for a batch without channels, and its channels for rows."""
+    first = nn.Sequential(network.conv)
+    loaders = {"tensor": images, "dataset": TensorDataset(images), "images one by one": list(images)}
+    word = "must give one row for each of the 3 inputs of a batch, it gave 6" if "one" in given else "must give batches"
+    with pytest.raises(ValueError, match=word):
+        extract_representations(first, loaders[given], ["0"])
+
+
+def test_a_layer_of_windows_is_refused(images):
+    windows = nn.Sequential(nn.Unflatten(2, (2, 4)), nn.Flatten(0, 1), nn.Flatten(1), nn.Identity())
+    with pytest.raises(ValueError, match=r"layer '3' must give one row for each of the 16 inputs .*, it gave 48 "):
+        extract_representations(windows, loader(images), ["3"])
+
+
+def test_a_device_that_is_not_here(network, images):
+    with pytest.raises(ValueError, match="device must be a device that torch can use here, got 'gpu'"):
+        extract_representations(network, [images], ["linear"], device="gpu")
+
+
 def test_bad_projections_and_loaders(network, images):
     train = extract_representations(network, [images], ["linear"])
     with pytest.raises(ValueError, match="projections must have an entry for every layer, it has none for 'norm'"):

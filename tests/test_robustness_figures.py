@@ -43,6 +43,7 @@ def test_figure_3_bins():
     shares = [[(labels[bins == b] == g).sum() / (labels == g).sum() for g in range(labels.max() + 1)] for b in range(6)]
     expected = [np.mean([shares[b][g] for g in labels[bins == b]]) for b in range(6)]
     assert stored["own_class_removed"] == pytest.approx(expected)
+    assert stored["right_outside"] == pytest.approx([numbers["right_outside"][bins == b].mean() for b in range(6)])
     rows = figure_3.table(stored)
     assert rows[0]["certified_radius_pixels"] == pytest.approx(0.2)
     assert [row["bin"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -80,10 +81,15 @@ def test_scores_without_standard_errors():
     assert "nan" not in words + figure_3.caption(stored)
     known = figure_3.finding(figure_3.compute(**made_figure_3()))
     assert " The standard error of a single point's memorization is 0.10 on average. A network without a bin" in known
-    before = {name: values for name, values in stored.items() if name != "own_class_removed"}  # as kept runs have it
+    before = {name: values for name, values in stored.items() if name not in figure_3.REMOVED}  # as in older runs
     assert "without a bin" not in figure_3.finding(before)
-    assert "share_of_own_class_removed" not in figure_3.table(before)[0]
     assert figure_3.table(stored)[0]["share_of_own_class_removed"] == stored["own_class_removed"][0]
+    unknown = figure_3.compute(**made_figure_3() | {"right_outside": np.full(120, np.nan)}) | WORDS
+    for numbers, n_lines in ((stored, 2), (unknown, 1), (before, 1)):
+        panel = next(axes for axes in figure_3.draw(numbers).axes if axes.get_title(loc="left") == "F1 without the bin")
+        assert len(panel.lines) == n_lines
+        assert ("dashed" in figure_3.caption(numbers)) == (n_lines == 2)
+    assert not set(figure_3.REMOVED.values()) & set(figure_3.table(before)[0])
 
 
 @pytest.mark.parametrize(("sigma", "n", "alpha"), [(0.5, 1000, 0.001), (0.25, 20, 0.01), (1.0, 5, 0.001)])
@@ -105,6 +111,24 @@ def test_figure_3_counts_what_attacks_are_tried_on():
     stored = figure_3.compute(**numbers | {"survived": standing}) | WORDS
     assert [row["n_attacked_rightly_classified"] for row in figure_3.table(stored)] == [7, 10, 10, 10, 10, 10]
     assert "of 10 points a bin, of which 7 to 10 are rightly classified" in figure_3.caption(stored)
+
+
+def test_figure_3_spreads_and_shares_of_a_bin():
+    """Of the ten points of the first bin that are certified and attacked, with radii of 0 to 0.9, three are wrong."""
+    numbers = made_figure_3()
+    smoothed = numbers["smoothed"].copy()
+    smoothed[:3] = -1
+    standing = {title: values.copy() for title, values in numbers["survived"].items()}
+    for values in standing.values():
+        values[:3] = False
+        values[3:5, 1:] = False
+    changes = {"radius": np.arange(60) / 10, "smoothed": smoothed, "survived": standing}
+    stored = figure_3.compute(**numbers | changes)
+    assert stored["log_density_std"][0] == pytest.approx(np.std(np.arange(20) / 2))
+    assert stored["radius_std"][0] == pytest.approx(np.std(np.arange(10) / 10))
+    assert stored["right_radius"][0] == pytest.approx(sum(range(3, 10)) / 10 / 10)
+    # Of the seven that are right without an attack.
+    assert stored["attack_success"][:, 0] == pytest.approx([2 / 7] * 4)
 
 
 def test_figure_3_attacks():
@@ -134,6 +158,12 @@ def test_figure_4_is_over_pairs():
     assert "of points chosen as extremes are too extreme (regression to the mean)" in words
     threshold = figure_4.caption({**stored, "threshold": np.array(0.9)})
     assert "have scores above 0.9" in threshold
+
+
+def test_figure_4_has_the_largest_error_of_the_pairs():
+    numbers = made_figure_4()
+    numbers["standard_error"]["random"][2, 0, 1] = 3.0
+    assert figure_4.compute(**numbers)["error"].tolist() == [[0.5] * 4, [0.5, 0.5, 3.0, 0.5], [0.5] * 4]
 
 
 def test_figure_b6_has_each_number_of_dimensions_apart():
@@ -237,3 +267,13 @@ def test_figure_a11_f1():
     words = figure_a11.caption(stored)
     assert "and of those that are left as many at random" in words
     assert "Among points with equal scores the choice is random; and scores are estimates" in words
+
+
+def test_figure_a11_errors_are_those_of_resampled_points():
+    """With most of the points in one class they are up to a quarter more than that of the share."""
+    labels = np.repeat([0, 1, 2, 3], [210, 30, 30, 30])
+    predicted = np.where(np.random.default_rng(0).random(300) < 0.5, 0, labels)
+    numbers = {"labels": labels, "predicted": np.stack([predicted] * 4), "memorization": np.zeros(300)}
+    of_kinds = {name: dict.fromkeys(("most", "random", "least"), values) for name, values in numbers.items()}
+    error = figure_a11.compute(**made_figure_a11() | of_kinds)["error"]
+    assert (error > 1.1 * share_error((predicted == labels).mean(), 300)).all()

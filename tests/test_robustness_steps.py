@@ -72,6 +72,9 @@ def test_the_numbers_fit_together(finished, pipeline):
     labels = pipeline_labels(finished, pipeline)
     right = bins["predicted"][attacked["rows"]] == labels[attacked["rows"]]
     np.testing.assert_array_equal(attacked["fgsm"][:, 0], right)
+    stored = read_arrays(finished.folder(pipeline.figures["figure_3"]) / "numbers.npz")
+    outside = np.ma.masked_array(trials["correct"], trials["inside"]).mean(0)
+    assert stored["right_outside"] == pytest.approx([outside[bins["bins"] == b].mean() for b in range(3)])
     kl = read_arrays(made["kl_by_stage"] / "kl.npz")
     G = len(kl["classes"])
     assert kl["most_value_4"].shape == (G, G)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paper_repro.datasets.images import TEST, TRAIN, ClassFolders, Dataset, DatasetError, decode, find, gather
+from paper_repro.datasets.images import TEST, TRAIN, ClassFolders, Dataset, DatasetError, decoded, find, gather
 from paper_repro.datasets.parquet import has_parquet, read_parquet
 from paper_repro.datasets.pickles import read_pickle
 
@@ -69,7 +69,7 @@ def _official(folder: Path) -> Dataset:
 def _parquet(folder: Path) -> Dataset:
     def part(name: str) -> tuple[Tensor, Tensor, list[str]]:
         found = read_parquet(folder, [name], "img", "fine_label")
-        images = (decode(data, where) for data, where in zip(found.images, found.names, strict=True))
+        images = decoded(found.names, found.images.__getitem__, folder)
         return gather(images, len(found.images)), torch.tensor(found.labels, dtype=torch.int64), found.class_names
 
     images, labels, class_names = part("train")

@@ -16,14 +16,20 @@ def load(source: Path | None, *, size: int, test_fraction: float, seed: int) -> 
     That is at least one image. With a fraction of 0 there are no test images, and none are read.
 
     Raises:
-        DatasetError: not there, no class folders, or a class without images to train on.
+        DatasetError: not there, no class folders, damaged images, or a class without images to train on.
     """
     path = find(source, ("images", "images.zip"), HELP)
-    folders = ClassFolders(path)
+    folders = ClassFolders(path, advice="remove or replace them")
     split = folders.is_split
     train = folders.part(TRAIN if split else ())
     test = folders.part(TEST) if split and test_fraction > 0 else []
     class_names = sorted({group for group, _ in train})
+    if class_names and not split and {name.lower() for name in class_names} <= {*TRAIN, *TEST}:
+        raise DatasetError(
+            f"{path} has no classes: the folders in it ({', '.join(class_names)}) are named as parts of a dataset, and "
+            "none is a 'train' with nothing but class folders, at least two. Give one of them alone (the folder, or a "
+            "zip of it), or rename one to 'train'; it must hold class folders"
+        )
     if len(class_names) < 2:
         raise DatasetError(f"{path} must have at least two class folders with images, got {len(class_names)}")
     unknown = sorted({group for group, _ in test} - set(class_names))

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "divided", "find", "gather"]
+__all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "decoded", "divided", "find", "gather"]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 """Names of folders for parts of a dataset, in lower case."""
 
@@ -43,8 +44,13 @@ class Dataset(NamedTuple):
 class ClassFolders:
     """Images in class folders, perhaps within `train` and `test`, of a folder or a zip; in the order of their names."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, advice: str = "get the dataset again") -> None:
+        """
+        Args:
+            path: folder, in which links are followed, or zip.
+            advice: what to do about damaged images.
+        """
+        self.path, self.advice = path, advice
         self._zip = None
         if path.is_file():
             try:
@@ -55,9 +61,11 @@ class ClassFolders:
                 ) from None
             names: Iterable[str] = self._zip.namelist()
         else:
-            names = (found.relative_to(path).as_posix() + "/" * found.is_dir() for found in path.rglob("*"))
+            names = _walk(str(path))
         every = sorted(name for name in names if _is_shown(name))
-        kept = [name for name in every if PurePosixPath(name).suffix.lower() in SUFFIXES]
+        files = [name for name in every if not name.endswith("/")]
+        kept = [name for name in files if _suffix(name) in SUFFIXES]
+        self._others = [_suffix(name) or "no suffix" for name in files if _suffix(name) not in SUFFIXES]
         # A zip often holds one folder with everything in it.
         self._top = ""
         while kept and _one_folder(kept, self._top):
@@ -70,12 +78,12 @@ class ClassFolders:
 
     @property
     def description(self) -> str:
-        """What it is, and the folders in which no image was found."""
+        """What it is, how many files are no images, and the folders in which no image was found."""
         found = f"class folders in a {'zip' if self._zip else 'folder'}"
-        if not self._empty:
-            return found
-        more = f" and {len(self._empty) - 5} more" if len(self._empty) > 5 else ""
-        return f"{found}, with no images in {', '.join(self._empty[:5])}{more}"
+        if self._others:
+            suffixes = _first(sorted(set(self._others)), 5)
+            found += f", {len(self._others):,} other file{'s' * (len(self._others) > 1)} ignored ({suffixes})"
+        return f"{found}, with no images in {_first(self._empty, 5)}" if self._empty else found
 
     def part(self, folders: Sequence[str]) -> list[tuple[str, str]]:
         """(class, name) of each image in the first of these folders that has class folders; () means of all images.
@@ -104,16 +112,54 @@ class ClassFolders:
     ) -> tuple[Tensor, Tensor]:
         """Images [N, 3, H, W] uint8 and labels [N] of (class, name) pairs; -1 for a class that is not named."""
         number = {group: g for g, group in enumerate(class_names)}
-        images = gather((decode(self.read(name), name, size) for _, name in part), len(part))
+        images = gather(self.images([name for _, name in part], size), len(part))
         return images, torch.tensor([number.get(group, -1) for group, _ in part], dtype=torch.int64)
 
-    def read(self, name: str) -> bytes:
+    def images(self, names: Sequence[str], size: int | None = None) -> Iterator[np.ndarray]:
+        """Images [3, H, W] uint8, as `decoded` has them."""
+        full = [self._top + name for name in names]
+        return decoded(full, lambda i: self._read(full[i]), self.path, size, self.advice)
+
+    def _read(self, name: str) -> bytes:
         try:
             if self._zip:
-                return self._zip.read(self._top + name)
-            return (self.path / self._top / name).read_bytes()
+                return self._zip.read(name)
+            return (self.path / name).read_bytes()
         except Exception as error:  # the file system, zip and each way to compress have their own
-            raise DatasetError(f"{name} of {self.path} cannot be read ({error}); get the dataset again") from None
+            raise DatasetError(f"{name} cannot be read ({error})") from None
+
+
+def decoded(
+    names: Sequence[str],
+    read: Callable[[int], bytes],
+    path: Path,
+    size: int | None = None,
+    advice: str = "get the dataset again",
+) -> Iterator[np.ndarray]:
+    """Images in turn, as `decode` makes them. From the first damaged one on, the others are only looked through.
+
+    Args:
+        names: of the images.
+        read: the bytes of image i.
+        path: where they lie.
+        size: as in `decode`.
+        advice: what to do about damaged images.
+
+    Raises:
+        DatasetError: at the end, for all damaged images together.
+    """
+    damaged = []
+    for i, name in enumerate(names):
+        try:
+            image = decode(read(i), name, size)
+        except DatasetError as error:
+            damaged.append(str(error))
+        if not damaged:
+            yield image
+    if damaged:
+        n = f"{len(damaged):,} image{'s' * (len(damaged) > 1)}"
+        between = "\n  "
+        raise DatasetError(f"{path} has {n} that cannot be used; {advice}:{between}{_first(damaged, 10, between)}")
 
 
 def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
@@ -124,19 +170,21 @@ def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
     Raises:
         DatasetError: bytes that are no whole image, or one whose pixels have no known largest value.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            mode = opened.mode
+            mode = "I;16" if opened.format == "PPM" and opened.mode == "I" else opened.mode
             if mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8)).convert("RGB")
             else:
                 image = opened.convert("RGB")
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{name} is too large ({error}); make it smaller") from None
+    except UnidentifiedImageError:
+        raise DatasetError(f"{name} is no whole image (its format is unknown)") from None
     except Exception as error:  # each format has its own
-        raise DatasetError(f"{name} is no whole image ({error}); get the dataset again") from None
+        raise DatasetError(f"{name} is no whole image ({error})") from None
     if mode in ("I", "F"):
         raise DatasetError(f"{name} must have pixels of 8 or 16 bits, it is read as mode {mode}, of 32; convert it")
     if size is not None and image.size != (size, size):
@@ -210,8 +258,32 @@ def _hash(image: Tensor) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
+def _walk(folder: str, top: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Names of all that is in a folder, folders with a slash; links are followed, but not to a folder they lie in."""
+    real = os.path.realpath(folder)
+    if real in above or not os.access(folder, os.R_OK | os.X_OK):
+        return
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        is_folder = _is_shown(name) and os.path.isdir(path)
+        yield top + name + "/" * is_folder
+        if is_folder:
+            yield from _walk(path, f"{top}{name}/", above | {real})
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _first(names: Sequence[str], n: int, between: str = ", ") -> str:
+    """The first n, and how many more."""
+    more = f"{between.strip(',')}and {len(names) - n:,} more" if len(names) > n else ""
+    return between.join(names[:n]) + more
+
+
 def _is_shown(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    hidden = {"__macosx", "thumbs.db", "desktop.ini"}
+    return not any(part.startswith(".") or part.lower() in hidden for part in PurePosixPath(name).parts)
 
 
 def _one_folder(names: list[str], top: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paper_repro.datasets.images import TEST, TRAIN, ClassFolders, Dataset, DatasetError, decode, divided, find, gather
+from paper_repro.datasets.images import TEST, TRAIN, ClassFolders, Dataset, DatasetError, decoded, divided, find, gather
 from paper_repro.datasets.parquet import has_parquet, read_parquet
 from paper_repro.datasets.pickles import read_pickle
 
@@ -44,14 +44,14 @@ def load(source: Path | None, *, size: int) -> Dataset:
     elif has_parquet(path):
         part = read_parquet(path, ["train", "validation"], "image", "label")
         names, groups = part.names, [part.class_names[label] for label in part.labels]
-        images = (decode(data, name, size) for data, name in zip(part.images, part.names, strict=True))
+        images = decoded(part.names, part.images.__getitem__, path, size)
         words = "Hugging Face parquet files"
     else:
         folders = ClassFolders(path)
         parts = [folders.part((name,)) for name in (*TRAIN, *TEST)]
         found = [pair for part in parts for pair in part] or folders.part(())
         groups, names = [group for group, _ in found], [name for _, name in found]
-        images = (decode(folders.read(name), name, size) for name in names)
+        images = folders.images(names, size)
         words = folders.description
     class_names = sorted(set(groups))
     counts = {name: groups.count(name) for name in class_names}

@@ -11,9 +11,10 @@ A figure's module has
 """
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["FIGURES", "module"]
+__all__ = ["FIGURES", "module", "title"]
 
 FIGURES = {
     "figure_1": "Class-conditional log-density of each class, stages 3 and 4",
@@ -37,6 +38,13 @@ FIGURES = {
     "figure_b8": "Log-density of test images, and how many of them the network classifies rightly",
 }
 """In the order of the paper, and then B, beyond it: name of the module, and title."""
+
+
+def title(name: str, stages: Iterable[int]) -> str:
+    """The title of a figure of these stages: of a network that is given they are others than the paper's."""
+    of_paper = {"figure_1": "3 and 4", "figure_2": "4"}
+    words = " and ".join(str(stage) for stage in stages)
+    return FIGURES[name].replace(of_paper[name], words) if name in of_paper else FIGURES[name]
 
 
 def module(name: str) -> ModuleType:

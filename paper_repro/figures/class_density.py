@@ -20,6 +20,7 @@ __all__ = [
     "group_marks",
     "key",
     "largest_gaps",
+    "last_stage",
     "legend",
     "panel",
     "table",
@@ -128,7 +129,7 @@ def group_marks(mean: np.ndarray, high: np.ndarray, where: str, *, counted: bool
 def key(stored: Stored, *, counted: bool) -> list[Line2D]:
     """The two groups of classes, with how many are in them if `counted`; the bars; the line at the gap."""
     return [
-        *group_marks(stored["mean"][-1], stored["high"], _last(stored), counted=counted),
+        *group_marks(stored["mean"][-1], stored["high"], last_stage(stored), counted=counted),
         Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
         Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the largest gap"),
     ]
@@ -171,7 +172,7 @@ def describe_gap(stored: Stored) -> str:
     p = gap_p_value(stored["mean"][-1])
     names = ", ".join(str(name) for name in stored["class_names"][high])
     text = (
-        f"At {_last(stored)} the largest gap between sorted class means is {float(stored['gap']):.1f} "
+        f"At {last_stage(stored)} the largest gap between sorted class means is {float(stored['gap']):.1f} "
         f"nats ({p_words(p)}{'' if p < 1 - LEVEL else ', so chance may have left it'}); the median gap "
         f"is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
@@ -190,7 +191,8 @@ def _gap_words(mean: np.ndarray) -> str:
     return f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {p_words(gap_p_value(mean))}"
 
 
-def _last(stored: Stored) -> str:
+def last_stage(stored: Stored) -> str:
+    """What classes are split at."""
     return f"{_unit(stored)} {stored['stages'][-1]}"
 
 

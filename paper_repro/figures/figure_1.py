@@ -1,8 +1,8 @@
-"""Figure 1: class-conditional log-density of each class at stages 3 and 4."""
+"""Figure 1: class-conditional log-density of each class at the last two stages."""
 
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import style, title
 from paper_repro.figures.class_density import compute, describe_gap, legend, panel, table
 from paper_repro.figures.style import Stored, styled
 
@@ -11,7 +11,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure 1 · {FIGURES['figure_1']}", stored, width=9.2, height=3.8)
+    figure = style.canvas(f"Figure 1 · {title('figure_1', stored['stages'])}", stored, width=9.2, height=3.8)
     panels = figure.subplots(1, len(stored["stages"]))
     for s, axes in enumerate(panels):
         panel(axes, stored, s)

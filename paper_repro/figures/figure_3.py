@@ -17,11 +17,18 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 # Not the colours of the two groups of classes.
 COLOURS, MARKERS = (style.MUTED, style.INK, style.LINE, "#cc79a7"), "oDs^"
 
+REMOVED = {
+    "own_class_removed": "share_of_own_class_removed",
+    "right_outside": "accuracy_without_30_percent_at_random",
+}
+"""Columns of what a network without a bin has lost; numbers stored before it was measured have none."""
+
 
 def compute(
     log_density: np.ndarray,
     memorization: np.ndarray,
     memorization_error: np.ndarray,
+    right_outside: np.ndarray,
     bins: np.ndarray,
     labels: np.ndarray,
     high: np.ndarray,
@@ -40,6 +47,8 @@ def compute(
     Args:
         log_density: [N] in nats, of each training point under the density of its own class at stage 4.
         memorization, memorization_error: [N] scores and their standard errors, nan if these are not known.
+        right_outside: [N] share of the networks behind the scores, of those that were not trained on the point, that
+            classify it rightly; nan if it is not known.
         bins: [N] int, 0 for the lowest log-densities.
         labels: [N] class of each point.
         high: [G] bool, the high-density classes.
@@ -57,8 +66,8 @@ def compute(
 
     Returns:
         Arrays [B] over bins. own_class_removed: the share of its own class that leaves the training with a point's bin,
-        in the mean over the bin's points. robust_accuracy [A, E, B]: by attack, budget and bin;
-        robust_accuracy_by_group [A, E, 2]: in low- and high-density classes (nan where there are no points).
+        in the mean over the bin's points. right_outside: mean of the bin. robust_accuracy [A, E, B]: by attack, budget
+        and bin; robust_accuracy_by_group [A, E, 2]: in low- and high-density classes (nan where there are no points).
         attack_success [A, B]: of the points that are rightly classified without an attack, the share that falls within
         the middle budget.
     """
@@ -94,6 +103,7 @@ def compute(
         "smoothed_f1": f1(certified_rows, smoothed),
         "high_share": by_bin(high[labels], bins, np.mean),
         "own_class_removed": _own_class_removed(bins, labels),
+        "right_outside": by_bin(right_outside, bins, np.mean),
         "n_attacked": np.bincount(attacked, minlength=n_bins),
         "robust_accuracy": robust,
         "robust_accuracy_by_group": by_group,
@@ -124,7 +134,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "classification_rate": float(stored["not_abstained"][b]),
             "f1_smoothed": float(stored["smoothed_f1"][b]),
             "share_of_high_density_classes": float(stored["high_share"][b]),
-            **({"share_of_own_class_removed": float(stored["own_class_removed"][b])} if _knows_removed(stored) else {}),
+            **{words: float(stored[name][b]) for name, words in REMOVED.items() if name in stored},
             "n_attacked": int(stored["n_attacked"][b]),
             "n_attacked_rightly_classified": int(_rightly(stored)[b]),
             **{
@@ -148,6 +158,10 @@ def draw(stored: Stored) -> Figure:
     memorization.set(title="Memorization, mean ± std")
     _line(f1, x, stored["f1"])
     f1.set(title="F1 without the bin")
+    if _has_control(stored):
+        look = {"color": style.MUTED, "linestyle": style.DASHES, "marker": None}
+        _line(f1, x, stored["right_outside"], label="accuracy without 30% at random", **look)
+        f1.legend(loc="best", fontsize=7)
     _line(radius, x, stored["radius"])
     radius.set(title="Certified radius, mean", ylabel="normalised units")
     k = float(stored["pixels_per_unit"])
@@ -180,11 +194,16 @@ def draw(stored: Stored) -> Figure:
 def caption(stored: Stored) -> str:
     n_bins, n = len(stored["n_points"]), stored["n_points"]
     size = f"{n.min()}" if n.min() == n.max() else f"{n.min()} or {n.max()}"
+    dashed = (
+        "Such a network has lost more of some classes than of others; dashed is the accuracy of the networks behind "
+        "the scores on points outside of their subsets, which lose as much of every class. "
+    )
+    dashed = dashed if _has_control(stored) else ""
     sizes, attacked, rightly = map(_count, (stored["n_certified"], stored["n_attacked"], _rightly(stored)))
     return (
         f"Training points in {n_bins} bins of {size} by the log-density of each point under its own class at stage 4 "
         f"(the paper has 50 bins). Memorization is {scores.origin(stored)}. F1 is of a network trained without the "
-        "bin, averaged over classes by their number of points. "
+        f"bin, averaged over classes by their number of points. {dashed}"
         f"Certification: {sizes} points a bin (the paper: all), by a network trained without the bin and with the "
         f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
         f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}. The radius is that of the "
@@ -233,7 +252,7 @@ def finding(stored: Stored) -> str:
     error = float(stored["memorization_error"].mean())
     if np.isfinite(error):
         text += f" The standard error of a single point's memorization is {error:.2f} on average."
-    if _knows_removed(stored):
+    if "own_class_removed" in stored:
         removed = stored["own_class_removed"]
         text += (
             f" A network without a bin lacks, in the mean over its points, {removed.min():.0%} to {removed.max():.0%} "
@@ -242,9 +261,8 @@ def finding(stored: Stored) -> str:
     return text
 
 
-def _knows_removed(stored: Stored) -> bool:
-    """Numbers stored before it was measured do not."""
-    return "own_class_removed" in stored
+def _has_control(stored: Stored) -> bool:
+    return "right_outside" in stored and bool(np.isfinite(stored["right_outside"]).all())
 
 
 def _rightly(stored: Stored) -> np.ndarray:

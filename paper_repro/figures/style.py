@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 from paper_repro.storage import write_bytes
 
@@ -40,8 +41,11 @@ DASHES: Any = (0, (5, 4))
 MANY_CLASSES = 25
 """From this many classes on, single classes are not named."""
 
+WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
+"""For names of classes in scripts that DejaVu has no letters of: the first one that is installed."""
+
 _RC: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", *[name for name in WIDE_FONTS if name in get_font_names()][:1]],
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": MUTED,

@@ -1,0 +1,76 @@
+"""Each figure is given the numbers of the right files of its steps."""
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from paper_repro import figure_arguments
+from paper_repro.attacks import ATTACKS
+from paper_repro.steps import Work
+from paper_repro.storage import write_arrays, write_json, write_tensors
+
+LABELS = torch.tensor([0, 0, 1, 1])
+RISING = np.arange(4.0)
+
+
+def work_of(root, settings, files):
+    """A step whose inputs hold these files, by folder and name, and a dataset of two points each of classes a and b."""
+    files = {"dataset/dataset.json": {"class_names": ["a", "b"]}} | files
+    inputs = {}
+    for place, content in files.items():
+        name, file = place.split("/")
+        inputs[name] = root / name
+        inputs[name].mkdir(exist_ok=True)
+        (write_json if file.endswith(".json") else write_arrays)(inputs[name] / file, content)
+    write_tensors(inputs["dataset"] / "data.safetensors", {"train_labels": LABELS})
+    return Work(root, settings, inputs, Console(quiet=True))
+
+
+def test_figure_2_has_the_relative_entropy_its_error_and_the_part_of_the_prior(tmp_path):
+    entropy = {"value": [1.0, 2.0], "standard_error": [0.1, 0.2], "from_prior": [0.5, 1.5]}
+    files = {
+        "relative_entropy_stage_4/relative_entropy.npz": {name: np.array(each) for name, each in entropy.items()},
+        "posterior_stage_4/density.npz": {"log_density": RISING},
+        "representations/layer4.npz": {"values": RISING[:, None]},
+    }
+    found = figure_arguments._figure_2(work_of(tmp_path, {"stages": [4]}, files))
+    names = {"relative_entropy": "value", "standard_error": "standard_error", "from_prior": "from_prior"}
+    assert {name: found[name].tolist() for name in names} == {name: entropy[stored] for name, stored in names.items()}
+
+
+def test_figure_3_has_radii_in_pixels_of_the_channel_that_varies_least(tmp_path):
+    attacked = {name: RISING for name in ("rows", *ATTACKS, *(f"{name}_budgets" for name in ATTACKS))}
+    files = {
+        "dataset/dataset.json": {"class_names": ["a", "b"], "std": [0.3, 0.2, 0.25]},
+        "memorization/scores.npz": {"value": RISING, "standard_error": RISING / 10},
+        "posterior_stage_4/density.npz": {"log_density": RISING},
+        "density_bins/bins.npz": {"bins": RISING, "predicted": RISING},
+        "certification/certificates.npz": {"rows": RISING, "predicted": RISING, "radius": RISING},
+        "attacks/attacks.npz": attacked,
+    }
+    settings = dict.fromkeys(("sigma", "n0", "n", "alpha", "n_trials", "networks"), 0)
+    found = figure_arguments._figure_3(work_of(tmp_path, settings, files))
+    assert found["pixels_per_unit"] == 0.2
+    assert found["memorization_error"].tolist() == (RISING / 10).tolist()
+    assert found["high"].tolist() == [False, True]
+
+
+def test_figure_a8_has_what_is_read_before_the_relu_apart(tmp_path):
+    """Log-densities of the k-th layer are all k, and it has k + 1 dimensions."""
+    layers = ["conv1", "conv2", "relu1", "relu2"]
+    files = {"network/network.json": {"train_accuracy": 1.0, "test_accuracy": 0.5}}
+    for k, layer in enumerate(layers):
+        files[f"posterior_{layer}/density.npz"] = {"log_density": np.full(4, k)}
+        files[f"representations/{layer}.npz"] = {"values": np.zeros((4, k + 1))}
+    found = figure_arguments._figure_a8(work_of(tmp_path, {"layers": layers, "network": "made"}, files))
+    for part, density, dimensions in (("before", {1: 0, 2: 1}, {1: 1, 2: 2}), ("after", {1: 2, 2: 3}, {1: 3, 2: 4})):
+        assert {number: values[0] for number, values in found[part]["log_density"].items()} == density
+        assert found[part]["dimensions"] == dimensions
+
+
+def test_figure_b3_has_shares_of_small_components_by_chain(tmp_path):
+    """Of two chains, one with every point alone and one with all together, three labellings each are kept in turn."""
+    labels = np.stack([np.arange(4), np.zeros(4, int)] * 3)
+    stored = {"labels": labels, "group_offsets": np.array([0, 4])}
+    work = work_of(tmp_path, {}, {"posterior_stage_4/posterior.npz": stored})
+    assert figure_arguments._small_share(work, 4, 2, np.zeros((6, 2, 1))).tolist() == [[1.0], [0.0]]

@@ -1,0 +1,137 @@
+"""What steps ask of networks and estimators that are put in place of the real ones: points, noise, seeds, settings."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from paper_repro import computations, memorized_densities, robustness
+from paper_repro.analyze import Analysis
+from paper_repro.certification import ABSTAIN, certify
+from paper_repro.networks import residual_network
+from paper_repro.profiles import PAPER
+from paper_repro.steps import Work
+from paper_repro.storage import read_arrays, write_arrays
+
+BINS = np.array([0, 1, 1, 0, 2])
+
+
+class Networks:
+    """In place of the networks of subsets; an image is the number of its row, a network the name of its file."""
+
+    about = {"class_names": ["a", "b"]}  # noqa: RUF012
+    labels = np.zeros(len(BINS), int)
+
+    def __init__(self):
+        self.fitted, self.saved = [], []
+
+    def fit(self, inside, *, seed, noise=0.0):
+        self.fitted.append((inside.tolist(), noise, seed))
+
+    def save(self, network, path):
+        self.saved.append(path.name)
+
+    def load(self, path):
+        return path.name
+
+    def images(self, rows):
+        return torch.from_numpy(rows)
+
+    def predict(self, network, rows):
+        return np.zeros(len(rows), int)
+
+
+def test_networks_of_a_bin_never_see_it_and_one_has_noise():
+    networks = Networks()
+    for kind in ("plain", "noisy"):
+        robustness._fit_without_bin(Path(), networks, {"sigma": 0.5, "seed": 0}, BINS, (1, kind))
+    assert networks.saved == ["without_bin_01_plain.safetensors", "without_bin_01_noisy.safetensors"]
+    others = [True, False, False, True, True]
+    assert [asked[:2] for asked in networks.fitted] == [(others, 0.0), (others, 0.5)]
+    assert len({seed for *_, seed in networks.fitted}) == 2
+
+
+def test_votes_are_of_the_noisy_network_without_the_bin_and_choose_and_bound_with_other_noise(tmp_path, monkeypatch):
+    asked = []
+
+    def counts(network, image, n, *, sigma, n_classes, seed):
+        asked.append((network, int(image), n, sigma, seed))
+        return np.array([n, 0])
+
+    monkeypatch.setattr("paper_repro.certification.smoothed_counts", counts)
+    settings = {"seed": 0, "n0": 5, "n": 40, "sigma": 0.5, "points_a_task": 2}
+    robustness._count_votes(tmp_path, Networks(), tmp_path, settings, np.array([0, 3, 1, 4]), BINS, 1)
+    assert [of for *of, _ in asked] == [
+        [f"without_bin_0{BINS[row]}_noisy.safetensors", row, n, 0.5] for row in (1, 4) for n in (5, 40)
+    ]
+    assert len({seed for *_, seed in asked}) == 4
+
+
+def test_certificates_choose_by_the_first_votes_and_bound_by_the_others(tmp_path, monkeypatch):
+    votes = {"selection": np.array([[3, 2], [1, 4]]), "estimation": np.array([[30, 10], [40, 0]])}
+    made = {"_chosen": (np.arange(2), BINS), "_gathered": votes, "_subset_networks": None, "_bins_folder": tmp_path}
+    for name, value in made.items():
+        monkeypatch.setattr(robustness, name, lambda *_, value=value: value)
+    monkeypatch.setattr("paper_repro.workers.run_tasks", lambda *_, **__: None)
+    settings = {"sigma": 0.5, "alpha": 0.01}
+    robustness.certification(Work(tmp_path, settings | {"points_a_task": 2}, {}, Console(quiet=True)))
+    stored = read_arrays(tmp_path / "certificates.npz")
+    assert stored["predicted"].tolist() == [0, ABSTAIN]
+    assert stored["radius"].tolist() == certify(votes["selection"], votes["estimation"], **settings).radius.tolist()
+
+
+def test_trials_have_seeds_of_their_own():
+    networks = Networks()
+    for trial in (0, 1):
+        robustness._fit_trial(networks, 0, np.ones(5, bool), trial)
+    assert len({seed for *_, seed in networks.fitted}) == 2
+
+
+def test_points_held_out_of_figure_a11_are_not_fitted(tmp_path, monkeypatch):
+    fitted, predicted = [], []
+
+    class Classifier:
+        def __init__(self, density): ...
+
+        def fit(self, X, y):
+            fitted.extend(X[:, 0])
+            return self
+
+        def predict(self, X):
+            predicted.extend(X[:, 0])
+            return np.zeros(len(X), int)
+
+    monkeypatch.setattr("classfit.ClassConditionalDensity", Classifier)
+    monkeypatch.setattr(memorized_densities, "_mixture", lambda *_: None)
+    write_arrays(tmp_path / "layer4.npz", {"values": np.arange(6.0)[:, None]})
+    groups = {"most": np.array([1]), "random": np.array([4]), "least": np.array([2])}
+    memorized_densities._classify(tmp_path, {}, tmp_path, groups, np.zeros(6, int), 4)
+    assert (fitted, predicted) == ([0, 3, 5], [1, 4, 2])
+
+
+def test_official_reaches_the_estimator():
+    chain = {"n_sweeps": 8, "n_discard": 4, "thin": 2, "block_size": 4, "n_init_components": 3}
+    for official in (False, True):
+        assert computations.mixture({**chain, "official": official}, 0, 2).official is official
+
+
+def test_every_layer_of_every_network_has_a_seed_of_its_own():
+    layers = [{"stage": 3}, {"stage": 4}, {"network": "convnet", "layer": "conv1"}]
+    layers += [{"network": "convnet", "layer": "conv2"}, {"network": "vit", "layer": "conv1"}]
+    settings = [{"seed": seed, **layer} for seed in (0, 1) for layer in layers]
+    assert len({computations._seed_of_layer(SimpleNamespace(settings=each)) for each in settings}) == len(settings)
+
+
+def test_the_number_of_components_of_a_class_is_a_mean_over_labellings():
+    labels = np.array([[0, 1, 2, 0, 0], [0, 0, 1, 0, 1]])
+    posterior = SimpleNamespace(group_offsets=torch.tensor([0, 3, 5]), labels=labels)
+    assert computations._mean_components(posterior).tolist() == [2.5, 1.5]
+
+
+def test_the_first_half_of_the_layers_of_a_model_has_16_dimensions_and_the_others_64(tmp_path):
+    network = residual_network((1, 1, 1, 1), width=64, n_classes=3, in_channels=3, seed=0)
+    layers = ["conv1", "layer1", "layer2", "layer3", "layer4"]
+    found = Analysis(network, PAPER, model="m", data=tmp_path, size=16, layers=layers)
+    assert found.profile.dimensions == (16, 16, 64, 64, 64)
