@@ -21,8 +21,10 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import State, Step, Workspace
 
-FIGURES = {"paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3", "figure_b5"]}
-FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3", "figure_b5")]
+FIGURES = {
+    "paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3", "figure_b5", "figure_b8"]
+}
+FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3", "figure_b5", "figure_b8")]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def kept_once(run, tmp_path_factory):
         arguments = ["keep", "--profile", "small", "--runs-dir", str(run.root.parent), "--into", str(into)]
         result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "paper: 7 figures" in result.output
+    assert "paper: 8 figures" in result.output
     assert "em: 4 figures" in result.output
     assert result.output.splitlines()[-1] == str((into / "small").resolve())
     return into
@@ -376,7 +378,7 @@ def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
     shutil.rmtree(copied.folder(paper.scorecard))
     result = command("keep", "--protocol", "paper", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
     assert result.exit_code == 0, result.output
-    assert "paper: 6 figures; not run: figure_a6, scorecard" in result.output
+    assert "paper: 7 figures; not run: figure_a6, scorecard" in result.output
     found = {path.name for path in (tmp_path / "kept" / "small").iterdir()}
     assert found == {"dataset", "network", "representations", "paper"}
     for step in em.steps[3:]:

@@ -503,7 +503,11 @@ def environment():
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "paper_repro", "run", "figure_a6", "--runs-dir", str(tmp_path)]
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+
+    def heeds_signals():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs do not
+
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heeds_signals)
     deadline = time.monotonic() + SECONDS_TO_WAIT
     while process.poll() is None and time.monotonic() < deadline:
         if (tmp_path / "digits" / "network" / "checkpoint.safetensors").exists():
