@@ -380,7 +380,7 @@ def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
     assert result.exit_code == 0, result.output
     assert "paper: 7 figures; not run: figure_a6, scorecard" in result.output
     found = {path.name for path in (tmp_path / "kept" / "small").iterdir()}
-    assert found == {"dataset", "network", "representations", "paper"}
+    assert found == {"dataset", "network", "representations", "test_representations", "paper"}
     for step in em.steps[3:]:
         shutil.rmtree(copied.folder(step), ignore_errors=True)
     assert list(keep(copied, [paper, em], tmp_path / "again").protocols) == ["paper"]
