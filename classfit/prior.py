@@ -50,28 +50,22 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
     """Mean and variance (divisor N) of each feature in each group, float64 [G, D] both.
 
     A feature that is constant in a group has no scale: it is given variance 1, as scikit-learn's StandardScaler does,
-    with a ConstantFeatureWarning that says where. Constant means a standard deviation below the rounding of the values.
+    with a ConstantFeatureWarning that says where. Constant means a standard deviation below the rounding of the values,
+    or one whose square float64 cannot hold (below 1.5e-154).
 
     Raises:
-        ValueError: values so large that the sum of their squares is beyond float64, or so small that their squares, or
-            the reciprocals of their standard deviations in the dtype of x, are.
+        ValueError: values so large that the sum of their squares is beyond float64.
     """
-    means, variances, constant, small = [], [], [], []
-    # Below these a variance has no digits left, and the reciprocal of a standard deviation none at all.
-    least_variance = torch.finfo(torch.float64).tiny / torch.finfo(torch.float64).eps
-    least_deviation = torch.finfo(x.dtype).tiny
+    means, variances, constant = [], [], []
     edges = group_offsets.tolist()
     for a, b in pairwise(edges):
         points = x[a:b].double()
         means.append(points.mean(0))
         variances.append((points - means[-1]).square().mean(0))
         rounding = 4 * torch.finfo(x.dtype).eps * points.abs().amax(0)
-        deviation = variances[-1].sqrt()
-        varies = points.amax(0) - points.amin(0) > rounding
-        small.append(varies & ((variances[-1] < least_variance) | (deviation < least_deviation)))
-        constant.append(deviation <= rounding)
+        constant.append((variances[-1].sqrt() <= rounding) | (variances[-1] < torch.finfo(torch.float64).tiny))
     mean, variance, is_constant = torch.stack(means), torch.stack(variances), torch.stack(constant)
-    too_large, too_small = ~variance.isfinite(), torch.stack(small)
+    too_large = ~variance.isfinite()
 
     def first(where: Tensor) -> str:
         g, d = where.nonzero()[0].tolist()
@@ -79,12 +73,10 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
 
     if too_large.any():
         raise ValueError(f"X must be scaled down: the squares of {first(too_large)} add up to more than float64 holds")
-    if too_small.any():
-        raise ValueError(f"X must be scaled up: {first(too_small)} varies by less than what {x.dtype} can divide by")
     if is_constant.any():
         warnings.warn(
-            f"{int(is_constant.sum())} features are constant within their group and get variance 1; "
-            f"the first is {first(is_constant)}",
+            f"{int(is_constant.sum())} features are constant within their group, or vary by less than can be squared, "
+            f"and get variance 1; the first is {first(is_constant)}",
             ConstantFeatureWarning,
             stacklevel=3,
         )

@@ -131,7 +131,7 @@ def _pooled_activations(
                 if len(pooled[layer][-1]) != len(images):
                     raise ValueError(
                         f"layer {layer!r} must give one row for each of the {len(images)} inputs of a batch, it gave "
-                        f"{len(pooled[layer][-1])} (as for windows or clips of an input, or an input without a batch)"
+                        f"{len(pooled[layer][-1])} (windows or clips as rows, sequence before batch, or no batch)"
                     )
     if n_batches == 0:
         raise ValueError("loader must give at least one batch, it gave none")

@@ -203,7 +203,7 @@ def _c1(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     if np.isfinite(before.ratio.value):
         words += f"; ratio of spreads {before.ratio.value:.1f}"
     modes = ""
-    if groups.gap.outcome == UNCLEAR and not _few(stored):
+    if groups.gap.outcome == UNCLEAR and not _few(stored) and not groups.without:
         modes = (
             "Silverman's test of one mode, which finds overlapping groups of like size more easily and does not decide "
             f"here: {p_words(modes_p_value(stored['mean'][-1]))}."
@@ -306,12 +306,12 @@ def _transition(figures: Mapping[str, Stored]) -> tuple[int, str]:
     at = int(mostly[0])
     remark = f"The transition is at bin {at + 1} of {len(stored['high_share'])}."
     if "own_class_removed" in stored:  # not in numbers stored before it was measured
-        removed = stored["own_class_removed"]
+        before, after = (part.mean() for part in np.split(stored["own_class_removed"], [at]))
         remark += (
-            f" In the mean, a network without a bin lacks {removed[:at].mean():.0%} of the images of a point's own "
-            f"class before it, and {removed[at:].mean():.0%} from there on: F1 and certified radius, but not "
-            "memorization, fall for that alone."
+            f" In the mean, a network without a bin lacks {before:.0%} of the images of a point's own class before it, "
+            f"and {after:.0%} from there on"
         )
+        remark += ", which by itself lowers F1 and certified radius, not memorization." if after > before else "."
     return at, remark
 
 

@@ -1,6 +1,5 @@
 """The command `paper-repro`: list, run, trials, draw, check, keep, analyze."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Workspace
-from paper_repro.storage import read_json
+from paper_repro.storage import MENDABLE, read_json
 
 __all__ = ["app", "main"]
 
@@ -80,9 +79,6 @@ Scores = Annotated[
 RunsDir = Annotated[Path, typer.Option(help="Folder for results.", file_okay=False)]
 
 DENSITIES = "densities"
-
-MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""What the file system refuses until the user makes room or allows it."""
 
 COLOURS = {
     State.DONE: "green",
@@ -390,7 +386,9 @@ def analyze(
             console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
         with _working(workspace):
             workspace.run([pipeline.dataset])
-            pipeline = pipeline.of_images(read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"])
+            n_images = read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"]
+            if n_images < max(pipeline.profile.dimensions):
+                pipeline = pipeline.of_images(n_images)
             workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
             path = write_report(workspace, pipeline)
     except ValueError as error:  # what was given: a model, weights, layers, images

@@ -90,7 +90,7 @@ def dataset(work: Work, source: Path | None = None) -> None:
     names = data.class_names
     work.console.print(
         f"{len(data.train_labels):,} training and {len(data.test_labels):,} test images of {len(names)} classes "
-        f"({escape(_listed(names))}), from {escape(data.source)}",
+        f"({escape(_listed(names))}), from {escape(data.source)}{data.ignored and f'; {escape(data.ignored)}'}",
         soft_wrap=True,
     )
 

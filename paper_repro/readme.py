@@ -42,6 +42,7 @@ FINDINGS = (
     "figure_b5",
     "figure_b6",
     "figure_b7",
+    "figure_b8",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 

@@ -41,10 +41,10 @@ Interval = tuple[float, float, float]
 """A value, and the lower and the upper end of its 95% interval."""
 
 
-def _n_modes(values: np.ndarray, bandwidth: float) -> int:
+def _n_modes(values: np.ndarray, bandwidth: float, n_grid: int = 1024) -> int:
     """Of a Gaussian kernel density of the values [n]."""
     low, high = values.min(), values.max()
-    grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 1024)
+    grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), n_grid)
     rising = np.diff(np.exp(-0.5 * np.square((grid[:, None] - values) / bandwidth)).sum(1)) > 0
     return int((rising[:-1] & ~rising[1:]).sum())
 
@@ -78,7 +78,7 @@ def modes_p_value(values: np.ndarray, seed: int = 0) -> float:
         return 1.0
     bandwidth = unimodal_bandwidth(values)
     drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, np.random.default_rng(seed))
-    return (1 + sum(_n_modes(sample, bandwidth) > 1 for sample in drawn)) / (N_BOOTSTRAP + 1)
+    return (1 + sum(_n_modes(sample, bandwidth, 256) > 1 for sample in drawn)) / (N_BOOTSTRAP + 1)
 
 
 def gap_p_value(values: np.ndarray, seed: int = 0) -> float:
@@ -105,8 +105,8 @@ def gap_p_value(values: np.ndarray, seed: int = 0) -> float:
 
 def p_words(p: float) -> str:
     """A p-value in words, with the digits that N_BOOTSTRAP samples tell; near 1 - LEVEL there are more of them."""
-    if p < 0.002:
-        return "p < 0.002"  # 1.5 in a thousand is the 95% bound for none of 2000
+    if p <= 1 / (N_BOOTSTRAP + 1):
+        return "p < 0.002"  # of none of 2000; the 95% bound is 1.5 in a thousand
     return f"p = {p:.3f}" if p < 0.01 or 0.04 <= p <= 0.06 else f"p = {p:.2f}"
 
 

@@ -2,6 +2,7 @@
 process killed at any moment leaves either the old file or the new one."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "MENDABLE",
     "read_arrays",
     "read_json",
     "read_tensors",
@@ -25,6 +27,10 @@ __all__ = [
     "write_json",
     "write_tensors",
 ]
+
+
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What the file system refuses until the user makes room or allows it."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:

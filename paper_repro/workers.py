@@ -6,6 +6,7 @@ the same bits whatever the machine's number of cores. A task writes its own file
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from paper_repro.storage import MENDABLE
+
 __all__ = ["n_workers", "one_thread", "run_tasks"]
 
 SAY_EVERY_SECONDS = 60.0
+REFUSED = 100
+"""Exit status of a process less the error number that the file system gave it; all of those are below 128."""
 
 
 def run_tasks(
@@ -43,7 +48,8 @@ def run_tasks(
         n_processes: None takes as many as torch has threads, or one where there is a GPU. One is this process.
 
     Raises:
-        RuntimeError: a process ended with an error; what its tasks have finished stays.
+        OSError: the file system refused what the user can mend.
+        RuntimeError: a process ended with another error; what its tasks have finished stays.
     """
     left = [task for task in tasks if not finished(task)]
     n_processes = min(n_processes or n_workers(), len(left))
@@ -84,6 +90,8 @@ def run_tasks(
                 process.join()
     failed = [task for task in left if not finished(task)]
     if failed:
+        if refused := [code - REFUSED for process in processes if (code := process.exitcode or 0) > REFUSED]:
+            raise OSError(refused[0], os.strerror(refused[0]))
         raise RuntimeError(f"{description}: {len(failed)} of {len(tasks)} tasks failed, the first is {failed[0]!r}")
 
 
@@ -109,7 +117,12 @@ def _start(processes: list[Any]) -> None:
 def _work(function: Callable[[Any], None], tasks: Sequence[Any]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for task in tasks:
-        _on_one_thread(function, task)
+        try:
+            _on_one_thread(function, task)
+        except OSError as error:
+            if error.errno not in MENDABLE:
+                raise
+            sys.exit(REFUSED + error.errno)
 
 
 def _end_with_parent() -> None:

@@ -418,9 +418,10 @@ def test_images_by_every_suffix_and_others_counted(tmp_path):
     assert not data.train_images[10].any()
     others = {"b/x.AVIF": b"", "a/y.avif": b"", "LICENSE": b""}
     data = datasets.load("image-folder", source=write_zip(tmp_path / "images.zip", files | others), **options)
-    assert data.source == "class folders in a zip, 3 other files ignored (.avif, no suffix)"
+    assert (data.source, data.ignored) == ("class folders in a zip", "3 other files ignored (.avif, no suffix)")
     data = datasets.load("image-folder", source=write_folder(tmp_path / "images", {"c/x.avif": b""}), **options)
-    assert data.source == "class folders in a folder, 1 other file ignored (.avif), with no images in c"
+    assert data.source == "class folders in a folder, with no images in c"
+    assert data.ignored == "1 other file ignored (.avif)"
 
 
 def test_damaged_images_are_said_together(tmp_path, small_cifar):

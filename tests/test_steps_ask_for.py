@@ -1,9 +1,12 @@
 """What steps ask of networks and estimators that are put in place of the real ones: points, noise, seeds, settings."""
 
+import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from rich.console import Console
 
@@ -14,6 +17,7 @@ from paper_repro.networks import residual_network
 from paper_repro.profiles import PAPER
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.workers import run_tasks
 
 BINS = np.array([0, 1, 1, 0, 2])
 
@@ -135,3 +139,22 @@ def test_the_first_half_of_the_layers_of_a_model_has_16_dimensions_and_the_other
     layers = ["conv1", "layer1", "layer2", "layer3", "layer4"]
     found = Analysis(network, PAPER, model="m", data=tmp_path, size=16, layers=layers)
     assert found.profile.dimensions == (16, 16, 64, 64, 64)
+
+
+def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken(_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_full_disk_is_said_by_whichever_process_met_it(n_processes):
+    def call(task):
+        run_tasks(task, [0, 1], lambda _: False, description="tasks", n_processes=n_processes)
+
+    with pytest.raises(OSError, match="No space left on device"):
+        call(full)
+    with pytest.raises(RuntimeError if n_processes > 1 else OSError, match=r"tasks failed|Input/output"):
+        call(broken)

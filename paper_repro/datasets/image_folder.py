@@ -38,10 +38,13 @@ def load(source: Path | None, *, size: int, test_fraction: float, seed: int) -> 
     images, labels = folders.tensors(train, class_names, size)
     if test:
         test_images, test_labels = folders.tensors(test, class_names, size)
-        return Dataset(images, labels, test_images, test_labels, class_names, 255, folders.description)
+        return Dataset(
+            images, labels, test_images, test_labels, class_names, 255, folders.description, ignored=folders.ignored
+        )
     counts = labels.bincount().tolist()
     n_test = [max(1, round(test_fraction * n)) if test_fraction > 0 else 0 for n in counts]
     if short := [name for name, n, held in zip(class_names, counts, n_test, strict=True) if n == held]:
         raise DatasetError(f"{path} has one image of {short[0]!r}, which leaves none to train on")
     names = [name for _, name in train]
-    return divided(images, labels, class_names, names, n_test, seed, folders.description)
+    data = divided(images, labels, class_names, names, n_test, seed, folders.description)
+    return data._replace(ignored=folders.ignored)

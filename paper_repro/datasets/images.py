@@ -39,6 +39,8 @@ class Dataset(NamedTuple):
     """Where the split is our own: name, class, part and hash of the pixels of every image."""
     archive_order: np.ndarray | None = None
     """[N] int64, where the archive has another order than the training images: place in it of each of them."""
+    ignored: str = ""
+    """Files beside the images, in words: said when they are read, and no part of what was read."""
 
 
 class ClassFolders:
@@ -78,12 +80,17 @@ class ClassFolders:
 
     @property
     def description(self) -> str:
-        """What it is, how many files are no images, and the folders in which no image was found."""
+        """What it is, and the folders in which no image was found."""
         found = f"class folders in a {'zip' if self._zip else 'folder'}"
-        if self._others:
-            suffixes = _first(sorted(set(self._others)), 5)
-            found += f", {len(self._others):,} other file{'s' * (len(self._others) > 1)} ignored ({suffixes})"
         return f"{found}, with no images in {_first(self._empty, 5)}" if self._empty else found
+
+    @property
+    def ignored(self) -> str:
+        """How many files are no images, and their suffixes."""
+        if not self._others:
+            return ""
+        suffixes = _first(sorted(set(self._others)), 5)
+        return f"{len(self._others):,} other file{'s' * (len(self._others) > 1)} ignored ({suffixes})"
 
     def part(self, folders: Sequence[str]) -> list[tuple[str, str]]:
         """(class, name) of each image in the first of these folders that has class folders; () means of all images.

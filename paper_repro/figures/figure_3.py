@@ -196,7 +196,7 @@ def caption(stored: Stored) -> str:
     size = f"{n.min()}" if n.min() == n.max() else f"{n.min()} or {n.max()}"
     dashed = (
         "Such a network has lost more of some classes than of others; dashed is the accuracy of the networks behind "
-        "the scores on points outside of their subsets, which lose as much of every class. "
+        "the scores on points outside of their subsets, which lose about as much of every class. "
     )
     dashed = dashed if _has_control(stored) else ""
     sizes, attacked, rightly = map(_count, (stored["n_certified"], stored["n_attacked"], _rightly(stored)))

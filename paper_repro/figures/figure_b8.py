@@ -142,7 +142,7 @@ def caption(stored: Stored) -> str:
         "points. The network was trained on all the training points, left out or not, and on none of the test images. "
         f"Below: share of the {int(stored['n_test']):,} test images that the network classifies rightly, in {n_bins} "
         "bins by that density, with its standard error; dashed: of all of them. An image that is taken for one of "
-        "another class lies, by the last stage, among that one's. "
+        "another class may lie among that one's. "
         f"{stored['remark']} {stored['note']}"
     ).replace("  ", " ")
 
