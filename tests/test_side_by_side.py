@@ -224,7 +224,7 @@ def test_columns_of_densities(name):
     panels = figure.axes
     assert [axes.get_title(loc="left") for axes in panels] == ["paper", "converged", "", ""]
     assert [text.get_text() for text in panels[0].texts] == [
-        "largest gap 60.1 nats, p < 0.002", "3 of 30\nthe others",
+        "largest gap 60.1 nats, p = 0.001", "3 of 30\nthe others",
     ]  # fmt: skip
     assert panels[2].get_ylabel() == "Stage 4 (D = 64)\nlog-density (nats)"
     assert figure.texts[1].get_text() == "made up"
