@@ -348,8 +348,8 @@ def _c5(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     if np.isfinite(outside).all():
         f1, control = (difference(values, np.zeros(len(n)), at)[0] for values in (stored["f1"], outside))
         remark += (
-            f" Across it F1 changes by {f1:+.2f}, the accuracy of networks that lack points at random, the same of "
-            f"every class, by {control:+.2f}."
+            f" Across it F1 changes by {f1:+.2f}, the accuracy of networks that lack points at random, about as "
+            f"many of every class, by {control:+.2f}."
         )
     return parts, remark
 

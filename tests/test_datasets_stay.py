@@ -1,12 +1,11 @@
 """What kept results depend on stays as it is: splits, the names of classes, the part of an image that is used."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
+from test_paper_repro_datasets import png
 
 from paper_repro import computations, datasets
 from paper_repro.datasets import cifar100, mini_imagenet
@@ -14,12 +13,6 @@ from paper_repro.datasets.images import decode
 from paper_repro.datasets.parquet import ParquetPart
 from paper_repro.steps import Work
 from paper_repro.storage import read_tensors
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_the_split_of_the_digits_is_that_of_the_seed(tmp_path):

@@ -1,6 +1,6 @@
 """What figures 1 and A.7 share: mean and spread of class-conditional log-density, class by class, in sorted order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from paper_repro.figures.style import Stored
 from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side, p_words
 
 __all__ = [
+    "beside_seen",
+    "beside_seen_key",
     "class_statistics",
     "compute",
     "describe_gap",
@@ -156,6 +158,36 @@ def grid(heading: str, stored: Stored, columns: int) -> Figure:
     figure.align_ylabels(panels[:, 0])
     legend(figure, stored)
     return figure
+
+
+def beside_seen(
+    axes: Axes, stored: Stored, s: int, others: Mapping[str, tuple[str, str]], bars: Collection[str]
+) -> None:
+    """Means of each class at stage s, sorted by the mean as fitted: low, high, and by kind the colour and mark of
+    others; standard deviations of the kinds in `bars`."""
+    order = np.argsort(stored["seen_mean"][s], kind="stable")
+    ranks, high = np.arange(len(order)), stored["high"][s][order]
+    bar = min(5.0, 130 / len(order))
+    every = np.full(len(order), True)
+    looks = [(~high, "seen", style.LOW, "o"), (high, "seen", style.HIGH, "D")]
+    for chosen, kind, colour, mark in [*looks, *((every, kind, *look) for kind, look in others.items())]:
+        x, mean = ranks[chosen], stored[f"{kind}_mean"][s][order][chosen]
+        if kind in bars:
+            std = stored[f"{kind}_std"][s][order][chosen]
+            axes.vlines(x, mean - std, mean + std, color=colour, alpha=0.25, linewidth=bar, capstyle="butt")
+        axes.plot(x, mean, mark, color=colour, markersize=min(5.0, bar + 1.2), linestyle="none")
+    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
+    style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
+    axes.set_xlabel("class, sorted by mean as fitted")
+
+
+def beside_seen_key(others: Mapping[str, tuple[str, str]]) -> list[Line2D]:
+    """For a legend of these: by words the colour and mark of others."""
+    looks = {"as fitted, below the largest gap": (style.LOW, "o"), "as fitted, above it": (style.HIGH, "D"), **others}
+    return [
+        Line2D([], [], linestyle="none", markersize=5, color=colour, marker=mark, label=label)
+        for label, (colour, mark) in looks.items()
+    ]
 
 
 def largest_gaps(stored: Stored) -> str:

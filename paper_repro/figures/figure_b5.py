@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paper_repro.figures import FIGURES, scores, style
-from paper_repro.figures.class_density import class_statistics
+from paper_repro.figures.class_density import beside_seen, beside_seen_key, class_statistics
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import LEVEL, gap_p_value, group_difference, is_split, least_a_side, p_words
 
@@ -102,9 +101,11 @@ def draw(stored: Stored) -> Figure:
     figure = style.canvas(f"Figure B.5 · {FIGURES['figure_b5']}", stored, width=9.2, height=3.9)
     panels = figure.subplots(1, len(stored["stages"]), squeeze=False)[0]
     for s, axes in enumerate(panels):
-        _panel(axes, stored, s)
+        beside_seen(axes, stored, s, {"left_out": (style.LINE, "s")}, bars=KINDS)
     panels[0].set_ylabel("log-density of own training points (nats)")
-    _legend(figure)
+    marks = beside_seen_key({"left out": (style.LINE, "s")})
+    marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
     return figure
 
 
@@ -169,35 +170,3 @@ def _stage(stored: Stored, s: int) -> str:
             "effective labellings."
         )
     return words
-
-
-def _panel(axes: Axes, stored: Stored, s: int) -> None:
-    order = np.argsort(stored["seen_mean"][s], kind="stable")
-    ranks, high = np.arange(len(order)), stored["high"][s][order]
-    bar = min(5.0, 130 / len(order))
-    every = np.full(len(order), True)
-    for chosen, kind, colour, mark in (
-        (~high, "seen", style.LOW, "o"),
-        (high, "seen", style.HIGH, "D"),
-        (every, "left_out", style.LINE, "s"),
-    ):
-        x, mean, std = ranks[chosen], stored[f"{kind}_mean"][s][order][chosen], stored[f"{kind}_std"][s][order][chosen]
-        axes.vlines(x, mean - std, mean + std, color=colour, alpha=0.25, linewidth=bar, capstyle="butt")
-        axes.plot(x, mean, mark, color=colour, markersize=min(5.0, bar + 1.2), linestyle="none")
-    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
-    style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
-    axes.set_xlabel("class, sorted by mean as fitted")
-
-
-def _legend(figure: Figure) -> None:
-    looks = (
-        (style.LOW, "o", "as fitted, below the largest gap"),
-        (style.HIGH, "D", "as fitted, above it"),
-        (style.LINE, "s", "left out"),
-    )
-    marks = [
-        Line2D([], [], linestyle="none", markersize=5, color=colour, marker=mark, label=label)
-        for colour, mark, label in looks
-    ]
-    marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from paper_repro.density_bins import density_bins
 from paper_repro.figures import FIGURES, scores, style
-from paper_repro.figures.class_density import class_statistics
+from paper_repro.figures.class_density import beside_seen, beside_seen_key, class_statistics
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import LEVEL, gap_p_value, group_difference, p_words, rank_correlation, share_error
 
@@ -122,12 +121,13 @@ def draw(stored: Stored) -> Figure:
     figure = style.canvas(f"Figure B.8 · {FIGURES['figure_b8']}", stored, width=9.2, height=6.2)
     panels = figure.subplots(2, len(stored["stages"]), squeeze=False, height_ratios=(3, 2))
     for s in range(len(stored["stages"])):
-        _classes(panels[0, s], stored, s)
+        beside_seen(panels[0, s], stored, s, {"left_out": (style.LINE, "s"), "test": (TEST, "^")}, bars=["test"])
         _bins(panels[1, s], stored, s)
         panels[1, s].sharey(panels[1, 0])
     panels[0, 0].set_ylabel("mean log-density, own class (nats)")
     panels[1, 0].set_ylabel("classified rightly")
-    _legend(figure)
+    marks = beside_seen_key({"left out": (style.LINE, "s"), "test images (± 1 standard deviation)": (TEST, "^")})
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
     return figure
 
 
@@ -189,26 +189,6 @@ def _stage(stored: Stored, s: int) -> str:
     )
 
 
-def _classes(axes: Axes, stored: Stored, s: int) -> None:
-    order = np.argsort(stored["seen_mean"][s], kind="stable")
-    ranks, high = np.arange(len(order)), stored["high"][s][order]
-    bar = min(5.0, 130 / len(order))
-    every = np.full(len(order), True)
-    mean, std = stored["test_mean"][s][order], stored["test_std"][s][order]
-    axes.vlines(ranks, mean - std, mean + std, color=TEST, alpha=0.2, linewidth=bar, capstyle="butt")
-    for chosen, kind, colour, mark in (
-        (~high, "seen", style.LOW, "o"),
-        (high, "seen", style.HIGH, "D"),
-        (every, "left_out", style.LINE, "s"),
-        (every, "test", TEST, "^"),
-    ):
-        values = stored[f"{kind}_mean"][s][order][chosen]
-        axes.plot(ranks[chosen], values, mark, color=colour, markersize=min(5.0, bar + 1.2), linestyle="none")
-    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
-    style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
-    axes.set_xlabel("class, sorted by mean as fitted")
-
-
 def _bins(axes: Axes, stored: Stored, s: int) -> None:
     share, error = stored["bin_accuracy"][s], stored["bin_error"][s]
     x = np.arange(1, len(share) + 1)
@@ -218,17 +198,3 @@ def _bins(axes: Axes, stored: Stored, s: int) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xticks(x)
     axes.set_xlabel("bin of test images by log-density, lowest first")
-
-
-def _legend(figure: Figure) -> None:
-    looks = (
-        (style.LOW, "o", "as fitted, below the largest gap"),
-        (style.HIGH, "D", "as fitted, above it"),
-        (style.LINE, "s", "left out"),
-        (TEST, "^", "test images (± 1 standard deviation)"),
-    )
-    marks = [
-        Line2D([], [], linestyle="none", markersize=5, color=colour, marker=mark, label=label)
-        for colour, mark, label in looks
-    ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
