@@ -225,11 +225,12 @@ def _fit(work: Work, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         return found.diagnostics["converged"]
     if density == "heldout":
         # A chain goes on only where it began: a machine with another device begins those of its own.
-        folder = work.folder / f"checkpoint-folds-{density_device(x.shape[1])}"
+        folder = _folds(work, x)
         folder.mkdir(exist_ok=True)
         found = heldout(
             x,
             labels,
+            n_folds=N_FOLDS,
             random_state=_seed_of_layer(work),
             checkpoint_folder=folder,
             verbose=verbose,
@@ -251,6 +252,11 @@ def _fit(work: Work, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     write_arrays(work.folder / "trace.npz", numbers._asdict())
     write_arrays(work.folder / "density.npz", {"log_density": model.posterior_.log_density(x, groups=labels)})
     return None if density == "chain" else numbers.converged
+
+
+def _folds(work: Work, x: np.ndarray) -> Path:
+    """Where the fits that leave a fold out keep their checkpoints."""
+    return work.folder / f"checkpoint-folds-{density_device(x.shape[1])}"
 
 
 @contextmanager
@@ -304,8 +310,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])}, ..., {names[-1]}"
 
 
-FITS = {"em": 1, "converged": 1, "heldout": 5}
-"""Fits of all classes that a step makes under a protocol without a fixed number of sweeps."""
+N_FOLDS = 5
+"""Of the protocol heldout: each is a fit of all classes to the points of the others."""
 
 
 def estimate_posterior(work: Work) -> float:
@@ -314,7 +320,12 @@ def estimate_posterior(work: Work) -> float:
     if density != "chain":
         from classfit.protocols import em
 
-        n_classes = int(labels.max()) + 1
+        n_classes, n_fits = int(labels.max()) + 1, 1
+        if density == "heldout":
+            # All but the last checkpoint are of fits that ended.
+            n_fits = N_FOLDS - max(0, len(list(_folds(work, x).glob("fold*.npz"))) - 1)
+            kept = np.argsort(labels, kind="stable")[np.arange(len(x)) % N_FOLDS > 0]
+            x, labels = x[kept], labels[kept]
 
         def fit(rows: np.ndarray) -> Any:
             if density == "em":
@@ -327,7 +338,7 @@ def estimate_posterior(work: Work) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit(np.flatnonzero(labels == 0)[:8])  # compiles
-            return FITS[density] * over_classes(of_classes, n_classes, density_device(x.shape[1]))
+            return n_fits * over_classes(of_classes, n_classes, density_device(x.shape[1]))
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, x.shape[1], n_sweeps=n_sweeps, n_discard=0)
@@ -458,7 +469,7 @@ def classes(work: Work) -> None:
                 }
             )
         for name in ("n_components", "log_joint"):
-            if name in trace:
+            if name in trace and work.settings["trace_points"]:
                 traces[f"{name}_{stage}"] = thinned(trace[name], work.settings["trace_points"])
     write_csv(work.folder / "classes.csv", rows)
     write_arrays(work.folder / "traces.npz", traces)

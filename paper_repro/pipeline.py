@@ -286,7 +286,9 @@ class Pipeline:
 
     def _classes(self) -> Step:
         inputs = (self.dataset, *self.posteriors.values(), *self.entropies.values())
-        settings = {"stages": list(self.posteriors), "trace_points": TRACE_POINTS, "n_discard": self.n_discard}
+        # Those of `heldout` are of other fits than its densities: the report of `converged` shows them.
+        trace_points = 0 if self.protocol.density == "heldout" else TRACE_POINTS
+        settings = {"stages": list(self.posteriors), "trace_points": trace_points, "n_discard": self.n_discard}
         return Step(f"{self.folder}/classes", settings, compute.classes, inputs)
 
     def _other(self, name: str, other: OtherNetwork) -> Other:

@@ -1,5 +1,7 @@
 """The protocol `heldout` as steps: the fit to all points is that of `converged`, the folds are its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,15 @@ def test_the_fit_to_all_points_is_that_of_converged_and_densities_are_of_the_fol
     assert not np.array_equal(
         density["log_density"], storage.read_arrays(tmp_path / whole.name / "density.npz")["log_density"]
     )
+    # The report draws chains where the densities rest on them.
+    for protocol, drawn in ((HELDOUT, set()), (CONVERGED, {"n_components_1", "log_joint_1"})):
+        classes = Pipeline(TINY_PROFILE, protocol).classes
+        entropy = tmp_path / protocol.name / "relative_entropy_stage_1"
+        entropy.mkdir()
+        storage.write_arrays(entropy / "relative_entropy.npz", {"value": np.ones(2), "standard_error": np.ones(2)})
+        asked = work_of(classes, tmp_path)
+        computations.classes(replace(asked, settings={**asked.settings, "stages": [1]}))
+        assert storage.read_arrays(asked.folder / "traces.npz").keys() == drawn
 
 
 def test_steps_of_both_protocols_are_the_same_and_come_in_order():

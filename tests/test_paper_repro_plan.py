@@ -10,12 +10,12 @@ from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
 from rich.console import Console
 from typer.testing import CliRunner
 
-from paper_repro import plan, storage
+from paper_repro import computations, plan, storage
 from paper_repro.cli import app
 from paper_repro.datasets import load
 from paper_repro.dry_run import shrunk_profile, shrunk_protocol
 from paper_repro.pipeline import Pipeline
-from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
+from paper_repro.profiles import HELDOUT, PAPER, PROFILES, PROTOCOLS
 from paper_repro.steps import Workspace
 
 QUICK = {"dataset", "classes", "scorecard"}
@@ -78,6 +78,34 @@ def test_an_estimate_is_made_once(dry):
     workspace, pipeline, _, _ = dry
     first = workspace.estimate(pipeline.representations)
     assert workspace.estimate(pipeline.representations) == first
+
+
+def test_folds_that_are_done_take_no_more_time(tmp_path, monkeypatch):
+    # Classes in turns, as the points of many datasets lie.
+    labels, fitted = np.tile(np.arange(10), 10), []
+    for name in ("dataset", "representations"):
+        (tmp_path / name).mkdir()
+    storage.write_tensors(tmp_path / "dataset" / "data.safetensors", {"train_labels": torch.from_numpy(labels)})
+    storage.write_json(tmp_path / "dataset" / "dataset.json", {"class_names": [f"class {g}" for g in range(10)]})
+    values = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    storage.write_arrays(tmp_path / "representations" / "layer1.npz", {"values": values})
+
+    class Fits:
+        def fit(self, x, groups):
+            assert len(x) == len(groups)
+            fitted.append(np.bincount(groups).tolist())
+
+    monkeypatch.setattr(computations, "_mixture", lambda *_: Fits())
+    monkeypatch.setattr(computations, "over_classes", lambda seconds, n, _: n * (seconds(1) >= 0))
+    workspace = Workspace(tmp_path)
+    work = workspace.work(Pipeline(TINY_PROFILE, HELDOUT).posteriors[1])
+    assert computations.estimate_posterior(work) == 5 * 10
+    assert fitted == [[8], [8]]  # four fifths of a class: to compile, and timed
+    folds = computations._folds(work, values)
+    folds.mkdir(parents=True)
+    for f, left in enumerate((5, 4, 3, 2, 1)):
+        (folds / f"fold{f}.npz").touch()
+        assert computations.estimate_posterior(work) == left * 10
 
 
 def test_the_line_says_what_is_known():

@@ -168,15 +168,25 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def compact_svg(svg: str) -> str:
-    """The same picture in half the bytes or fewer: hundredths of a point, and what neighbours share said once."""
+    """The same picture in half the bytes or fewer: hundredths of a point, short names of what is used again and of
+    nothing else, and what neighbours share said once."""
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(?<=>)\s+(?=<)", "", svg)
+    svg = _short_names(svg)
     svg = re.sub(r'\b(d|x|y)="([^"]*)"', lambda found: f'{found[1]}="{_hundredths(found[2])}"', svg)
     return _ALIKE.sub(_said_once, svg)
 
 
 # Elements side by side with the same clip path and style; not definitions, which do not inherit where they are used.
 _ALIKE = re.compile(r'<(path|use)(?! id=) [^<>]*?((?: clip-path="[^"]*")? style="[^"]*")/>(?:<\1(?! id=) [^<>]*?\2/>)+')
+
+
+def _short_names(svg: str) -> str:
+    used = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]*)', svg))
+    short = {name: f"i{k:x}" for k, name in enumerate(used)}
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{short[found[1]]}"' if found[1] in short else "", svg)
+    svg = re.sub(r'(href="#|url\(#)([^")]*)', lambda found: found[1] + short[found[2]], svg)
+    return re.sub(r"<g>(<[^<>]*/>)</g>", r"\1", svg)
 
 
 def _said_once(found: re.Match[str]) -> str:
