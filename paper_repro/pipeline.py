@@ -6,7 +6,8 @@
     figures -> scorecard
 
 Steps whose results depend on the protocol lie in a folder of its name. A posterior under `heldout` is that of
-`converged`, which is among its inputs, and has densities of its own.
+`converged`, which is among its inputs, and has densities of its own; what follows from the posterior alone is a step of
+`converged`.
 """
 
 import shlex
@@ -95,6 +96,8 @@ class Pipeline:
         self.profile, self.protocol, self.seed, self.official = profile, protocol, seed, official
         self.scores = scores
         self.folder = protocol_folder(protocol, official)
+        # Of what follows from fits to all points of a class.
+        self.folder_of_whole = protocol_folder(CONVERGED if protocol.density == "heldout" else protocol, official)
         self.dataset = Step(
             "dataset",
             # Where the data lie is no setting: the hash of what was read is, by way of the step's files.
@@ -245,12 +248,15 @@ class Pipeline:
         whole = [step(CONVERGED)] if self.protocol.density == "heldout" else []
         return step(self.protocol, *whole)
 
+    def _whole(self, stage: int) -> Step:
+        """The fit to all points of each class."""
+        step = self.posteriors[stage]
+        return step.inputs[-1] if self.protocol.density == "heldout" else step
+
     def _entropy(self, stage: int) -> Step:
         settings = {"stage": stage, "n_draws": self.protocol.entropy_draws, "log_q": "exact", "seed": self.seed}
-        name = f"{self.folder}/relative_entropy_stage_{stage}"
-        return Step(
-            name, settings, compute.relative_entropy, (self.posteriors[stage],), compute.estimate_relative_entropy
-        )
+        name = f"{self.folder_of_whole}/relative_entropy_stage_{stage}"
+        return Step(name, settings, compute.relative_entropy, (self._whole(stage),), compute.estimate_relative_entropy)
 
     def _left_out(self, stages: Iterable[int]) -> dict[int, Step]:
         """Densities of points left out; none where they are no mean over a posterior of labels: by EM, as published."""
@@ -258,10 +264,10 @@ class Pipeline:
             return {}
         return {
             stage: Step(
-                f"{self.folder}/leave_one_out_stage_{stage}",
+                f"{self.folder_of_whole}/leave_one_out_stage_{stage}",
                 {"stage": stage},
                 compute.leave_one_out,
-                (self.posteriors[stage],),
+                (self._whole(stage),),
                 compute.estimate_leave_one_out,
             )
             for stage in stages
@@ -277,10 +283,10 @@ class Pipeline:
             compute.estimate_test_representations,
         )
         return Step(
-            f"{self.folder}/test_densities",
+            f"{self.folder_of_whole}/test_densities",
             {"stages": list(self.left_out)},
             compute.test_densities,
-            (representations, *(self.posteriors[stage] for stage in self.left_out)),
+            (representations, *(self._whole(stage) for stage in self.left_out)),
             compute.estimate_test_densities,
         )
 

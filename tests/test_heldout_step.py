@@ -66,8 +66,8 @@ def test_the_fit_to_all_points_is_that_of_converged_and_densities_are_of_the_fol
     # The report draws chains where the densities rest on them.
     for protocol, drawn in ((HELDOUT, set()), (CONVERGED, {"n_components_1", "log_joint_1"})):
         classes = Pipeline(TINY_PROFILE, protocol).classes
-        entropy = tmp_path / protocol.name / "relative_entropy_stage_1"
-        entropy.mkdir()
+        entropy = tmp_path / "converged" / "relative_entropy_stage_1"
+        entropy.mkdir(exist_ok=True)
         storage.write_arrays(entropy / "relative_entropy.npz", {"value": np.ones(2), "standard_error": np.ones(2)})
         asked = work_of(classes, tmp_path)
         computations.classes(replace(asked, settings={**asked.settings, "stages": [1]}))
@@ -80,6 +80,14 @@ def test_steps_of_both_protocols_are_the_same_and_come_in_order():
     assert len(names) == len(set(names))
     for stage, step in pipeline.posteriors.items():
         assert step.inputs[-1].fingerprint == converged.posteriors[stage].fingerprint
+    for of in ("entropies", "left_out"):  # what follows from the posterior alone is there once
+        there, here = (
+            {stage: step.fingerprint for stage, step in getattr(p, of).items()} for p in (converged, pipeline)
+        )
+        assert here == there
+        assert here
+    assert pipeline.test_densities.fingerprint == converged.test_densities.fingerprint
+    assert pipeline.classes.fingerprint != converged.classes.fingerprint
     for layer, step in pipeline.others["convnet"].posteriors.items():
         assert step.inputs[-1].fingerprint == converged.others["convnet"].posteriors[layer].fingerprint
     for step in pipeline.steps:
