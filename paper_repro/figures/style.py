@@ -168,12 +168,13 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def compact_svg(svg: str) -> str:
-    """The same picture in half the bytes or fewer: hundredths of a point, short names of what is used again and of
-    nothing else, and what neighbours share said once."""
+    """The same picture in half the bytes or fewer: hundredths of a point, lines by their steps, short names of what is
+    used again and of nothing else, and what neighbours share said once."""
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(?<=>)\s+(?=<)", "", svg)
     svg = _short_names(svg)
     svg = re.sub(r'\b(d|x|y)="([^"]*)"', lambda found: f'{found[1]}="{_hundredths(found[2])}"', svg)
+    svg = re.sub(r'(?<=\bd=")(?:[ML]-?[\d.]+ -?[\d.]+|z)+(?=")', lambda found: _by_steps(found[0]), svg)
     return _ALIKE.sub(_said_once, svg)
 
 
@@ -198,6 +199,20 @@ def _said_once(found: re.Match[str]) -> str:
 def _hundredths(path: str) -> str:
     path = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), path)
     return re.sub(r"\s*([A-Za-z])\s*", r"\1", path).strip()
+
+
+def _by_steps(path: str) -> str:
+    """Lines from point to point: a step has fewer digits than a place. In hundredths, so that nothing adds up."""
+    place, found = (0, 0), ""
+    for letter, x, y in re.findall(r"([ML])([^MLz ]+) ([^MLz]+)|z", path):
+        if not letter:
+            found += "z"
+            continue
+        there = (round(100 * float(x)), round(100 * float(y)))
+        step = " ".join(f"{(b - a) / 100:.2f}".rstrip("0").rstrip(".") for a, b in zip(place, there, strict=True))
+        found += f"M{x} {y}" if letter == "M" else "l" + re.sub(r"\b0\.", ".", step.replace(" -", "-"))
+        place = there
+    return found
 
 
 def _few_colours(png: io.BytesIO) -> bytes:
