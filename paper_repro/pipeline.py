@@ -96,8 +96,6 @@ class Pipeline:
         self.profile, self.protocol, self.seed, self.official = profile, protocol, seed, official
         self.scores = scores
         self.folder = protocol_folder(protocol, official)
-        # Of what follows from fits to all points of a class.
-        self.folder_of_whole = protocol_folder(CONVERGED if protocol.density == "heldout" else protocol, official)
         self.dataset = Step(
             "dataset",
             # Where the data lie is no setting: the hash of what was read is, by way of the step's files.
@@ -153,6 +151,11 @@ class Pipeline:
         """The line under every figure's title."""
         official = " as coded (--official)" if self.official else ""
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
+
+    @property
+    def folder_of_whole(self) -> str:
+        """Of what follows from fits to all points of a class."""
+        return protocol_folder(CONVERGED if self.protocol.density == "heldout" else self.protocol, self.official)
 
     @property
     def of_all_points(self) -> str:
