@@ -152,7 +152,8 @@ def test_panels_of_several_chains():
     assert len(panels) == 4 * (4 * 2 + 1)
     above = panels[0]
     assert above.get_title(loc="left") == "class 2"
-    assert len(above.lines) == 4
+    for axes, name in ((above, "log_joint"), (panels[1], "n_components")):
+        np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], stored[f"{name}_1"][:, :, 0].T)
     said = [text.get_text() for text in above.texts]
     assert said == ["converged\nR-hat 1.005 · ESS 500", "lower quartile"]
     assert [text.get_text() for text in panels[6].texts] == ["not converged\nR-hat 1.019 · ESS 500", "highest"]
@@ -162,6 +163,7 @@ def test_panels_of_several_chains():
     drawn = {line.get_marker(): line.get_ydata() for line in every.lines}
     np.testing.assert_allclose(drawn["o"], stored["rhat_log_joint"][0, :5] - 1)
     np.testing.assert_allclose(drawn["D"], stored["rhat_log_joint"][0, 5:] - 1)
+    assert drawn["None"] == pytest.approx([MAX_RHAT - 1] * 2)
     assert every.texts[0].get_text() == "5 of 10 converged"
     # A class that had stopped earlier is drawn to its end only.
     stopped = figure_b3.draw(stored_b3(9)).axes[2]

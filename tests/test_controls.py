@@ -196,6 +196,32 @@ def test_figure_b4_shows_fits_to_all_points():
     assert not np.asarray(mesh.get_array()).any()
 
 
+def test_figure_b4_draws_what_it_says():
+    """One more class with each seed, and with four fifths of the points; as many as its number with a variant."""
+    number = list(VARIANTS).index
+
+    def shattered(fit, g):
+        n = fit.seed + (fit.share < 1) if fit.D == 4 else number(fit.variant)
+        return g in (3, 0, 5, 1)[:n]
+
+    stored = figure_b4.compute(made_fits(shattered), NAMES, np.arange(6) / 6) | WORDS
+    panels = {axes.get_title("left"): axes for axes in figure_b4.draw(stored).axes}
+    top = panels["Number of seeds with which a class is shattered"]
+    names = [label.get_text() for label in top.get_xticklabels()]
+    counted = dict(zip(names, np.asarray(top.collections[0].get_array())[-1].tolist(), strict=True))
+    assert counted == {"b": 0, "c": 0, "e": 0, "f": 0, "a": 1, "d": 2}
+    marks = {line.get_marker(): line.get_xydata().tolist() for line in panels["Stage 3, D = 4"].lines}
+    assert marks["o"] == [[0, -5]] * 12
+    assert marks["D"] == [[50, -20]] * 6
+    bars = panels["Other samplers and priors"]
+    labels = dict(zip(bars.get_yticks().tolist(), [label.get_text() for label in bars.get_yticklabels()], strict=True))
+    found = {labels[round(bar.get_y() + bar.get_height() / 2)]: bar.get_width() for bar in bars.patches}
+    assert found == {name: number(name) for name in VARIANTS}
+    (line,) = panels["Shattering and memorization"].lines
+    assert line.get_xdata().tolist() == stored["memorization"].tolist()
+    assert line.get_ydata() == pytest.approx([3 / 6, 0, 0, 5 / 6, 0, 1 / 6], rel=PEER_RELATIVE)
+
+
 def test_figure_b4_in_words():
     def shattered(fit, g):
         return fit.D == 4 and fit.variant == PAPER and g < fit.seed + (fit.share < 1)

@@ -66,6 +66,45 @@ def test_figure_a8_has_what_is_read_before_the_relu_apart(tmp_path):
     for part, density, dimensions in (("before", {1: 0, 2: 1}, {1: 1, 2: 2}), ("after", {1: 2, 2: 3}, {1: 3, 2: 4})):
         assert {number: values[0] for number, values in found[part]["log_density"].items()} == density
         assert found[part]["dimensions"] == dimensions
+    words = "made; 100.0% of its training images and 50.0% of the test images are classified rightly"
+    assert found["network"] == words
+
+
+def test_figures_4_and_a11_have_the_scores_of_each_kind_of_points(tmp_path):
+    rows = {f"{kind}_rows": np.array(own) for kind, own in (("most", [3]), ("random", [1]), ("least", [0]))}
+    per_kind = {f"{kind}_{name}": np.zeros((1, 1)) for kind in ("most", "random", "least") for name in ("predicted",)}
+    of_stage = {
+        f"{kind}_{name}_4": np.eye(2) for kind in ("most", "random", "least") for name in ("value", "standard_error")
+    }
+    files = {
+        "memorization/scores.npz": {"value": RISING},
+        "generative/generative.npz": rows | per_kind,
+        "kl_by_stage/kl.npz": rows | of_stage | {"classes": np.array([0, 1])},
+    }
+    settings = dict.fromkeys(("threshold", "least_points", "n_trials", "dimensions", "networks"), 0) | {"stages": [4]}
+    work = work_of(tmp_path, settings, files)
+    a11 = figure_arguments._figure_a11(work)
+    for found in (a11, figure_arguments._figure_4(work)):
+        assert {kind: own.tolist() for kind, own in found["memorization"].items()} == {
+            "most": [3], "random": [1], "least": [0],
+        }  # fmt: skip
+    assert {kind: own.tolist() for kind, own in a11["labels"].items()} == {"most": [1], "random": [0], "least": [0]}
+    assert a11["n_fitted"] == 1
+
+
+def test_figures_b5_and_b8_have_points_as_fitted_and_left_out_apart(tmp_path):
+    densities = {"seen": RISING, "left_out": -RISING, "effective_draws": 2 * RISING, "labels": LABELS.numpy()}
+    files = {
+        "leave_one_out_stage_4/densities.npz": densities,
+        "representations/layer4.npz": {"values": RISING[:, None]},
+        "test_densities/densities.npz": {"stage_4": 5 + RISING, "labels": RISING, "predicted": RISING},
+    }
+    work = work_of(tmp_path, {"stages": [4], "remark": ""}, files)
+    b5, b8 = figure_arguments._figure_b5(work), figure_arguments._figure_b8(work)
+    for name in ("seen", "left_out", "effective_draws"):
+        assert b5[name][4].tolist() == densities[name].tolist()
+    for name in ("seen", "left_out"):
+        assert b8[name][4].tolist() == densities[name].tolist()
 
 
 def test_figure_b3_has_shares_of_small_components_by_chain(tmp_path):

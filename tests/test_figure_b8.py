@@ -11,9 +11,9 @@ from scipy.stats import spearmanr
 from tolerances import PEER_RELATIVE
 
 from classfit import Posterior
-from paper_repro.figures import figure_b8
+from paper_repro.figures import figure_b8, scores, style
 from paper_repro.pipeline import Pipeline
-from paper_repro.statistics import gap_p_value
+from paper_repro.statistics import gap_p_value, share_error
 from paper_repro.steps import Workspace
 from paper_repro.storage import read_arrays
 
@@ -51,7 +51,7 @@ def test_accuracy_in_bins():
     stored = figure_b8.compute(**numbers)
     assert stored["bin_accuracy"][1].tolist() == [0] * 5 + [1] * 5
     assert np.allclose(stored["bin_density"][1], np.sort(numbers["test"][4]).reshape(10, 4).mean(1))
-    assert (stored["bin_error"] > 0).all()
+    assert stored["bin_error"] == pytest.approx(share_error(stored["bin_accuracy"], np.full(10, 4)))
     assert (np.diff(stored["bin_density"]) > 0).all()
     assert 0 < stored["bin_accuracy"][0, 5] < 1 or 0 < stored["bin_accuracy"][0, 4] < 1
 
@@ -70,6 +70,13 @@ def test_words():
     words = figure_b8.finding(stored)
     assert words.count("The 3 classes above the gap as fitted and the others have a mean log-density of") == 2
     assert re.search(r"in test images: there a difference \(nats.*?\) of −\d+\.\d \(too few classes", words)
+    seen, left_out, test = (
+        " and ".join(style.nats(stored[f"{kind}_mean"][0, own].mean()) for own in (slice(5, 8), slice(5)))
+        for kind in ("seen", "left_out", "test")
+    )
+    assert f"have a mean log-density of {seen} as fitted, {left_out} left out, {test} in test images:" in words
+    with_left_out, with_seen = (scores.words(stored[f"{kind}_correlation"][0]) for kind in ("left_out", "seen"))
+    assert f"of test images: {with_left_out} with that left out, {with_seen} with that as fitted." in words
     assert "goes from 0.00 to 1.00 (rank correlation +0.87)." in words
     assert "The 1 class above the gap" in figure_b8.finding(figure_b8.compute(**made_figure_b8(high=1)))
     many = figure_b8.finding(figure_b8.compute(**made_figure_b8(high=5, n_classes=10)))

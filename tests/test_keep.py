@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kept_files import content, paths_of_a_machine
+from made_protocols import store
 from made_run import PROTOCOLS_RUN, SMALL_PROFILE, finish, pipelines
+from made_run import _classes as write_classes
 from typer.testing import CliRunner
 
 import paper_repro
 from paper_repro import keep as keeping
-from paper_repro import readme, storage
+from paper_repro import readme, report, storage
 from paper_repro.cli import app
 from paper_repro.figures import module
 from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
 from paper_repro.pipeline import Pipeline
-from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
 from paper_repro.steps import State, Step, Workspace
 
 FIGURES = {
@@ -260,6 +262,7 @@ def test_steps_of_another_machine_are_told_apart(kept, command):
     path = kept / "small" / "network" / "provenance.json"
     record = json.loads(path.read_text())
     record["machine"] |= {"gpu": "NVIDIA H200", "cores": 99}
+    record["started"] = "2026-01-01T03:04:05+00:00"  # a day before the others
     record["versions"]["torch"] = "9.9"
     storage.write_json(path, record)
     storage.write_json(
@@ -299,6 +302,18 @@ def test_the_report(kept_once):
     assert pictures == compared + [f"{name}/{name}.svg" for name in FIGURES["paper"]]
     for target in pictures + re.findall(r'href="([^"#][^"]*)"', page):
         assert (kept_once / "small" / "paper" / target).is_file(), target
+
+
+def test_traces_are_those_of_each_class_and_shaded_where_the_chain_is_kept(tmp_path):
+    workspace, pipeline = Workspace(tmp_path), Pipeline(SMALL_PROFILE, PAPER)
+    store(workspace, pipeline.classes, lambda folder: write_classes(folder, pipeline), {})
+    traces = storage.read_arrays(workspace.folder(pipeline.classes) / "traces.npz")
+    kept_from = PAPER.n_discard / PAPER.n_sweeps
+    assert kept_from != 0.5
+    for stage in report._stages(workspace, pipeline):
+        for g, row in enumerate(stage["rows"]):
+            expected = report.sparkline(traces[f"log_joint_{stage['number']}"][:, g], kept_from)
+            assert row["log_joint_trace"] == expected
 
 
 def test_no_path_of_the_machine_is_kept(kept_once, run, tmp_path):

@@ -301,6 +301,24 @@ def test_bins(name, direction, expected):
     assert claim.verdict == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "failing"),
+    [("C5", "memorization_mean", [0, 1]), ("C5", "f1", [2, 3]), ("C6", "radius", [0]), ("C6", "smoothed_f1", [1])],
+)
+def test_each_part_is_of_its_own_numbers(name, changed, failing):
+    stored = bins(1)
+    stored[changed] = 1 - stored[changed]
+    parts = parts_of(name, with_groups(stored))
+    assert [p for p, part in enumerate(parts) if part.outcome == "does not hold"] == failing
+    assert {part.outcome for part in parts} == {"holds", "does not hold"}
+
+
+def test_half_of_the_points_are_not_most():
+    stored = bins(1)
+    stored["high_share"][34] = 0.5
+    assert claims._transition(with_groups(stored))[0] == 35
+
+
 @pytest.mark.parametrize("name", ["C5", "C6"])
 @pytest.mark.parametrize("high_from", [0, 50])
 def test_without_a_transition_there_is_nothing_to_say(name, high_from):
@@ -441,6 +459,16 @@ def test_two_classes_cannot_decide_on_divergences():
     assert claim.remark == ""
 
 
+@pytest.mark.parametrize(("n", "said"), [(4, "too few for"), (5, "over so few are too"), (19, "over so few"), (20, "")])
+def test_few_classes_are_said_beside_divergences(n, said):
+    stored = by_stage(1, 80.0)
+    few = {"divergence": stored["divergence"][..., :n, :n], "dimensions": np.array([16] * 4)}
+    (claim,) = assess({"figure_4": few})
+    assert claim.remark.startswith(f"{n} classes have enough points of every kind" if said else "")
+    assert said in claim.remark
+    assert bool(claim.remark) == bool(said)
+
+
 @pytest.mark.parametrize(
     ("sign", "error", "expected"), [(1, 0.01, REPRODUCED), (-1, 0.01, NOT_REPRODUCED), (1, 0.5, INCONCLUSIVE)]
 )
@@ -461,6 +489,14 @@ def test_generative_f1_at_every_stage(kind, stage, value, part):
     assert claim.verdict == NOT_REPRODUCED
     assert [p.outcome for p in claim.parts] == ["does not hold" if p == part else "holds" for p in range(3)]
     assert claim.parts[part].value == pytest.approx(-0.05)
+
+
+def test_a_larger_difference_that_is_less_certain_decides():
+    f1 = np.array([[0.2, 0.25, 0.3, 0.35], [0.4, 0.45, 0.55, 0.65], [0.6, 0.7, 0.8, 0.9]])
+    error = np.full((3, 4), 0.001)
+    error[1, 3] = 0.2
+    (part, *_) = parts_of("C8", {"figure_a11": {"f1": f1, "error": error}})
+    assert (part.outcome, part.value) == ("unclear", pytest.approx(0.1))  # the first step is 0.05, and certain
 
 
 def test_differences_of_f1_have_both_errors_and_hold_all_at_once():
@@ -536,6 +572,7 @@ def test_bootstrap_intervals_are_of_95_percent():
 
 def test_a_difference_across_a_bin_without_a_value_has_none():
     assert np.isnan(difference(np.array([1.0, np.nan, 2.0, 3.0]), np.ones(4), 2)).all()
+    assert difference(np.arange(4.0), np.array([9.0, 3.0, 4.0, 9.0]), 2) == normal_interval(1.0, 5.0)
     assert difference(np.array([np.nan, 1.0, 2.0, 3.0]), np.full(4, 0.5), 2) == normal_interval(1.0, 0.5 * np.sqrt(2))
 
 

@@ -182,9 +182,25 @@ def test_panels_show_sorted_classes_and_one_line_at_the_gap():
             drawn[np.asarray(line.get_xdata(), dtype=int)] = line.get_ydata()
         np.testing.assert_array_equal(drawn, np.sort(stored["mean"][s]))
         assert len(marks["D"].get_xdata()) == 2
+        assert [marks[mark].get_color() for mark in ("o", "D")] == [style.LOW, style.HIGH]
+        std = stored["std"][s][np.argsort(stored["mean"][s])]
+        for bars, mark in zip(panel.collections, (marks["o"], marks["D"]), strict=True):
+            x, y = mark.get_data()
+            assert bars.get_segments() == pytest.approx(
+                np.array([[x, y - std[x]], [x, y + std[x]]]).transpose(2, 0, 1), rel=PEER_RELATIVE
+            )
     lines = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
     assert lines[0] == []
     assert lines[1][0].get_ydata()[0] == float(stored["threshold"])
+
+
+def test_the_table_has_each_class_at_each_stage():
+    stored = stored_figure("figure_a7")
+    rows = figure_a7.table(stored)
+    assert [(row["stage"], row["class"]) for row in rows[9:11]] == [(1, "9"), (2, "0")]
+    for name in ("mean", "std"):
+        assert [row[f"{name}_log_density_nats"] for row in rows] == stored[name].ravel().tolist()
+    assert [row["class"] for row in rows if row["high_density_at_last_stage"]] == ["2", "5"] * 4
 
 
 def labels_of_the_key(figure):
@@ -284,6 +300,21 @@ def test_figure_2_numbers():
     assert np.isnan(figure_2.mean_distance(points[:1]))
 
 
+def test_figure_2_draws_both_numbers_with_lines_of_their_own():
+    stored = stored_figure("figure_2")
+    panels = figure_2.draw(stored).axes
+    names = [("mean_distance", "distance_line"), ("relative_entropy", "entropy_line")]
+    for axes, (values, line) in zip(panels, names, strict=True):
+        for group, own in enumerate((~stored["high"], stored["high"])):
+            marks = axes.containers[group].lines[0]
+            np.testing.assert_array_equal(marks.get_xdata(), stored["mean_log_density"][own])
+            np.testing.assert_array_equal(marks.get_ydata(), stored[values][own])
+            assert marks.get_color() == (style.LOW, style.HIGH)[group]
+        x, y = next(line for line in axes.lines if line.get_linestyle() == "--").get_data()
+        assert y == pytest.approx(np.polyval(stored[line][:2], x), rel=PEER_RELATIVE)
+        assert axes.get_title(loc="right").startswith(f"r = {style.signed(stored[line][2])}, ")
+
+
 def test_words_are_of_the_stages_that_were_read():
     one = figure_1.compute(**made(stages=(2, 3))) | WORDS
     two = figure_2.compute(**made_figure_2() | {"stage": 3}) | WORDS
@@ -366,6 +397,10 @@ def test_figure_a6_numbers():
     assert stored["kept_at_cut"].tolist() == pytest.approx([5 / 6, 9 / 25], rel=PEER_RELATIVE)
     chosen = [(row["stage"], row["n_vectors"]) for row in figure_a6.table(stored) if row["chosen"]]
     assert chosen == [(3, 2), (4, 1)]
+    for axes, cut, share in zip(figure_a6.draw(stored | WORDS).axes, (2, 1), (5 / 6, 9 / 25), strict=True):
+        curve, diamond = (dict(line.get_xydata().tolist()) for line in axes.lines)
+        assert min(curve) == 1
+        assert curve[cut] == diamond[cut] == pytest.approx(share)
 
 
 def test_figure_a5_is_of_the_network_itself():
@@ -404,6 +439,7 @@ def test_names_keep_apart_where_they_can():
 def test_signed():
     assert style.signed(-0.456) == "−0.46"
     assert style.signed(1.0) == "+1.00"
+    assert [style.rank(value) for value in (1.0, 0.997, -0.9951, 0.99)] == ["+1.00", "+0.997", "−0.995", "+0.99"]
 
 
 def test_inline_svg_is_self_contained_and_follows_the_page(tmp_path):

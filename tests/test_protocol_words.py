@@ -80,6 +80,7 @@ def test_overlap_that_does_not_exist():
     assert (row["found_again"], row["jaccard"], row["mean_log_density_of_those_nats"]) == (None, None, None)
     assert overlap_row(facts(), facts("em", tallies=()))["classes_converged"] is None
     assert overlap_row(facts(), facts("em", tallies=(chains("one"),)))["classes_converged"] is None
+    assert overlap_row(facts(), facts("em", tallies=(chains("em", good=29),)))["classes_converged"] == 29
 
 
 def test_how_many_are_high_density_and_found_again():

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from tolerances import PEER_RELATIVE
 
 from paper_repro import computations, published, storage
-from paper_repro.figures import FIGURES, figure_b1, figure_b2
+from paper_repro.figures import FIGURES, figure_b1, figure_b2, scores
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import DIGITS, PAPER, PROFILES, PROTOCOLS
 from paper_repro.published import class_memorization, matched, published_memorization
@@ -182,6 +182,9 @@ def test_figure_b1_draws_what_it_says():
     panels = figure_b1.draw(stored).axes
     titles = [axes.get_title(loc="left") for axes in panels]
     assert titles == ["Stage 3  (D = 64)", "Stage 4  (D = 64)", "", ""]
+    correlations = [stored[f"{kind}_correlation"][s] for kind in ("mean", "std") for s in (0, 1)]
+    assert [axes.get_title(loc="right") for axes in panels] == [scores.short(found) for found in correlations]
+    assert len({axes.get_title(loc="right") for axes in panels}) > 2
     assert [axes.get_xscale() for axes in panels] == ["linear", "linear", "log", "log"]
     high = next(line for line in panels[1].lines if line.get_marker() == "D")
     np.testing.assert_array_equal(high.get_xdata(), stored["mean"][1][4:])

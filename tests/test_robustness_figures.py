@@ -131,6 +131,63 @@ def test_figure_3_spreads_and_shares_of_a_bin():
     assert stored["attack_success"][:, 0] == pytest.approx([2 / 7] * 4)
 
 
+def test_figure_3_has_each_number_in_its_panel_and_column():
+    numbers = figure_3.compute(**made_figure_3()) | WORDS
+    rng = np.random.default_rng(0)
+    stored = {
+        n: rng.random(v.shape) if v.dtype == float and v.shape[-1:] == (N_BINS,) else v for n, v in numbers.items()
+    }
+    stored["robust_accuracy_by_group"] = rng.random((4, 3, 2))
+    panels = {axes.get_title(loc="left"): axes for axes in figure_3.draw(stored).axes}
+    for title, name in {
+        "Log-density, mean ± std": "log_density_mean",
+        "Memorization, mean ± std": "memorization_mean",
+        "F1 without the bin": "f1",
+        "Certified radius, mean": "radius",
+        "Classification rate (not abstained)": "not_abstained",
+        "F1 of the smoothed classifier": "smoothed_f1",
+    }.items():
+        assert panels[title].lines[0].get_ydata().tolist() == stored[name].tolist()
+        if "±" in title:
+            (band,) = panels[title].collections
+            top = (stored[name] + stored[name.replace("mean", "std")]).max()
+            assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(top)
+    (pixels,) = panels["Certified radius, mean"].child_axes
+    pixels.apply_aspect()  # until then it has no limits
+    assert pixels.get_ylim()[1] == pytest.approx(0.25 * panels["Certified radius, mean"].get_ylim()[1])
+    below, above = panels["Points of low- and high-density classes"].containers
+    assert (below.get_label(), above.get_label()) == ("low-density", "high-density")
+    assert [bar.get_height() for bar in above] == pytest.approx(stored["high_share"])
+    assert [bar.get_height() for bar in below] == pytest.approx(1 - stored["high_share"])
+    for line, success in zip(
+        panels["Success of attacks (not in the paper)"].lines, stored["attack_success"], strict=True
+    ):
+        assert line.get_label().endswith(", 0.1")  # the middle budget
+        assert line.get_ydata().tolist() == success.tolist()
+    curves = {
+        line.get_label(): line.get_ydata().tolist()
+        for norm in ("L∞", "L2")
+        for line in panels[f"Accuracy under {norm} attacks (not in the paper)"].lines
+    }
+    assert curves == {
+        f"{title}, {group}": stored["robust_accuracy_by_group"][a, :, g].tolist()
+        for a, title in enumerate(stored["attack_titles"])
+        for g, group in enumerate(("low", "high"))
+    }
+    row = figure_3.table(stored)[2]
+    columns = {
+        "std_memorization": "memorization_std",
+        "mean_standard_error_of_memorization": "memorization_error",
+        "f1_without_the_bin": "f1",
+        "certified_radius_normalised": "radius",
+        "certified_radius_wrong_as_0_normalised": "right_radius",
+        "classification_rate": "not_abstained",
+        "f1_smoothed": "smoothed_f1",
+        "share_of_high_density_classes": "high_share",
+    }
+    assert {column: row[column] for column in columns} == {c: stored[name][2] for c, name in columns.items()}
+
+
 def test_figure_3_attacks():
     stored = figure_3.compute(**made_figure_3()) | WORDS
     assert stored["attack_success"].tolist() == [[0, 0, 0, 0, 0, 1.0]] * 4
@@ -158,6 +215,25 @@ def test_figure_4_is_over_pairs():
     assert "of points chosen as extremes are too extreme (regression to the mean)" in words
     threshold = figure_4.caption({**stored, "threshold": np.array(0.9)})
     assert "have scores above 0.9" in threshold
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "spread"),
+    [("figure_4", "mean", "std"), ("figure_b6", "mean", "std"), ("figure_a11", "f1", "error")],
+)
+def test_lines_are_those_of_their_kind_with_its_spread(name, mean, spread):
+    stored = module(name).compute(**MADE_ROBUSTNESS[name]()) | WORDS
+    stored[spread] = 1 + np.arange(stored[mean].size).reshape(stored[mean].shape) / 100
+    axes = module(name).draw(stored).axes[0]
+    kinds = ["most memorized", "random", "least memorized"]
+    assert [bars.get_label() for bars in axes.containers] == kinds
+    for k, bars in enumerate(axes.containers):
+        line, _, (both_ways,) = bars.lines
+        assert line.get_ydata().tolist() == stored[mean][k, :4].tolist()
+        ends = np.array(both_ways.get_segments())[:, :, 1]
+        assert np.diff(ends, axis=1)[:, 0] / 2 == pytest.approx(stored[spread][k, :4])
+    column = {"std": "std_over_pairs_nats", "error": "standard_error"}[spread]
+    assert [row[column] for row in module(name).table(stored)] == stored[spread].ravel().tolist()
 
 
 def test_figure_4_has_the_largest_error_of_the_pairs():
@@ -205,6 +281,17 @@ def test_figure_b7_bins_points_in_both_orders():
     rows = figure_b7.table(stored)
     assert len(rows) == 2 * 2 * 20
     assert (rows[60]["stage"], rows[60]["points"], rows[60]["share_in_small_components"]) == (4, "left out", 0.75)
+
+
+def test_figure_b7_draws_memorization_above_and_small_components_below():
+    stored = figure_b7.compute(**made_figure_b7()) | WORDS
+    panels = figure_b7.draw(stored).axes
+    for name, row in (("memorization", panels[:2]), ("small", panels[2:])):
+        for s, axes in enumerate(row):
+            drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+            assert drawn == {
+                words: stored[f"{kind}_{name}"][s].tolist() for kind, (words, *_) in figure_b7.KINDS.items()
+            }
 
 
 def test_figure_b7_says_what_its_densities_are_of():

@@ -190,6 +190,15 @@ def test_other_classes_or_stages_are_no_column(workspace, drawn):
     assert "The classes of `em` are others" in comparison.paragraph
 
 
+def test_figure_4_may_be_of_other_classes_and_says_how_many(workspace, drawn):
+    """They are those with enough memorized points, not all that the densities are of."""
+    numbers = figure_4.compute(**made_figure_4())
+    for name, names in (("paper", ["a", "b", "d"]), ("converged", ["a", "b"])):
+        store_figure(workspace, pipeline_of(name), "figure_4", numbers | {"class_names": np.array(names)})
+    assert compare(workspace, pipeline_of("paper")).pictures["figure_4"] == ["paper", "converged"]
+    assert [axes.texts[0].get_text() for axes in drawn["figure_4"].axes] == ["3 classes", "2 classes"]
+
+
 def test_figures_that_one_protocol_has_are_not_drawn_but_named(workspace, drawn):
     store_figure(workspace, pipeline_of("paper"), "figure_1", made_densities((29,)))
     page = write_report(workspace, pipeline_of("paper")).read_text()
@@ -254,6 +263,13 @@ def test_a_panel_that_would_squeeze_the_others_has_its_own_scale():
     said = [[text.get_text() for text in axes.texts] for axes in (second, third)]
     assert "own scale" in said[1]
     assert "own scale" not in said[0]
+
+
+def test_every_stage_has_a_scale_of_its_own():
+    raised = [column.stored | {"mean": column.stored["mean"] + [[500.0], [0.0]]} for column in COLUMNS]
+    columns = [column._replace(stored=stored) for column, stored in zip(COLUMNS, raised, strict=True)]
+    upper, _, lower, _ = draw("figure_1", columns, RINGED, "made up").axes
+    assert upper.get_ylim()[0] > 400 > lower.get_ylim()[1]
 
 
 def test_columns_of_figure_2_and_4():
