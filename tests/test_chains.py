@@ -174,11 +174,14 @@ def test_panels_of_several_chains():
 def test_a_class_that_had_stopped_is_drawn_to_its_end():
     numbers = made_figure_b3(9)
     for trace in numbers["traces"].values():
-        trace["rhat_log_joint"][3] = 9.0
+        trace["rhat_log_joint"][3], trace["converged"][3] = 9.0, False
     panels = figure_b3.draw(figure_b3.compute(**numbers) | WORDS).axes
     assert panels[6].get_title(loc="left") == "class 3"
     assert all(np.isfinite(line.get_ydata()).all() for line in panels[6].lines)
     assert [len(line.get_xdata()) for line in panels[6].lines] == [ONE_STOPPED] * 4
+    # Of all classes it is the last, among those that have not converged.
+    marks = {line.get_marker(): list(line.get_xdata()) for line in panels[8].lines}
+    assert (marks["o"], marks["D"]) == ([0, 1, 2, 3], [4, 5, 6, 7, 8])
 
 
 def test_infinite_r_hat_is_at_the_upper_edge_and_said():

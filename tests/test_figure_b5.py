@@ -37,6 +37,8 @@ def test_words():
     stored = figure_b5.compute(**made_figure_b5(few=32)) | WORDS
     words = figure_b5.finding(stored)
     assert "The 3 classes above the gap as fitted have a mean log-density of" in words
+    enough = figure_b5.compute(**made_figure_b5() | {"effective_draws": dict.fromkeys((3, 4), np.full(320, 5.0))})
+    assert not enough["few_draws"].any()
     assert words.count("For 10.0% of the points the density left out rests on fewer than 5 effective labellings.") == 2
     assert "labellings" not in figure_b5.finding(figure_b5.compute(**made_figure_b5()))
     assert "The 1 class above the gap as fitted has" in figure_b5.finding(figure_b5.compute(**made_figure_b5(high=1)))

@@ -67,6 +67,11 @@ def test_files_without_scores_are_refused(arrays, message, workspace, tmp_path):
         given(tmp_path / "given.npz", workspace)
 
 
+def test_scores_of_1_and_of_less_than_nothing_are_taken(workspace, tmp_path):
+    np.savez(tmp_path / "given.npz", tr_mem=np.array([1.0, -1.0]), tr_labels=np.zeros(2))
+    assert given(tmp_path / "given.npz", workspace).file == "given.npz"
+
+
 def test_scores_in_the_order_of_the_archive(workspace, labels, scores, tmp_path):
     """As published, for images that the dataset has in the order of class and file name."""
     order = np.random.default_rng(1).permutation(len(labels))

@@ -313,6 +313,12 @@ def test_each_part_is_of_its_own_numbers(name, changed, failing):
     assert {part.outcome for part in parts} == {"holds", "does not hold"}
 
 
+def test_radii_that_are_all_0_neither_drop_nor_rise():
+    stored = bins(1) | {"radius": np.zeros(50), "radius_std": np.zeros(50)}
+    part = parts_of("C6", with_groups(stored))[0]
+    assert part[2:] == (0.0, 0.0, 0.0, "unclear")
+
+
 def test_half_of_the_points_are_not_most():
     stored = bins(1)
     stored["high_share"][34] = 0.5

@@ -313,6 +313,9 @@ def test_figure_2_draws_both_numbers_with_lines_of_their_own():
         x, y = next(line for line in axes.lines if line.get_linestyle() == "--").get_data()
         assert y == pytest.approx(np.polyval(stored[line][:2], x), rel=PEER_RELATIVE)
         assert axes.get_title(loc="right").startswith(f"r = {style.signed(stored[line][2])}, ")
+    columns = ("mean_distance", "relative_entropy_nats", "standard_error_nats", "from_prior_nats")
+    for column in columns:
+        assert [row[column] for row in figure_2.table(stored)] == stored[column.removesuffix("_nats")].tolist()
 
 
 def test_words_are_of_the_stages_that_were_read():
@@ -488,7 +491,11 @@ def test_figure_a8_keeps_both_places_of_reading_apart():
     assert len(rows) == 2 * 8 * 10
     assert [row["read"] for row in (rows[0], rows[-1])] == ["before ReLU", "after ReLU"]
     assert {row["layer"] for row in rows} == set(range(1, 9))
-    titles = [axes.get_title(loc="left") for axes in figure_a8.draw(stored).axes]
+    panels = figure_a8.draw(stored).axes
+    titles = [axes.get_title(loc="left") for axes in panels]
+    for axes, mean in ((panels[0], stored["before_mean"][0]), (panels[15], stored["after_mean"][7])):
+        drawn = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() in ("o", "D")])
+        np.testing.assert_array_equal(np.sort(drawn), np.sort(mean))
     assert titles[0] == "Layer 1, before ReLU  (D = 16)"
     assert titles[15] == "Layer 8, after ReLU  (D = 16)"
     words = figure_a8.finding(stored)

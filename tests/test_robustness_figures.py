@@ -212,6 +212,8 @@ def test_figure_4_is_over_pairs():
     words = figure_4.caption(stored)
     assert "3 of 5 classes: those with at least 2 points" in words
     assert "are a fixed number" in words
+    ranges = ["most memorized, 2 points, 0.90 to 1.00", "random, 2 points, 0.00 to 0.40"]
+    assert f": {'; '.join(ranges)}; least memorized, 2 points, -0.10 to 0.00. " in words
     assert "of points chosen as extremes are too extreme (regression to the mean)" in words
     threshold = figure_4.caption({**stored, "threshold": np.array(0.9)})
     assert "have scores above 0.9" in threshold
@@ -233,7 +235,8 @@ def test_lines_are_those_of_their_kind_with_its_spread(name, mean, spread):
         ends = np.array(both_ways.get_segments())[:, :, 1]
         assert np.diff(ends, axis=1)[:, 0] / 2 == pytest.approx(stored[spread][k, :4])
     column = {"std": "std_over_pairs_nats", "error": "standard_error"}[spread]
-    assert [row[column] for row in module(name).table(stored)] == stored[spread].ravel().tolist()
+    for of, named in ((mean, {"mean": "mean_kl_nats"}.get(mean, mean)), (spread, column)):
+        assert [row[named] for row in module(name).table(stored)] == stored[of].ravel().tolist()
 
 
 def test_figure_4_has_the_largest_error_of_the_pairs():
@@ -281,6 +284,9 @@ def test_figure_b7_bins_points_in_both_orders():
     rows = figure_b7.table(stored)
     assert len(rows) == 2 * 2 * 20
     assert (rows[60]["stage"], rows[60]["points"], rows[60]["share_in_small_components"]) == (4, "left out", 0.75)
+    columns = {"mean_log_density_nats": "density", "mean_memorization": "memorization"}
+    for column, name in (columns | {"standard_error_of_that_mean": "error"}).items():
+        assert rows[60][column] == stored[f"left_out_{name}"][1, 0]
 
 
 def test_figure_b7_draws_memorization_above_and_small_components_below():
@@ -324,6 +330,13 @@ def test_figure_b7_in_words():
     )
 
 
+def test_half_of_the_labellings_are_not_most_of_them():
+    small = dict.fromkeys((3, 4), 0.5 + 0.25 * (np.arange(100) >= 95))
+    stored = figure_b7.compute(**made_figure_b7() | {"small": small}) | WORDS
+    assert stored["n_small"].tolist() == [5, 5]
+    assert "From bin 19 to bin 20, the first of mostly such points," in figure_b7.finding(stored)
+
+
 def test_figure_b7_after_a_single_bin():
     small = dict.fromkeys((3, 4), 1.0 * (np.arange(100) >= 5))
     words = figure_b7.finding(figure_b7.compute(**made_figure_b7() | {"small": small}) | WORDS)
@@ -353,6 +366,7 @@ def test_figure_a11_f1():
     assert "most memorized: 0.67, 0.67, 0.67, 1.00" in figure_a11.finding(stored)
     words = figure_a11.caption(stored)
     assert "and of those that are left as many at random" in words
+    assert "random 70% subsets): most memorized, 0.00 to 1.00; random, 0.00" in words
     assert "Among points with equal scores the choice is random; and scores are estimates" in words
 
 

@@ -12,7 +12,7 @@ from made_robustness import made_figure_4
 from paper_repro_tiny import TINY_PROFILE
 from test_paper_repro_figures import assert_gaps_are_said_beside_the_data, made_figure_2
 
-from paper_repro import side_by_side, storage
+from paper_repro import report, side_by_side, storage
 from paper_repro.chains import chain_rows
 from paper_repro.figures import figure_2, figure_4, style
 from paper_repro.figures.side_by_side import DRAWN, Column, Ringed, draw
@@ -20,7 +20,7 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import CONVERGED, EM, PAPER, PROTOCOLS
 from paper_repro.report import write_report
 from paper_repro.side_by_side import compare
-from paper_repro.steps import Workspace
+from paper_repro.steps import State, Workspace
 
 EMPTY = '<svg height="1" viewBox="0 0 1 1"></svg>'
 
@@ -143,6 +143,12 @@ def test_other_seeds_are_said_and_their_reports_left_alone(workspace, drawn):
     assert drawn["figure_a7"].axes[0].get_title(loc="left") == "paper, out of date"
     assert drawn["figure_a7"].axes[2].get_title(loc="left") == "em"
     assert page_of(workspace, "paper") == before
+
+
+def test_steps_of_another_seed_are_marked_in_the_table_of_steps(workspace):
+    for seed, state in ((0, State.DONE), (1, State.STALE)):
+        found = report._steps(workspace, pipeline_of("paper", seed=seed))
+        assert {step["step"]: step["state"] for step in found} == {"paper/figure_a7": state, "paper/scorecard": state}
 
 
 def test_other_settings_of_a_protocol_are_said(workspace, drawn, monkeypatch):

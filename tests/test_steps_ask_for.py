@@ -15,7 +15,7 @@ from paper_repro.analyze import Analysis
 from paper_repro.certification import ABSTAIN, certify
 from paper_repro.networks import residual_network
 from paper_repro.profiles import PAPER
-from paper_repro.steps import Work
+from paper_repro.steps import CannotError, Work
 from paper_repro.storage import read_arrays, write_arrays
 from paper_repro.workers import run_tasks
 
@@ -113,6 +113,42 @@ def test_points_held_out_of_figure_a11_are_not_fitted(tmp_path, monkeypatch):
     groups = {"most": np.array([1]), "random": np.array([4]), "least": np.array([2])}
     memorized_densities._classify(tmp_path, {}, tmp_path, groups, np.zeros(6, int), 4)
     assert (fitted, predicted) == ([0, 3, 5], [1, 4, 2])
+
+
+def test_classes_compared_have_just_enough_points_of_every_kind(tmp_path, monkeypatch):
+    scores, labels = np.arange(6) / 10, np.array([0, 0, 0, 1, 1, 2])
+    monkeypatch.setattr(memorized_densities, "_scores_and_labels", lambda _: (scores, labels))
+
+    def groups(**settings):
+        work = Work(tmp_path, {"threshold": None, "seed": 0} | settings, {}, Console(quiet=True))
+        kept, classes = memorized_densities._groups_of_classes(work)
+        return {name: rows.tolist() for name, rows in kept.items()}, classes.tolist()
+
+    every = {kind: [0, 1, 2, 3, 4] for kind in ("most", "random", "least")}
+    assert groups(n_points=6, least_points=2) == (every, [0, 1])
+    above, _ = groups(threshold=0.3, least_points=0)
+    assert (above["most"], above["least"]) == ([4, 5], [0, 1])
+    with pytest.raises(CannotError, match="got 2: of 3 classes 0 have as many points among the 3 of each kind"):
+        groups(n_points=3, least_points=2)  # of one kind there are
+
+
+def test_divergences_are_of_the_points_of_their_kind_in_as_many_dimensions(tmp_path, monkeypatch):
+    fitted = []
+
+    class Mixture:
+        posterior_ = SimpleNamespace(kl_divergence=lambda **_: SimpleNamespace(_asdict=lambda: {"value": np.eye(2)}))
+
+        def fit(self, X, groups):
+            fitted.append((X.tolist(), groups.tolist()))
+            return self
+
+    monkeypatch.setattr(memorized_densities, "_mixture", lambda *_: Mixture())
+    write_arrays(tmp_path / "layer4.npz", {"values": np.arange(12.0).reshape(6, 2)})
+    rows = {"most": np.array([1, 3]), "random": np.array([4, 5]), "least": np.array([0, 2])}
+    for task in (("most", 4), ("least", 4, 1)):
+        settings = {"seed": 0, "n_draws": 5}
+        memorized_densities._class_divergences(tmp_path, settings, tmp_path, rows, np.array([0, 1] * 3), task)
+    assert fitted == [([[2, 3], [6, 7]], [1, 1]), ([[0], [4]], [0, 0])]
 
 
 def test_official_reaches_the_estimator():
