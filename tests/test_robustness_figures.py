@@ -234,9 +234,10 @@ def test_lines_are_those_of_their_kind_with_its_spread(name, mean, spread):
         assert line.get_ydata().tolist() == stored[mean][k, :4].tolist()
         ends = np.array(both_ways.get_segments())[:, :, 1]
         assert np.diff(ends, axis=1)[:, 0] / 2 == pytest.approx(stored[spread][k, :4])
-    column = {"std": "std_over_pairs_nats", "error": "standard_error"}[spread]
-    for of, named in ((mean, {"mean": "mean_kl_nats"}.get(mean, mean)), (spread, column)):
-        assert [row[named] for row in module(name).table(stored)] == stored[of].ravel().tolist()
+    rows = module(name).table(stored)
+    columns = {"mean": "mean_kl_nats", "std": "std_over_pairs_nats", "f1": "f1", "error": "standard_error"}
+    for numbers in (mean, spread):
+        assert [row[columns[numbers]] for row in rows] == stored[numbers].ravel().tolist()
 
 
 def test_figure_4_has_the_largest_error_of_the_pairs():
