@@ -72,13 +72,13 @@ def test_figure_a8_has_what_is_read_before_the_relu_apart(tmp_path):
 
 def test_figures_4_and_a11_have_the_scores_of_each_kind_of_points(tmp_path):
     rows = {f"{kind}_rows": np.array(own) for kind, own in (("most", [3]), ("random", [1]), ("least", [0]))}
-    per_kind = {f"{kind}_{name}": np.zeros((1, 1)) for kind in ("most", "random", "least") for name in ("predicted",)}
+    predicted = {f"{kind}_predicted": np.zeros((1, 1)) for kind in ("most", "random", "least")}
     of_stage = {
         f"{kind}_{name}_4": np.eye(2) for kind in ("most", "random", "least") for name in ("value", "standard_error")
     }
     files = {
         "memorization/scores.npz": {"value": RISING},
-        "generative/generative.npz": rows | per_kind,
+        "generative/generative.npz": rows | predicted,
         "kl_by_stage/kl.npz": rows | of_stage | {"classes": np.array([0, 1])},
     }
     settings = dict.fromkeys(("threshold", "least_points", "n_trials", "dimensions", "networks"), 0) | {"stages": [4]}
