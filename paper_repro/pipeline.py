@@ -153,9 +153,14 @@ class Pipeline:
         return f"{self.profile.title} · protocol {self.protocol.name}{official} · seed {self.seed}"
 
     @property
+    def protocol_of_whole(self) -> Protocol:
+        """Whose fits to all points of a class are this one's."""
+        return CONVERGED if self.protocol.density == "heldout" else self.protocol
+
+    @property
     def folder_of_whole(self) -> str:
-        """Of what follows from fits to all points of a class."""
-        return protocol_folder(CONVERGED if self.protocol.density == "heldout" else self.protocol, self.official)
+        """Of what follows from such fits."""
+        return protocol_folder(self.protocol_of_whole, self.official)
 
     @property
     def of_all_points(self) -> str:

@@ -24,13 +24,17 @@ __all__ = ["ROBUSTNESS_FIGURES", "origin_of_scores", "robustness_figure", "robus
 ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
 PAPER_BINS = 50
 """Of figure 3 in the paper; figure B.7 needs no network for each, and has as many under every profile."""
+SAME = "The densities, and so the whole figure, are those of `converged`."
+"""What figures 4 and A.11 say under the protocol heldout."""
 
 
 def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
     """By name; without controls there is none at other dimensions."""
     scale, seed, folder = _scale(pipeline), pipeline.seed, pipeline.folder
     subset_networks = {"network": {**pipeline.network.settings, **scale.network}, "seed": seed}
-    stages = {"stages": sorted(pipeline.posteriors), **pipeline.sampler()}
+    # Figure 4 draws its points from the densities, and those of A.11 are left out of every fit: nothing to hold out.
+    whole = pipeline.folder_of_whole
+    stages = {"stages": sorted(pipeline.posteriors), **pipeline.sampler(pipeline.protocol_of_whole)}
     if pipeline.scores:
         memorization = scores_step(pipeline.scores, pipeline.dataset)
     else:
@@ -78,14 +82,14 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         "n_draws": scale.kl_draws,
     }
     kl = Step(
-        f"{folder}/kl_by_stage",
+        f"{whole}/kl_by_stage",
         stages | pairs,
         memorized_densities.kl_by_stage,
         (pipeline.dataset, pipeline.representations, memorization),
         memorized_densities.estimate_kl_by_stage,
     )
     generative = Step(
-        f"{folder}/generative",
+        f"{whole}/generative",
         {**stages, "n_points": scale.n_held_out},
         memorized_densities.generative,
         (pipeline.dataset, pipeline.representations, memorization),
@@ -116,6 +120,8 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
         return words | noise, (*scores, pipeline.posteriors[4], *made)
     chosen: dict[str, Any] = {"threshold": scale.threshold, "least_points": scale.least_points}
     chosen["dimensions"] = list(pipeline.profile.dimensions)
+    if pipeline.protocol.density == "heldout" and name in {"figure_4", "figure_a11"}:
+        words["note"] = " ".join(filter(None, (SAME, pipeline.profile.note)))
     if name == "figure_4":
         return words | stages | chosen, (*scores, steps["kl_by_stage"])
     if name == "figure_b6":

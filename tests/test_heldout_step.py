@@ -87,6 +87,8 @@ def test_steps_of_both_protocols_are_the_same_and_come_in_order():
         assert here == there
         assert here
     assert pipeline.test_densities.fingerprint == converged.test_densities.fingerprint
+    for name in ("kl_by_stage", "generative"):
+        assert pipeline.robustness[name].fingerprint == converged.robustness[name].fingerprint
     assert pipeline.classes.fingerprint != converged.classes.fingerprint
     for layer, step in pipeline.others["convnet"].posteriors.items():
         assert step.inputs[-1].fingerprint == converged.others["convnet"].posteriors[layer].fingerprint

@@ -309,6 +309,17 @@ def test_figure_b7_says_what_its_densities_are_of():
         assert ("of the fit to all points" in settings["remark"]) == said
 
 
+@pytest.mark.parametrize("name", ["figure_4", "figure_a11"])
+def test_figures_say_where_holding_out_changes_nothing(name):
+    notes = {
+        protocol: Pipeline(PROFILES["digits"], PROTOCOLS[protocol]).figures[name].settings["note"]
+        for protocol in ("converged", "heldout")
+    }
+    said = "The densities, and so the whole figure, are those of `converged`."
+    assert notes["heldout"] == " ".join(filter(None, (said, notes["converged"])))
+    assert said not in notes["converged"]
+
+
 def test_figure_b7_in_words():
     words = figure_b7.finding(figure_b7.compute(**made_figure_b7()) | WORDS)
     of_3, of_4 = words.split(" At stage 4 ")
