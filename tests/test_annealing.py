@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.integrate import quad
 from scipy.special import gammaln, logsumexp
 from test_gibbs import make_prior, partitions, scipy_log_marginal
 from test_split_merge import POINTS
 from tolerances import MONTE_CARLO_SIGMAS
 
-from classfit.annealing import anneal, log_partition, sweep_numbers
-from kernels import NIWPrior
+from classfit.annealing import _restaurant, anneal, log_partition, log_restaurant, sweep_numbers
+from kernels import GibbsState, NIWPrior
 
 
 def log_integral(n: int, n_components: int) -> float:
@@ -57,6 +58,25 @@ def test_weights_are_unbiased_for_the_evidence_of_six_points(slowness, n_chains,
     ratio = np.exp(log_weight - logsumexp(log_joints))
     assert abs(ratio.mean() - 1) < MONTE_CARLO_SIGMAS * ratio.std(ddof=1) / np.sqrt(n_chains)
     assert ratio.std() < spread, "so uneven weights show little"
+
+
+@pytest.mark.parametrize("alpha", [0.6, 3.0])
+def test_labels_of_the_restaurant_have_its_probabilities(alpha):
+    """Over all partitions of five points; in groups of other sizes each is weighed by its own alpha."""
+    every, n_draws = partitions(5), 4000
+    state = GibbsState(
+        torch.tensor([label for p in every for label in p] + [0, 0, 1]),
+        torch.tensor([alpha] * len(every) + [2.0], dtype=torch.float64),
+    )
+    log_probability = log_restaurant(
+        state, torch.cat([5 * torch.arange(len(every) + 1), torch.tensor([5 * len(every) + 3])])
+    )
+    assert float(log_probability[-1]) == pytest.approx(np.log(2 / 2 * 1 / 3 * 2 / 4))
+    expected = n_draws * log_probability[:-1].exp().numpy()
+    assert expected.sum() == pytest.approx(n_draws)
+    rng = np.random.default_rng(0)
+    drawn = [tuple(_restaurant(rng, 5, alpha).tolist()) for _ in range(n_draws)]
+    assert stats.chisquare([drawn.count(p) for p in every], expected).pvalue > 1e-3
 
 
 def test_random_numbers_of_a_group_are_its_generators_own():

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from arviz_stats.base import array_stats
+from scipy.special import gammaln
 from sklearn.exceptions import ConvergenceWarning
-from tolerances import MONTE_CARLO_SIGMAS
+from test_annealing import log_integral
+from test_gibbs import scipy_log_marginal
+from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from classfit import ConstantFeatureWarning, DPGaussianMixture, convergence
 from classfit.gibbs import stream
 from classfit.prior import group_variances, niw_prior, standardise, standardised
-from kernels import GibbsState
+from kernels import GibbsState, NIWPrior
 
 CONVERGED = {"n_init_components": 3, "protocol": "converged", "random_state": 0}
 
@@ -37,6 +40,20 @@ def problem_of(X: np.ndarray, sizes: list[int], names: list[str]) -> convergence
         prior = niw_prior(*group_variances(x, offsets), 3)
     streams = [stream(name) for name in names]
     return convergence.problem(standardise(x, prior, offsets), offsets, standardised(prior), streams, 5)
+
+
+def at_rest(problem: convergence.Problem) -> convergence.Chains:
+    """Chains that have begun, all points of a group in one component: as after a burn-in, but at once."""
+    begun, sizes = convergence.start(problem), problem.group_offsets.diff().numpy()
+    weight = np.repeat(1 / sizes, sizes)[None].repeat(convergence.N_CHAINS, 0)
+    return begun._replace(begun=np.ones(len(sizes), np.bool_), anchor_weight=weight)
+
+
+def log_likelihood(problem: convergence.Problem, g: int, labels: np.ndarray) -> float:
+    """log p(points of a group | labels), by scipy."""
+    x = problem.x[convergence._rows(problem, g)].numpy()
+    prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
+    return sum(scipy_log_marginal(x[labels == k], prior) for k in np.unique(labels))
 
 
 def assert_same(a, b) -> None:
@@ -133,6 +150,80 @@ def test_a_group_stops_when_it_agrees_and_half_way_if_it_is_far_from_that(short,
     assert chains.stopped.tolist() == [rounds]
 
 
+@pytest.mark.parametrize("apart", ["log joint", "number of components"])
+@pytest.mark.parametrize(("rhat", "rounds"), [(1.6, 20), (1.02, 30)])
+def test_one_trace_that_disagrees_is_enough(short, monkeypatch, apart, rhat, rounds):
+    kind = {"log joint": "f", "number of components": "i"}[apart]
+    monkeypatch.setattr(
+        convergence, "agreement", lambda trace: (rhat, 10.0) if trace.dtype.kind == kind else (1.0, 401.0)
+    )
+    problem = problem_of(two_clusters(6), [6], ["ant"])
+    assert convergence.advance(at_rest(problem), problem, 30).stopped.tolist() == [rounds]
+
+
+def test_looks_are_at_the_second_half_of_both_traces_of_each_group(short, monkeypatch):
+    seen = []
+    monkeypatch.setattr(convergence, "agreement", lambda trace: seen.append(trace) or (1.4, 10.0))
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    chains = convergence.advance(at_rest(problem), problem, 30)
+    traces = chains.log_joint, chains.n_components
+    expected = [trace[t // 2 : t, :, g].T for t in (10, 20, 30) for g in (0, 1) for trace in traces]
+    assert len(seen) == len(expected)
+    assert all(np.array_equal(*pair) for pair in zip(seen, expected, strict=True))
+
+
+def test_each_chain_of_each_group_goes_on_from_its_own_state(monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def stopped(problem, units, state, *rest):
+        raise Begun(units, convergence._parts(problem, units, state), state.alpha)
+
+    monkeypatch.setattr(convergence, "_round", stopped)
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    labels = np.array([[0] * 9, [0, 0, 1, 1, 0, 0, 1, 0, 0], [0, 1, 2, 3, 4, 0, 0, 1, 1], [0, 1, 0, 1, 0, 0, 1, 2, 3]])
+    alpha = np.arange(1.0, 9.0).reshape(4, 2)
+    with pytest.raises(Begun) as begun:
+        convergence.advance(at_rest(problem)._replace(labels=labels.astype(np.int32), alpha=alpha), problem, 1)
+    units, parts, alphas = begun.value.args
+    assert sorted((g, c) for g, c, _ in units) == [(g, c) for g in range(2) for c in range(4)]
+    for (g, c, _), part, value in zip(units, parts, alphas.tolist(), strict=True):
+        assert np.array_equal(part, labels[c, convergence._rows(problem, g)])
+        assert value == alpha[c, g]
+
+
+def test_a_group_that_has_stopped_moves_no_more(short, monkeypatch):
+    """The first at the first look, the second at the last."""
+    answers = iter([(1.0, 401.0)] * 2 + [(1.4, 10.0)] * 6)
+    monkeypatch.setattr(convergence, "agreement", lambda trace: next(answers))
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    chains = convergence.advance(at_rest(problem), problem, 30)
+    assert chains.stopped.tolist() == [10, 30]
+    assert np.isfinite(chains.log_joint[:10]).all()
+    assert (chains.n_components[:10] > 0).all()
+    assert np.isnan(chains.log_joint[10:, :, 0]).all()
+    assert (chains.n_components[10:, :, 0] == -1).all()
+    assert np.isfinite(chains.log_joint[:, :, 1]).all()
+    assert (chains.kept_labels[10:, :, :5] == chains.kept_labels[9, :, :5]).all()
+    assert (chains.kept_alpha[10:, :, 0] == chains.kept_alpha[9, :, 0]).all()
+    # What is kept of the other is its states, not the last of them over again.
+    assert len(np.unique(chains.kept_alpha[:, :, 1])) == 30 * convergence.N_CHAINS
+    for t in (0, 12, 29):
+        found = 1 + chains.kept_labels[t, :, 5:].max(1)
+        assert np.array_equal(found, chains.n_components[t, :, 1])
+
+
+def test_a_checkpoint_of_chains_of_another_seed_is_refused(short, tmp_path, monkeypatch):
+    for name, value in {"MAX_ROUNDS": 10, "BURN_IN_ROUNDS": 1}.items():
+        monkeypatch.setattr(convergence, name, value)
+    settings = CONVERGED | {"checkpoint": tmp_path / "chains.npz"}
+    with pytest.warns(ConvergenceWarning):
+        DPGaussianMixture(**settings).fit(two_clusters(6))
+    for other in ({"random_state": 1}, {"n_init_components": 2}, {"kappa0": 0.1}):
+        with pytest.raises(ValueError, match="belongs to other data, other settings or another device"):
+            DPGaussianMixture(**settings | other).fit(two_clusters(6))
+
+
 def test_chains_stopped_after_any_round_go_on_to_the_same_bits(short):
     X = np.concatenate([two_clusters(30, 1), two_clusters(17, 2)])
     problem = problem_of(X, [30, 17], ["ant", "elk"])
@@ -221,6 +312,120 @@ def test_verdict_and_labellings_are_of_the_second_half_of_a_groups_rounds(short)
     assert found.ess_n_components.tolist() == [ess for _, ess in expected]
 
 
+def test_a_verdict_asks_for_agreement_of_both_traces():
+    """Of one group both agree, of two others one alone; arviz says which R-hat and sample size is of which."""
+    problem = problem_of(two_clusters(9), [4, 3, 2], ["ant", "elk", "fox"])
+    R, C = 400, convergence.N_CHAINS
+    joint, number = np.random.default_rng(0).normal(size=(2, R, C, 3))
+    number[:, 0, 1] += 2
+    joint[:, 0, 2] += 2
+    chains = at_rest(problem)._replace(round=R, stopped=np.full(3, R), log_joint=joint, n_components=number)
+    found = convergence.judge(chains, problem)
+    assert found.converged.tolist() == [True, False, False]
+    for name, trace in (("log_joint", joint), ("n_components", number)):
+        for g in range(3):
+            second = trace[R // 2 :, :, g].T
+            assert getattr(found, f"rhat_{name}")[g] == float(array_stats.rhat(second, chain_axis=0, draw_axis=1))
+            assert getattr(found, f"ess_{name}")[g] == float(array_stats.ess(second, chain_axis=0, draw_axis=1))
+
+
+def test_last_states_are_compared_with_simple_ones_at_the_same_alpha():
+    """log p(labels | alpha = 1) + log p(points | labels), of each chain and group, by scipy."""
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    labels = np.array([[0] * 9, [0, 0, 1, 1, 0, 0, 1, 0, 0], [0, 1, 2, 3, 4, 0, 0, 1, 1], [0, 1, 0, 1, 0, 0, 1, 2, 3]])
+    simple = np.array([3.0, -7.0])
+    chains = at_rest(problem)._replace(
+        round=30, stopped=np.full(2, 30), labels=labels.astype(np.int32), alpha=np.full((4, 2), 0.2),
+        log_joint=np.zeros((30, 4, 2)), n_components=np.ones((30, 4, 2)), simple_log_joint=simple,
+    )  # fmt: skip
+    found = convergence.judge(chains, problem).above_simple
+    for g, (n, rows) in enumerate(((5, slice(0, 5)), (4, slice(5, 9)))):
+        for c in range(4):
+            partition = gammaln(np.bincount(labels[c, rows])).sum() - gammaln(1 + n)
+            expected = partition + log_likelihood(problem, g, labels[c, rows]) - simple[g]
+            assert found[c, g] == pytest.approx(expected, rel=PEER_RELATIVE)
+
+
+def test_the_bound_of_a_labelling_is_its_joint_density_without_alpha():
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    labels = np.array([0, 0, 1, 1, 0, 0, 1, 2, 1])
+    state = GibbsState(torch.from_numpy(labels), torch.tensor([0.3, 2.0], dtype=torch.float64))
+    found = convergence._log_evidence_of(problem, [(0, 0, 0), (1, 0, 0)], state)
+    for g, (n, rows) in enumerate(((5, slice(0, 5)), (4, slice(5, 9)))):
+        sizes = np.bincount(labels[rows])
+        expected = gammaln(sizes).sum() + log_integral(n, len(sizes)) + log_likelihood(problem, g, labels[rows])
+        assert found[g] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_bound_of_annealing_is_the_larger_of_its_two(short, monkeypatch):
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    state = GibbsState(torch.zeros(9, dtype=torch.int64), torch.ones(2, dtype=torch.float64))
+    monkeypatch.setattr(convergence, "anneal", lambda *arguments: (state, np.array([1.0, -1.0])))
+    monkeypatch.setattr(convergence, "_log_evidence_of", lambda *arguments: np.zeros(2))
+    units = [(0, 0, convergence.ANNEALED), (1, 0, convergence.ANNEALED)]
+    _, bound = convergence._annealed(problem, units, 1, at_rest(problem).anchor_weight)
+    assert bound.tolist() == [1, 0]
+
+
+def test_each_chain_burns_in_from_a_start_of_its_own_and_from_one_component(monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def stopped(problem, units, state, *rest):
+        raise Begun(units, convergence._parts(problem, units, state))
+
+    problem = problem_of(two_clusters(40), [40], ["ant"])
+    starts = convergence._starts(convergence.start(problem), problem, 0, 3)
+    monkeypatch.setattr(convergence, "_round", stopped)
+    with pytest.raises(Begun) as begun:
+        convergence.burn_in(convergence.start(problem), problem, 3)
+    units, parts = begun.value.args
+    assert [len(np.unique(start)) for start in starts] == [1, 3, 3, 25]
+    # Two clusters: of k-means' three none crosses them, of three at random each does.
+    sides = [{tuple(np.unique(start[side::2])) for side in (0, 1)} for start in starts[1:3]]
+    assert (len(sides[0]), len(sides[1])) == (1, 2)
+    for (_, chain, track), part in zip(units, parts, strict=True):
+        assert np.array_equal(part, np.zeros(40) if track else starts[chain])
+
+
+@pytest.mark.parametrize("best", [1, 6, 25])
+def test_a_simple_state_is_the_best_of_one_component_and_k_means_with_6_and_25(monkeypatch, best):
+    """What a chain may start from besides, k-means with K0, is none of them, however good."""
+    value = dict.fromkeys((1, 6, 25), -5.0) | {best: -2.0, 3: 100.0}
+
+    def joint(labels, alpha, *rest):
+        assert alpha.tolist() == [1]
+        return torch.tensor([value[len(labels.unique())]])
+
+    monkeypatch.setattr(convergence, "log_joint", joint)
+    problem = problem_of(two_clusters(40), [40], ["ant"])
+    chains = convergence.start(problem)
+    convergence._starts(chains, problem, 0, 3)
+    assert chains.simple_log_joint.tolist() == [-2]
+
+
+def test_no_two_draws_share_random_numbers(short, monkeypatch):
+    """Over a burn-in in which every chain anneals twice, and rounds after it."""
+    made, really = [], convergence.generator
+    monkeypatch.setattr(convergence, "generator", lambda *key: made.append((*key, 0)[:5]) or really(*key))
+    monkeypatch.setattr(convergence, "UNDECIDED_NATS_A_POINT", 1)
+
+    def anneal(x, offsets, prior, rngs, slowness):
+        n = len(offsets) - 1
+        return GibbsState(torch.zeros(len(x), dtype=torch.int64), torch.ones(n, dtype=torch.float64)), np.full(n, -1.0)
+
+    def bound(problem, units, state):
+        return np.array([0.0 if track < convergence.ANNEALED else -1.0 for _, _, track in units])
+
+    monkeypatch.setattr(convergence, "anneal", anneal)
+    monkeypatch.setattr(convergence, "_log_evidence_of", bound)
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+    chains = convergence.burn_in(convergence.start(problem), problem, 3)
+    assert np.isfinite(chains.burn_in_log_evidence).all()
+    convergence.advance(chains, problem, 9)
+    assert len(made) == len(set(made))
+
+
 def test_acceptance_is_of_splits_and_of_merges_apart(short):
     """Half of the splits, a tenth of the merges."""
     problem = problem_of(two_clusters(5), [2, 3], ["ant", "elk"])
@@ -250,6 +455,34 @@ def test_a_point_against_itself_is_no_proposal(short, monkeypatch):
     begun = convergence.burn_in(convergence.start(problem), problem, 3)
     monkeypatch.setattr(convergence, "split_merge", spy)
     assert convergence.advance(begun, problem, 2).proposed.sum() == sum(made)
+
+
+def test_splits_and_merges_are_counted_apart(short, monkeypatch):
+    made, really = np.zeros((2, 2), np.int64), convergence.split_merge
+
+    def spy(state, x, proposals, **options):
+        state, info = really(state, x, proposals, **options)
+        apart = proposals.anchors[:, :, 0] != proposals.anchors[:, :, 1]
+        for i, kind in enumerate((info.split, ~info.split)):
+            made[:, i] += [int((kind & apart).sum()), int((kind & info.accepted).sum())]
+        return state, info
+
+    monkeypatch.setattr(convergence, "split_merge", spy)
+    problem = problem_of(two_clusters(12), [12], ["ant"])
+    chains = convergence.advance(at_rest(problem), problem, 9)
+    assert [chains.proposed.sum((1, 2)).tolist(), chains.accepted.sum((1, 2)).tolist()] == made.tolist()
+    assert len(np.unique(made)) == 4, "equal numbers show little"
+
+
+def test_groups_that_do_not_converge_are_named_and_no_others(short, monkeypatch):
+    for name, value in {"MAX_ROUNDS": 10, "BURN_IN_ROUNDS": 1}.items():
+        monkeypatch.setattr(convergence, name, value)
+    really = convergence.judge
+    monkeypatch.setattr(
+        convergence, "judge", lambda *given: really(*given)._replace(converged=np.array([True, False, True]))
+    )
+    with pytest.warns(ConvergenceWarning, match=r"chains of 1 of 3 groups do not agree, see convergence_: elk$"):
+        DPGaussianMixture(**CONVERGED).fit(two_clusters(12), groups=["fox", "elk", "ant"] * 4)
 
 
 def test_groups_that_do_not_converge_are_named(short):

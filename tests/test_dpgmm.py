@@ -210,6 +210,18 @@ def test_odd_data_give_finite_densities():
     assert np.isfinite(single.score_samples(X)).all()
 
 
+def test_what_varies_by_rounding_alone_is_constant():
+    """By one unit in the last place of float32, which is none of float64's."""
+    X = np.column_stack([three_groups()[0][:, 0], np.full(86, 1000.0)]).astype(np.float32)
+    X[::2, 1] = np.nextafter(X[::2, 1], np.float32(2000))
+    offsets = torch.tensor([0, 86])
+    with pytest.warns(ConstantFeatureWarning, match="1 features are constant .* feature 1 of group 0"):
+        _, variance = group_variances(torch.from_numpy(X), offsets)
+    assert variance[0].tolist() == pytest.approx([X[:, 0].astype(float).var(), 1])
+    _, variance = group_variances(torch.from_numpy(X).double(), offsets)
+    assert variance[0].tolist() == pytest.approx(X.astype(float).var(0))
+
+
 def test_float32_data_agree_with_float64():
     X, names = three_groups(D=6, dtype=np.float32)
     fox = names == "fox"

@@ -126,6 +126,18 @@ def test_bic_chooses_the_number_of_components_in_each_group():
     assert model.predict(X, groups)[200:].tolist() in ([0] * 100 + [1] * 100, [1] * 100 + [0] * 100)
 
 
+def test_starts_that_do_not_fit_in_memory_at_once_are_run_in_turns(monkeypatch):
+    X, groups = blobs((30, 40, 50), D=2)
+    arguments = {"n_components": (1, 3), "n_init": 2, "random_state": SEED}
+    at_once = GaussianMixture(**arguments).fit(X, groups=groups)
+    for batch in (1, 300):
+        monkeypatch.setattr("classfit.em._BATCH", batch)
+        in_turns = GaussianMixture(**arguments).fit(X, groups=groups)
+        np.testing.assert_array_equal(in_turns.component_offsets_, at_once.component_offsets_)
+        np.testing.assert_allclose(in_turns.means_, at_once.means_, rtol=PEER_RELATIVE)
+        np.testing.assert_allclose(in_turns.lower_bound_, at_once.lower_bound_, rtol=PEER_RELATIVE)
+
+
 def test_class_log_density_is_the_density_under_every_group():
     X, groups = blobs((50, 70, 60), D=3)
     model = GaussianMixture(2, random_state=SEED).fit(X, groups=groups)
@@ -224,6 +236,19 @@ def test_float32_that_cannot_resolve_a_covariance_is_fitted_in_float64():
     assert 0 < np.abs(single.covariances_[2:] - double.covariances_[2:]).max() < log_density(torch.float32, 32)
 
 
+def test_the_group_that_float32_cannot_resolve_is_the_one_fitted_in_float64():
+    """The second of three: the others stay as they are alone."""
+    rng = np.random.default_rng(SEED)
+    sizes = {"a": 200, "b": 20, "c": 150}
+    X, groups = rng.normal(size=(370, 32)).astype(np.float32), np.repeat(list(sizes), list(sizes.values()))
+    together = GaussianMixture(2, random_state=SEED).fit(X, groups=groups)
+    for g, name in enumerate(sizes):
+        alone = GaussianMixture(2, random_state=SEED).fit(X[groups == name], groups=groups[groups == name])
+        slack = log_density(torch.float32, 32)
+        np.testing.assert_allclose(together.means_[2 * g : 2 * g + 2], alone.means_, rtol=slack, atol=slack)
+        assert together.lower_bound_[g] == pytest.approx(alone.lower_bound_[0], rel=slack)
+
+
 @pytest.mark.parametrize("shift", [0.0, 1e3])
 def test_float32_with_a_shift(shift):
     X = (blobs((300,), D=16)[0] + shift).astype(np.float32)
@@ -270,6 +295,22 @@ def test_warns_of_groups_that_have_not_converged():
     np.testing.assert_array_equal(model.n_iter_, [1, 1])
 
 
+def test_a_warning_names_the_groups_that_it_concerns_and_no_others():
+    X, groups = blobs((60, 80, 40), D=2)
+    steps = GaussianMixture(3, random_state=SEED).fit(X, groups=groups).n_iter_
+    slowest = int(steps.argmax())
+    assert (np.delete(steps, slowest) < steps[slowest]).all()
+    with pytest.warns(ConvergenceWarning, match=rf"\(groups {'abc'[slowest]}\)$") as caught:
+        GaussianMixture(3, max_iter=int(steps.max()) - 1, random_state=SEED).fit(X, groups=groups)
+    assert len(caught) == 1
+    X[groups == "b"] = 1.5
+    with pytest.warns() as caught:
+        GaussianMixture(3, random_state=SEED).fit(X, groups=groups)
+    lost = [str(w.message) for w in caught if "lost all their points" in str(w.message)]
+    assert len(lost) == 1
+    assert lost[0].endswith("(groups b)")
+
+
 def two_clusters(distance):
     """Of 300 points, variance 1, in one dimension."""
     return np.random.default_rng(SEED).normal(size=(600, 1)) + np.repeat([[0.0], [distance]], 300, axis=0)
@@ -285,6 +326,10 @@ def test_warns_where_reg_covar_widens_components():
     outlier = np.concatenate([two_clusters(0), [[1e5]]])
     with pytest.warns(UserWarning, match="groups 0"):
         GaussianMixture(2, random_state=SEED).fit(outlier)
+    # One narrow component is enough, beside one that is wide.
+    wide = np.where(np.arange(600) < 300, 1, 500)[:, None] * two_clusters(0) + np.repeat([[0.0], [1e4]], 300, axis=0)
+    with pytest.warns(UserWarning, match="groups 0"):
+        GaussianMixture(2, random_state=SEED).fit(wide)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = GaussianMixture(2, random_state=SEED, reg_covar=1e-12).fit(X, groups=groups)

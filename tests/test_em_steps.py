@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as ScikitMixture
 from tolerances import PEER_RELATIVE, log_density
 
+from classfit import em_steps
 from classfit.em_steps import Mixtures, e_step, expectation_maximisation, initial_labels, initial_mixtures, m_step
 
 SEED = 20221200
@@ -86,6 +87,25 @@ def test_stops_at_tol():
     assert fit.log_likelihood == path[expected - 1]
 
 
+def test_a_group_that_has_converged_needs_no_further_covariance(monkeypatch):
+    """A single component is there after one step; that the next, for the other group alone, is singular is no error."""
+    x, labels, _, _ = one_group(N=200, K=3)
+    really, calls = em_steps.m_step, []
+
+    def singular_at_the_second(*arguments):
+        mixtures, bad = really(*arguments)
+        calls.append(len(bad))
+        return mixtures, bad | (torch.arange(len(bad)) == 0) if len(calls) == 2 else bad
+
+    monkeypatch.setattr(em_steps, "m_step", singular_at_the_second)
+    labels = torch.cat([torch.zeros(50, dtype=torch.int64), labels[50:]])
+    offsets = torch.tensor([0, 50, 200]), torch.tensor([0, 1, 4])
+    one, three = expectation_maximisation(x, labels, *offsets, tol=1e-6, max_iter=20, reg_covar=0.0)
+    assert (one.n_iter, one.converged, one.singular) == (1, True, False)
+    assert three.n_iter > 1
+    assert calls[:3] == [4, 4, 3]
+
+
 def test_start_has_one_covariance_a_group():
     x, labels, group_offsets, component_offsets = one_group(N=100, K=3, D=2)
     mixtures, _ = initial_mixtures(x, labels, group_offsets, component_offsets, 0.25)
@@ -105,6 +125,11 @@ def test_initial_labels(init_params):
     assert sorted(set(labels)) == list(range(7))
     np.testing.assert_array_equal(labels, initial_labels(x, 7, init_params, [SEED]))
     assert (labels != initial_labels(x, 7, init_params, [SEED + 1])).any()
+
+
+def test_a_random_start_has_components_of_equal_size():
+    x = mixture_case(50, 3, 2).x.numpy()
+    assert sorted(np.bincount(initial_labels(x, 7, "random", [SEED]))) == [7] * 6 + [8]
 
 
 def test_a_component_that_loses_its_points_keeps_its_place():

@@ -1,5 +1,6 @@
 """The posterior predictive of Dirichlet-process mixtures: densities, samples, divergences, storage."""
 
+import json
 import warnings
 
 import numpy as np
@@ -11,7 +12,10 @@ from scipy.special import logsumexp
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from classfit import ConstantFeatureWarning, DPGaussianMixture, Posterior
+from classfit._check import streams_of
+from classfit.predictive import _mean
 from classfit.prior import group_variances, niw_prior
+from classfit.storage import replacing
 
 QUICK = {"n_sweeps": 24, "n_discard": 8, "thin": 4, "random_state": 0}
 
@@ -199,3 +203,110 @@ def test_the_most_probable_component_is_known_where_all_probabilities_underflow(
     # The wider one, whose degrees of freedom are fewer as well.
     assert posterior.most_probable_component(far).tolist() == [1]
     assert posterior.most_probable_component(np.zeros((1, 8))).tolist() == [0]
+
+
+def several_groups(official: bool = False) -> Posterior:
+    """Groups of one, three and two components far apart, in one dimension."""
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([[0] * 4, [0, 1, 2] * 4, [0, 1] * 3]).astype(np.int32)
+    x = torch.from_numpy(rng.normal(size=(len(labels), 1)) + 50 * labels[:, None])
+    offsets = torch.tensor([0, 4, 16, 22])
+    mean, variance = group_variances(x, offsets)
+    alpha = np.array([[0.5, 1.5, 3.0]])
+    return Posterior(
+        x, offsets, np.array(["a", "b", "c"]), labels[None], alpha, niw_prior(mean, variance, 6), variance, official
+    )
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_components_of_groups_of_other_numbers_keep_their_columns(official):
+    """A new component is the last column, whatever the group; a component that a group does not have has 0."""
+    posterior = several_groups(official)
+    names = np.repeat(posterior.groups, [4, 12, 6])
+    order = np.random.default_rng(1).permutation(22)
+    found = posterior.component_probabilities(posterior.x[order], names[order])[np.argsort(order)]
+    assert found.shape == (22, 4)
+    assert found.sum(1) == pytest.approx(np.ones(22))
+    assert np.array_equal(found[:, :-1] > 0, np.arange(3) < np.repeat([1, 3, 2], [4, 12, 6])[:, None])
+    assert (found[:, -1] > 0).all()
+    own = posterior.most_probable_component(posterior.x[order], names[order])[np.argsort(order)]
+    assert np.array_equal(own, posterior.labels[0])
+    # By Bayes' rule from the density under each group: the prior's part of it, at a point of group "a".
+    mu0, kappa0, nu0, S0 = (float(field[0].flatten()[0]) for field in posterior.prior)
+    x0 = float(posterior.x[0, 0])
+    prior = stats.t.logpdf(x0, nu0, mu0, np.sqrt(S0 * (kappa0 + 1) / (kappa0 * nu0))) + np.log(0.5 / 4.5)
+    total = several_groups().log_density(posterior.x[:1], ["a"])[0]
+    assert found[0, -1] == pytest.approx(np.exp(prior - total), rel=PEER_RELATIVE)
+
+
+def test_draws_are_in_no_order():
+    draws = several_groups().sample(2000, "c", 0)[:, 0] > 25
+    halves = draws.reshape(2, 1000).sum(1)
+    assert stats.fisher_exact([halves, 1000 - halves]).pvalue > 1e-3
+
+
+def test_each_group_has_random_numbers_of_its_own():
+    first = [stream.random(50) for stream in streams_of(3, 4)]
+    assert len(np.unique(first)) == 200
+    # Groups with the same points and labels have the same predictive, and draws that differ.
+    one = several_groups()
+    x, labels = one.x[4:16].repeat(2, 1), np.tile(one.labels[:, 4:16], 2)
+    prior = type(one.prior)(*(field[[1, 1]] for field in one.prior))
+    twins = Posterior(
+        x, torch.tensor([0, 12, 24]), np.array(["a", "b"]), labels, np.ones((1, 2)), prior, one.variance[[1, 1]]
+    )
+    entropy = twins.relative_entropy(100, 0)
+    assert entropy.value[0] != entropy.value[1]
+    assert np.abs(entropy.value[0] - entropy.value[1]) < MONTE_CARLO_SIGMAS * np.hypot(*entropy.standard_error)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_the_error_of_a_mean_is_scipys(n):
+    values = np.random.default_rng(0).normal(size=n)
+    assert _mean(values) == pytest.approx((values.mean(), stats.sem(values)), rel=PEER_RELATIVE)
+
+
+def test_a_posterior_of_another_format_is_refused(tmp_path):
+    several_groups().save(tmp_path / "posterior.npz")
+    with np.load(tmp_path / "posterior.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(tmp_path / "posterior.npz", **arrays | {"meta": json.dumps({"format": 2, "official": False})})
+    with pytest.raises(ValueError, match="not a saved posterior: format 2, this version reads 1"):
+        Posterior.load(tmp_path / "posterior.npz")
+
+
+def test_all_of_a_posterior_is_there_when_loaded(tmp_path):
+    posterior = several_groups(official=True)
+    posterior.save(tmp_path / "posterior.npz")
+    loaded = Posterior.load(tmp_path / "posterior.npz")
+    for name in ("x", "group_offsets", "groups", "labels", "alpha", "variance", "official"):
+        assert np.array_equal(getattr(loaded, name), getattr(posterior, name)), name
+    for name, field, expected in zip(loaded.prior._fields, loaded.prior, posterior.prior, strict=True):
+        assert torch.equal(field, expected), name
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    posterior, path = several_groups(), tmp_path / "posterior.npz"
+    posterior.save(path)
+    posterior.groups = np.array(["a", "b", None])
+    with pytest.raises(ValueError, match="groups must hold numbers or strings, got dtype object"):
+        posterior.save(path)
+
+    def stopped():
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == [path]
+    assert Posterior.load(path).groups.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_draws_have_the_dtype_of_the_points_and_densities_float64(dtype):
+    posterior = several_groups()
+    posterior.x = posterior.x.to(dtype)
+    draws = posterior.sample(3, "b", 0)
+    assert torch.from_numpy(draws).dtype == dtype
+    assert posterior.log_density(draws).dtype == np.float64

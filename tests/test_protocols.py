@@ -62,6 +62,32 @@ def test_em_is_the_mixture_with_the_lowest_bic():
     assert list(protocols.em(X, names, n_components=(1, 2)).diagnostics["n_components"]) == [2, 1]
 
 
+def test_folds_and_densities_follow_the_rows_whatever_their_order():
+    """Groups of other sizes, mixed: every fold has its share of each, and a point the density it has when sorted."""
+    X, names = two_groups(24)
+    X, names = X[:36], names[:36]
+    order = np.random.default_rng(1).permutation(36)
+    settings = {"n_folds": 4, "protocol": None, "n_init_components": 2}
+    mixed = protocols.heldout(X[order], names[order], **settings).diagnostics
+    assert mixed["groups"].tolist() == ["ant", "elk"]
+    for name, size in (("ant", 6), ("elk", 3)):
+        assert np.bincount(mixed["fold"][names[order] == name]).tolist() == [size] * 4
+    f, fold = 1, mixed["fold"]
+    model = DPGaussianMixture(2, random_state=f).fit(X[order][fold != f], groups=names[order][fold != f])
+    labels, edge = model.posterior_.labels, int(model.posterior_.group_offsets[1])
+    expected = [np.mean([len(np.unique(row)) for row in part]) for part in (labels[:, :edge], labels[:, edge:])]
+    assert mixed["n_components"][f].tolist() == pytest.approx(expected)
+
+
+def test_em_is_fitted_from_three_starts_of_the_seed():
+    X, names = two_groups(40)
+    found = [protocols.em(X, names, n_components=(5,), random_state=seed).log_density for seed in (3, 3, 4)]
+    expected = GaussianMixture((5,), n_init=3, random_state=3).fit(X, groups=names).score_samples(X, names)
+    assert np.array_equal(found[0], expected)
+    assert np.array_equal(found[1], expected)
+    assert not np.allclose(found[2], expected)
+
+
 def test_diagnostics_of_a_fold():
     """Two groups of two points, of two labellings; four and two rounds of two chains."""
     posterior = SimpleNamespace(group_offsets=torch.tensor([0, 2, 4]), labels=np.array([[0, 1, 0, 0], [0, 0, 0, 0]]))

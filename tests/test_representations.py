@@ -97,6 +97,23 @@ def test_tokens(class_token, images):
     np.testing.assert_allclose(found.values @ found.components, expected, atol=VALUES)
 
 
+@pytest.mark.parametrize("name", ["class_token", "cls_token"])
+def test_a_class_token_of_a_part_of_the_model_is_one(name, images):
+    model = nn.Sequential(Tokens(False))
+    model[0].register_parameter(name, nn.Parameter(torch.zeros(1, 1, 8)))
+    [found] = extract_representations(model, [images], ["0"]).values()
+    np.testing.assert_allclose(found.values @ found.components, model(images)[:, 0].detach(), atol=VALUES)
+
+
+@pytest.mark.parametrize("shape", [(50, 3, 64), (50, 3, 8, 8)])
+def test_activations_of_few_digits_are_pooled_in_float32(shape, images):
+    """In bfloat16 itself a mean of some 10 would be off by 0.03."""
+    rounded = (10 + images).to(torch.bfloat16).reshape(shape)
+    [found] = extract_representations(nn.Sequential(nn.Identity()), [rounded], ["0"]).values()
+    expected = rounded.double().mean((2, 3) if rounded.ndim == 4 else 1)
+    np.testing.assert_allclose(found.values @ found.components, expected, atol=10 * VALUES)
+
+
 def test_does_not_depend_on_batches_or_their_form(network, images):
     whole = extract_representations(network, [images], ["linear"])["linear"]
     for batches in (loader(images, 7), [[images[:20], 0], [images[20:], 1]], iter([images[:49], images[49:]])):
