@@ -311,7 +311,7 @@ def _transition(figures: Mapping[str, Stored]) -> tuple[int, str]:
             f" In the mean, a network without a bin lacks {before:.0%} of the images of a point's own class before it, "
             f"and {after:.0%} from there on"
         )
-        remark += ", which by itself lowers F1 and certified radius, not memorization." if after > before else "."
+        remark += ", which lowers F1 and may lower certified radius, not memorization." if after > before else "."
     return at, remark
 
 

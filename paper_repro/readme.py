@@ -142,6 +142,11 @@ def _convergence(folder: Path, protocol: str) -> str:
     found = tally(rows)
     if found.kind != "several":
         return ""
+    if found.n_fits:  # the densities are theirs, not those of the fits to all points
+        return (
+            f"Under `{protocol}` {found.n_fits_converged:,} of {found.n_fits:,} fits that leave points out passed the "
+            "test of convergence."
+        )
     last = [row for row in rows if row["stage"] == rows[-1]["stage"]]
     high = {row["class"] for row in last if row["above_largest_gap"] == "True"}
     return (

@@ -187,7 +187,7 @@ def _mark(name: str, reference: Facts, about: Facts, stored: Stored) -> str:
     if name == "figure_4":
         return f"{len(stored['class_names'])} classes"
     row: dict[str, Any] = overlap_row(reference, about)
-    counted = f"{row['high_density_classes']} of {row['classes']} above the largest gap at stage {row['stage']}"
+    counted = f"{row['high_density_classes']} of {row['classes']} above the gap of stage {row['stage']}"
     if about is reference:
         return f"{counted}\nthe others are compared with it"
     if row["found_again"] is None or not reference.high:

@@ -6,6 +6,7 @@ the same bits whatever the machine's number of cores. A task writes its own file
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -115,6 +116,9 @@ def _start(processes: list[Any]) -> None:
 
 
 def _work(function: Callable[[Any], None], tasks: Sequence[Any]) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; the parent answers, and ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for task in tasks:
         try:

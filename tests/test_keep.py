@@ -506,3 +506,9 @@ def test_how_many_fits_converged(kept):
         "Under `converged` 2 of 8 fits (of a class at a stage) passed the test of convergence; at stage 4 1 of the 2 "
         "classes above the largest gap did. The others are flagged."
     )
+    folder = kept / "small" / "heldout" / "classes"
+    folder.mkdir(parents=True)
+    storage.write_csv(folder / "classes.csv", [row | {"folds": 200, "folds_converged": 3} for row in rows])
+    assert readme._convergence(kept / "small", "heldout") == (
+        "Under `heldout` 24 of 1,600 fits that leave points out passed the test of convergence."
+    )

@@ -104,6 +104,10 @@ def test_compact_pictures():
         '  <path id="n" d="M 0 1" style="stroke: #0072b2"/>\n </defs>\n <g id="lines">\n'
         f'  <g id="line_1">\n   <path d="M 1 2 \nL 3 1.5 \nL 2.9 4.5 \nz\nM 9 9 \nL 6 9 \n"{style}/>\n  </g>\n'
         f'  <g id="line_2">\n   <path d="M 5 6 \nC 7 8 9 10 11 12 \n"{style}/>\n  </g>\n'
+        '  <g transform="scale(0.1)">\n   <use xlink:href="#n"/>\n'
+        '   <use xlink:href="#m" transform="translate(40.625 0)"/>\n'
+        '   <use xlink:href="#n" transform="translate(80 -9.5) scale(0.7)"/>\n'
+        '   <use xlink:href="#m" transform="translate(90 -9.5)"/>\n  </g>\n'
         '  <use xlink:href="#n" x="1.23456" y="2" style="opacity: 0.5"/>\n'
         '  <use xlink:href="#m" x="3" y="4" style="opacity: 0.5"/>\n </g>\n</svg>'
     )
@@ -113,6 +117,8 @@ def test_compact_pictures():
         '<path id="i2" d="M0 1.23l2-1.23z" style="stroke: #0072b2"/>'
         '<path id="i1" d="M0 1" style="stroke: #0072b2"/></defs>'
         f'<g><g{short}><path d="M1 2l2-.5l-.1 3zM9 9l-3 0"/><path d="M5 6C7 8 9 10 11 12"/></g>'
+        '<g transform="scale(0.1)"><use xlink:href="#i1"/><use xlink:href="#i2" x="40.62"/>'
+        '<use xlink:href="#i1" transform="translate(80 -9.5) scale(0.7)"/><use xlink:href="#i2" x="90" y="-9.5"/></g>'
         '<use xlink:href="#i1" x="1.23" y="2" style="opacity: 0.5"/>'
         '<use xlink:href="#i2" x="3" y="4" style="opacity: 0.5"/>'
         "</g></svg>"

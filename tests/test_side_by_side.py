@@ -179,9 +179,9 @@ def test_the_published_code_is_a_column_of_its_own(workspace, drawn):
     assert comparison.folder == workspace.root / "side_by_side"
     headings = [axes.texts[1].get_text() for axes in drawn["figure_a7"].axes[:3]]
     assert headings == [
-        "3 of 30 above the largest gap at stage 4\nthe others are compared with it",
-        "2 of 30 above the largest gap at stage 4\n1 of the 3 of paper, Jaccard 0.25",
-        "2 of 30 above the largest gap at stage 4\n1 of the 3 of paper, Jaccard 0.25",
+        "3 of 30 above the gap of stage 4\nthe others are compared with it",
+        "2 of 30 above the gap of stage 4\n1 of the 3 of paper, Jaccard 0.25",
+        "2 of 30 above the gap of stage 4\n1 of the 3 of paper, Jaccard 0.25",
     ]
     key = [text.get_text() for text in drawn["figure_a7"].legends[0].get_texts()]
     assert key[2] == "above the largest gap at stage 4 under paper"
@@ -305,6 +305,23 @@ def test_pictures_are_whole_and_the_same_each_time(n_classes, tmp_path):
     first, again = ((tmp_path / folder / "figure_1.svg").read_bytes() for folder in ("first", "again"))
     assert len(first) > 10_000
     assert first == again
+
+
+@pytest.mark.parametrize("name", ["figure_1", "figure_a7"])
+def test_four_protocols_have_room_for_panels_and_words(name):
+    """Words over a column neither take the width of its panels nor run into the next column, or out of the picture."""
+    mark = "100 of 100 above the gap of stage 4\n10 of the 11 of paper, Jaccard 0.33"
+    stored = made_densities((99,), stages=(3, 4), n_classes=100)
+    figure = draw(name, [Column(title, mark, stored) for title in ("paper", "converged", "heldout", "em")], RINGED, "")
+    figure.draw_without_rendering()
+    panels, right = figure.axes[:4], figure.bbox.width
+    assert all(axes.bbox.width > 0.18 * right for axes in panels)
+    ends = [*(axes.bbox.x0 for axes in panels[1:]), right]
+    for axes, end in zip(panels, ends, strict=True):
+        assert max(text.get_window_extent().x1 for text in axes.texts) < end
+    # The scale, which is the same, stands on the left alone.
+    labelled = [any(label.get_visible() for label in axes.get_yticklabels()) for axes in panels]
+    assert labelled == [True, False, False, False]
 
 
 def test_what_is_drawn_are_figures_of_the_paper():

@@ -97,6 +97,7 @@ def _common_scale(row: Sequence[Axes], statistics: Sequence[tuple[np.ndarray, np
     room = 0.05 * (high - low) or 1
     for axes in common:
         axes.set_ylim(low - room, high + room)
+        axes.tick_params(labelleft=axes is row[0])
 
 
 def _scatters(columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Figure:

@@ -168,16 +168,19 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def compact_svg(svg: str) -> str:
-    """The same picture in half the bytes or fewer: hundredths of a point, lines by their steps, short names of what is
-    used again and of nothing else, and what neighbours share said once."""
+    """The same picture in half the bytes or fewer: hundredths of a point, lines by their steps, letters by their
+    places, short names of what is used again and of nothing else, and what neighbours share said once."""
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(?<=>)\s+(?=<)", "", svg)
     svg = _short_names(svg)
+    svg = _LETTER.sub(r'\1 x="\2" y="\3"/>', svg).replace(' y="0"/>', "/>")
     svg = re.sub(r'\b(d|x|y)="([^"]*)"', lambda found: f'{found[1]}="{_hundredths(found[2])}"', svg)
     svg = re.sub(r'(?<=\bd=")(?:[ML]-?[\d.]+ -?[\d.]+|z)+(?=")', lambda found: _by_steps(found[0]), svg)
     return _ALIKE.sub(_said_once, svg)
 
 
+# A letter of a text, at its place in the line.
+_LETTER = re.compile(r'(<use xlink:href="#\w+") transform="translate\((-?[\d.]+) (-?[\d.]+)\)"/>')
 # Elements side by side with the same clip path and style; not definitions, which do not inherit where they are used.
 _ALIKE = re.compile(r'<(path|use)(?! id=) [^<>]*?((?: clip-path="[^"]*")? style="[^"]*")/>(?:<\1(?! id=) [^<>]*?\2/>)+')
 

@@ -1,0 +1,47 @@
+"""Tasks shared among processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SECONDS_TO_WAIT = 300
+TASKS = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+
+from paper_repro.workers import run_tasks
+
+
+def begin(folder, task):
+    (folder / f"{task}-{os.getpid()}").touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    run_tasks(partial(begin, Path(sys.argv[1])), [1, 2], lambda task: False, description="tasks", n_processes=2)
+"""
+
+
+def test_ctrl_c_is_answered_by_one_process_and_ends_all(tmp_path):
+    """A terminal sends it to every process of the command."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "tasks.py", str(begun)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs do not heed it
+    )  # fmt: skip
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while len(list(begun.iterdir())) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=SECONDS_TO_WAIT)
+    assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said
+    pids = [int(path.name.split("-")[1]) for path in begun.iterdir()]
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
