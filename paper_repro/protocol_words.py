@@ -236,7 +236,9 @@ def _several(facts: Facts) -> str:
     words = f"Under `{facts.name}` the chains converged for {last.n_converged} of {last.n_classes} classes at stage "
     words += f"{facts.stage}, and for {good} of {total} at all stages together"
     if fits := sum(tally.n_fits for tally in facts.tallies):
-        words += f"; of {fits:,} fits that leave points out {sum(tally.n_fits_converged for tally in facts.tallies)} did"
+        words += (
+            f"; of {fits:,} fits that leave points out {sum(tally.n_fits_converged for tally in facts.tallies)} did"
+        )
     return f"{words}; what it says of the others depends on the chain." if good < total else f"{words}."
 
 
