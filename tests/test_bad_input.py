@@ -10,7 +10,7 @@ import torch
 from cases import mixture_case
 
 import kernels
-from kernels import AlphaNoise, GibbsState, NIWPrior
+from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 
 NAN, INF = torch.nan, torch.inf
 CASE = mixture_case(7, 4, 3)
@@ -82,10 +82,30 @@ def gibbs(**bad):
     return kernels.gibbs_sweep(**good | bad)
 
 
+PROPOSALS = SplitMergeProposals(
+    anchors=torch.tensor([[[0, 1], [0, 4]]]),
+    candidates=torch.tensor([[[-1, -1, -1], [1, 2, 3]]]),
+    launch=torch.ones(1, 2, 3, dtype=torch.bool),
+    uniforms=torch.full((1, 2, 2, 3), 0.5).double(),
+    accept=torch.full((1, 2), 0.5).double(),
+)
+
+
+def split_merge(**bad):
+    good = {"state": STATE, "x": CASE.x, "proposals": PROPOSALS, "prior": PRIOR}
+    return kernels.split_merge(**good | {"group_offsets": GROUPS["group_offsets"]} | bad)
+
+
+def joint(**bad):
+    good = {"state": STATE, "x": CASE.x, "prior": PRIOR, "group_offsets": GROUPS["group_offsets"]}
+    return kernels.log_joint(**good | bad)
+
+
 def test_the_good_input_is_good():
     for engine in ("cpu", "reference"):
-        for operation in (gaussian, student_t, mixture, em, moments, gibbs):
+        for operation in (gaussian, student_t, mixture, em, moments, gibbs, split_merge, joint):
             operation(engine=engine)
+    gibbs(correction=torch.zeros(7), inverse_temperature=torch.ones(2).double())
     gibbs(uniforms=torch.linspace(0, 0.9, 7), block_size=32)
     gibbs(alpha_noise=None)
     two_sweeps = AlphaNoise(*(field.repeat(2, 1) for field in NOISE))
@@ -100,7 +120,7 @@ BAD = [
     # points, for every operation
     *[
         (operation, {"x": bad}, words)
-        for operation in (gaussian, student_t, mixture, em, moments, gibbs)
+        for operation in (gaussian, student_t, mixture, em, moments, gibbs, split_merge, joint)
         for bad, words in [
             (X.numpy(), "x must be a torch.Tensor, got ndarray"),
             (X[0], "x must have shape [N, D] with N >= 1 and D >= 1, got [3]"),
@@ -171,7 +191,7 @@ BAD = [
     # groups
     *[
         (operation, {"group_offsets": bad}, words)
-        for operation in (mixture, em, moments, gibbs)
+        for operation in (mixture, em, moments, gibbs, split_merge, joint)
         for bad, words in [
             ([0, 2, 7], "group_offsets must be a torch.Tensor, got list"),
             (OFFSETS([0, 2, 7]).int(), "group_offsets must be int64 of shape [G + 1], got torch.int32 [3]"),
@@ -205,7 +225,10 @@ BAD = [
     (moments, {"n_components": 0}, "n_components must be an integer >= 1, got 0"),
     (moments, {"n_components": 3.0}, "n_components must be an integer >= 1, got 3.0"),
     # Gibbs sweeps: groups and labels
-    (gibbs, {"group_offsets": OFFSETS([0, 2, 2, 7])}, "group 1 is empty; every group needs at least one point"),
+    *[
+        (operation, {"group_offsets": OFFSETS([0, 2, 2, 7])}, "group 1 is empty; every group needs at least one point")
+        for operation in (gibbs, split_merge, joint)
+    ],
     (gibbs, {"block_size": 0}, "block_size must be an integer from 1 to 32, got 0"),
     (gibbs, {"block_size": 33}, "block_size must be an integer from 1 to 32, got 33"),
     (gibbs, {"block_size": 2.5}, "block_size must be an integer from 1 to 32, got 2.5"),
@@ -215,7 +238,8 @@ BAD = [
     (gibbs, {"alpha_shape": 0}, "alpha_shape must be an integer >= 1, got 0"),
     (gibbs, {"alpha_shape": 2}, "alpha_noise.gamma must have shape [N + alpha_shape G] = [11], got [9]"),
     *[
-        (gibbs, {"state": STATE._replace(labels=bad)}, words)
+        (operation, {"state": STATE._replace(labels=bad)}, words)
+        for operation in (gibbs, split_merge, joint)
         for bad, words in [
             (STATE.labels.int(), "state.labels must be int64 of shape [7], got torch.int32 [7]"),
             (changed(STATE.labels, 6, -1), "state.labels must be in 0..6, point 6 has -1"),
@@ -229,7 +253,8 @@ BAD = [
         ]
     ],
     *[
-        (gibbs, {"state": STATE._replace(alpha=bad)}, words)
+        (operation, {"state": STATE._replace(alpha=bad)}, words)
+        for operation in (gibbs, split_merge, joint)
         for bad, words in [
             (1.0, "state.alpha must be a torch.Tensor, got float"),
             (STATE.alpha[:1], "state.alpha must have shape [G] = [2], got [1]"),
@@ -286,9 +311,38 @@ BAD = [
             ({"gamma": changed(NOISE.gamma, 1, -2.0)}, "alpha_noise.gamma must not be negative, got -2.0"),
         ]
     ],
+    *[
+        (gibbs, {"correction": bad}, words)
+        for bad, words in [
+            ([0.0] * 7, "correction must be a torch.Tensor, got list"),
+            (torch.zeros(6), "correction must have the shape of order = [7], got [6]"),
+            (torch.zeros(7).long(), "correction must be float32 or float64, got torch.int64"),
+            (torch.zeros(7, device="meta"), "correction must be on the device of x, cpu, got meta"),
+            (changed(torch.zeros(7), 3, NAN), "correction must be in [0, 1), got nan at (3,)"),
+        ]
+    ],
+    *[
+        (gibbs, {"inverse_temperature": bad}, words)
+        for bad, words in [
+            (1.0, "inverse_temperature must be a torch.Tensor, got float"),
+            (torch.ones(3).double(), "inverse_temperature must have shape [2] or [1, 2], got [3]"),
+            (torch.ones(2), "inverse_temperature must be float64, got torch.float32"),
+            (torch.tensor([1.0, NAN]).double(), "inverse_temperature must be finite, got 1 non-finite values"),
+        ]
+    ],
+    # Split-merge moves: a point of the next group is none of this one
+    *[
+        (split_merge, {"proposals": PROPOSALS._replace(**bad)}, words)
+        for bad, words in [
+            ({"anchors": changed(PROPOSALS.anchors, (0, 0, 1), 2)}, "anchors must be from 0 to 1 in group 0, got 2"),
+            ({"candidates": changed(PROPOSALS.candidates, (0, 0, 0), 2)}, "from -1 to 1 in group 0, got 2"),
+            ({"accept": PROPOSALS.accept.to("meta")}, "proposals.accept must be on the device of x, cpu, got meta"),
+        ]
+    ],
     # Gibbs sweeps: prior
     *[
-        (gibbs, {"prior": PRIOR._replace(**bad)}, words)
+        (operation, {"prior": PRIOR._replace(**bad)}, words)
+        for operation in (gibbs, split_merge, joint)
         for bad, words in [
             ({"kappa0": 0.01}, "prior.kappa0 must be a torch.Tensor, got float"),
             ({"mu0": PRIOR.mu0[:1]}, "prior.mu0 must have shape [G, D] = [2, 3], got [1, 3]"),

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from cases import SIZES, mixture_case, ragged, squared_distance
-from tolerances import assert_within, log_densities, moments
+from tolerances import UNIT_ROUNDOFF, assert_within, log_densities, moments
 
 import kernels
 
@@ -88,6 +88,20 @@ def test_scatters_of_float32_far_from_zero():
     actual, expected = statistics(case), statistics(case, "reference")
     largest = float(expected.scatters.abs().max())
     assert_within(actual.scatters, expected.scatters, moments(torch.float32, 1, largest))
+
+
+def test_sums_over_many_points_are_rounded_once():
+    # Added up in float32, they would be off by 1e-5 and more.
+    N, dtype = 300_000, torch.float32
+    x = torch.rand(N, 1, generator=torch.Generator().manual_seed(0))
+    component = (torch.zeros(1), torch.full((1, 1), 0.25), torch.ones(1, 1, 1))
+    actual = kernels.em_statistics(x, *component, engine="cpu")
+    exact = x[:, 0].double()
+    assert actual.counts.tolist() == [N]
+    total, scatter = (exact - 0.25).sum(), (exact - exact.mean()).square().sum()
+    assert_within(actual.sums[0, 0], total, 2 * UNIT_ROUNDOFF[dtype] * total)
+    # A product of a tile of 64 points is in float32.
+    assert_within(actual.scatters[0, 0, 0], scatter, 64 * UNIT_ROUNDOFF[dtype] * scatter)
 
 
 # ---------------------------------------------------------------- ragged groups, weights of zero

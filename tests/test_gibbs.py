@@ -10,9 +10,11 @@ from cases import ragged
 from scipy import stats
 from scipy.integrate import quad
 from scipy.special import gammaln
-from tolerances import MONTE_CARLO_SIGMAS
+from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
+from kernels.cpu import components
+from kernels.cpu.moments import factor_scratch
 
 
 def make_prior(x: np.ndarray, group_offsets: torch.Tensor, n_init_components: int = 6) -> NIWPrior:
@@ -93,6 +95,41 @@ def test_engine_draws_the_labels_of_the_reference_from_all_singletons_and_from_o
             gibbs_sweep(state, x, order, uniforms, noise, engine=engine, **arguments) for engine in ("reference", "cpu")
         ]
         assert torch.equal(results[0].labels, results[1].labels)
+
+
+def two_places():
+    """Three points each at two places, so far apart that a component at one has no weight at all at the other."""
+    group_offsets, nu0 = torch.tensor([0, 6]), 1e6
+    x = torch.tensor([[0.0], [1e4], [0.0], [1e4], [0.0], [1e4]]).double()
+    prior = NIWPrior(x[:1], *(torch.tensor([v]).double() for v in (0.01, nu0)), torch.tensor([[[nu0]]]).double())
+    state = GibbsState(torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([1.0]).double())
+    arguments = {"prior": prior, "group_offsets": group_offsets}
+    return state, x, torch.arange(6)[None], torch.zeros(1, 6).double(), arguments
+
+
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_a_uniform_of_zero_draws_no_slot_without_weight(engine):
+    state, x, order, uniforms, arguments = two_places()
+    assert torch.equal(gibbs_sweep(state, x, order, uniforms, engine=engine, **arguments).labels[0], state.labels)
+
+
+@pytest.mark.parametrize("alpha_shape", [1, 2, 3])
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_alpha_comes_from_the_numbers_of_its_group_and_sweep(engine, alpha_shape):
+    rng = np.random.default_rng(alpha_shape)
+    state, x, order, uniforms, _, arguments = make_problem(1, N=24, D=2, G=3, T=3)
+    noise = make_noise(rng, arguments["group_offsets"], 3, alpha_shape)[2]
+    beta, gamma, choice = (field.numpy() for field in noise)
+    options = {"alpha_shape": alpha_shape, "engine": engine}
+    result = gibbs_sweep(state, x, order, uniforms, noise, **options, **arguments)
+    for g, (a, b) in enumerate(pairwise(arguments["group_offsets"].tolist())):
+        alpha, n = float(state.alpha[g]), b - a
+        for t in range(3):
+            smaller = alpha_shape + int(result.labels[t, a:b].max())
+            rate = 1 + np.sum(beta[t, a:b] / (alpha + 1 + np.arange(n)))
+            shape = smaller + (choice[t, g] < smaller / (smaller + n * rate))
+            alpha = gamma[t, a + alpha_shape * g :][:shape].sum() / rate
+            assert float(result.alpha[t, g]) == pytest.approx(alpha, rel=PEER_RELATIVE)
 
 
 def test_64_dimensions_over_many_tiles():
@@ -180,6 +217,43 @@ def test_what_is_too_far_for_float64_is_refused(dtype):
         gibbs_sweep(*problem, **arguments, engine="cpu")
 
 
+def far_in_the_second_group(place, far):
+    """Groups of 3, 70 and 2 points, visited in order; that one of the second is far from mu0 = 0."""
+    rng = np.random.default_rng(place)
+    group_offsets, D = torch.tensor([0, 3, 73, 75]), 2
+    x = rng.normal(size=(75, D))
+    x[3 + place, 1] = far
+    prior = (np.zeros((3, D)), np.full(3, 0.01), np.full(3, D + 2.0), np.tile(np.eye(D), (3, 1, 1)))
+    state = GibbsState(torch.zeros(75, dtype=torch.int64), torch.ones(3).double())
+    order = torch.cat([torch.arange(n) for n in group_offsets.diff().tolist()])
+    arguments = {"prior": NIWPrior(*map(torch.from_numpy, prior)), "group_offsets": group_offsets}
+    return state, torch.from_numpy(x), order, torch.from_numpy(rng.random(75)), arguments
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 69])
+def test_what_is_too_far_is_refused_wherever_it_is(place):
+    state, x, order, uniforms, arguments = far_in_the_second_group(place, 3e7)
+    with pytest.raises(ValueError, match=r"below 4.5e\+13, or .* group 1 has a point above"):
+        gibbs_sweep(state, x, order, uniforms, engine="cpu", **arguments)
+
+
+def test_a_scatter_that_overflows_is_refused():
+    state, x, order, uniforms, arguments = far_in_the_second_group(0, 1e200)
+    with pytest.raises(ValueError, match="group 1: a component's scale matrix is not positive definite in float64"):
+        gibbs_sweep(state, x, order, uniforms, engine="cpu", **arguments)
+
+
+def test_float32_that_overflows_about_the_mean_of_the_prior_is_swept_in_float64():
+    state, x, order, uniforms, noise, arguments = make_problem(8, N=20, D=2, G=1, T=2)
+    x, scale = (x / x.abs().max()).float(), 2.0**127
+    prior = arguments["prior"]._replace(mu0=torch.full((1, 2), -1.5).double(), S0=torch.eye(2).double()[None] / 8)
+    expected = gibbs_sweep(state, x.double(), order, uniforms, noise, **arguments | {"prior": prior})
+    prior = prior._replace(mu0=scale * prior.mu0, S0=scale**2 * prior.S0)
+    found = gibbs_sweep(state, scale * x, order, uniforms, noise, **arguments | {"prior": prior})
+    assert (scale * (x + 1.5)).isinf().any()
+    assert torch.equal(found.labels, expected.labels)
+
+
 def moved_far_from_zero(x, prior, shift, grid=2.0**-6):
     """The points on a grid and about mu0 = 0; and where every value is larger by `shift`, on the same grid."""
     x = ((x - x.mean(0)) / grid).round() * grid
@@ -217,6 +291,20 @@ def test_float64_takes_over_with_the_points_as_they_are(monkeypatch):
     gibbs_sweep(*problem, **arguments | {"prior": prior._replace(mu0=mu0)})
     assert [x.dtype for x in given] == [np.float32, np.float64]
     assert np.array_equal(given[1], (problem[1].double() - mu0).numpy())
+
+
+def test_float32_points_are_centred_and_components_rebuilt_in_float64():
+    rng, n, D = np.random.default_rng(4), 50, 3
+    mu0 = np.full(D, 2.0**10 / 3)
+    given = (mu0 + rng.normal(size=(n, D))).astype(np.float32)
+    x = components.centred(given, mu0)
+    assert x.dtype == np.float32
+    assert np.array_equal(x, (given.astype(np.float64) - mu0).astype(np.float32))
+    one, kappa0, exact = components.make_components(x, 1), 0.01, x.astype(np.float64)
+    assert components.rebuild_one(x, np.zeros(n, np.int64), 0, kappa0, np.eye(D), one, factor_scratch(D))
+    mean, scatter = exact.mean(0), np.cov(exact.T, bias=True) * n
+    S_n = np.eye(D) + scatter + kappa0 * n / (kappa0 + n) * np.outer(mean, mean)
+    assert one.log_det[0] == pytest.approx(np.linalg.slogdet(S_n)[1], rel=PEER_RELATIVE)
 
 
 # --- Exactness: all partitions of six points

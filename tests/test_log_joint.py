@@ -82,6 +82,13 @@ def test_points_far_from_zero_give_the_same_to_the_bit():
     assert torch.equal(near, far)
 
 
+def test_a_scatter_that_overflows_is_refused():
+    state, x, arguments = problem(3)
+    x[7, 1] = 1e200
+    with pytest.raises(ValueError, match="group 2: a component's scale matrix is not positive definite in float64"):
+        kernels.log_joint(state, x, **arguments)
+
+
 def test_bad_states_are_refused():
     state, x, arguments = problem(3)
     with pytest.raises(ValueError, match=r"one row for each of the 2 rows of labels, got shape \[1, 3\]"):

@@ -8,6 +8,7 @@ from test_gibbs import (
     draw_partitions,
     draw_points,
     exact_posterior,
+    far_in_the_second_group,
     far_problem,
     geweke_statistics,
     make_noise,
@@ -157,6 +158,18 @@ def test_corrected_blocks_are_those_of_the_reference(D, block_size):
     assert refused > 0, "the correction never refused a block"
 
 
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_a_group_of_no_more_than_a_block_is_visited_one_point_at_a_time(engine):
+    state, x, order, uniforms, noise, arguments = make_problem(1, N=8, D=2, G=2, T=3)
+    assert arguments["group_offsets"].tolist() == [0, 1, 8]
+    one_by_one = gibbs_sweep(state, x, order, uniforms, noise, engine=engine, **arguments)
+    for block_size in (7, 9):
+        options = {"block_size": block_size, "correction": uniforms, "engine": engine}
+        assert torch.equal(
+            gibbs_sweep(state, x, order, uniforms, noise, **options, **arguments).labels, one_by_one.labels
+        )
+
+
 def test_points_far_from_zero_give_the_same_ratios_to_the_bit():
     state, x, _, _, _, arguments = make_problem(6, N=40, D=3, G=2, T=1)
     proposals = make_proposals(np.random.default_rng(6), arguments["group_offsets"], 12)
@@ -213,6 +226,14 @@ def test_what_is_too_far_for_float64_is_refused():
     proposals = make_proposals(np.random.default_rng(0), arguments["group_offsets"], 2)
     words = r"\(x - mu0\)' S0\^-1 \(x - mu0\) is below 4.5e\+13, or .* group 0 has a point above"
     with pytest.raises(ValueError, match=words):
+        split_merge(state, x, proposals, engine="cpu", **arguments)
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 69])
+def test_what_is_too_far_is_refused_wherever_it_is(place):
+    state, x, _, _, arguments = far_in_the_second_group(place, 3e7)
+    proposals = make_proposals(np.random.default_rng(0), arguments["group_offsets"], 1)
+    with pytest.raises(ValueError, match=r"below 4.5e\+13, or .* group 1 has a point above"):
         split_merge(state, x, proposals, engine="cpu", **arguments)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 import torch
 
 from kernels.cpu import threads
@@ -43,3 +44,32 @@ def test_threads_that_overlap_give_back_what_torch_had(two_threads):
     thread.join()
     assert found == {"within": (1, 2), "after": 2}
     assert (torch.get_num_threads(), of_a_new_thread()) == (2, 2)
+
+
+def test_an_error_in_any_thread_is_raised(two_threads):
+    """In the helper: the caller's thread waits until the other one is at work."""
+    caller, failing = threading.get_ident(), threading.Event()
+
+    def task():
+        if threading.get_ident() == caller:
+            assert failing.wait(60)
+        else:
+            failing.set()
+            raise MemoryError("of the helper")
+
+    with pytest.raises(MemoryError, match="of the helper"):
+        threads.run(task, [(), ()])
+
+
+def test_results_are_in_the_order_of_the_tasks(two_threads):
+    """Though the first is done last."""
+    done = threading.Event()
+
+    def task(i):
+        if i == 0:
+            assert done.wait(60)
+        else:
+            done.set()
+        return i
+
+    assert threads.run(task, [(i,) for i in range(5)]) == list(range(5))

@@ -333,6 +333,26 @@ def test_statistics_of_ragged_groups(dtype):
             assert_within(together.log_likelihood[g], expected.log_likelihood[g], moments(dtype, b - a, 10.0 * D))
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="compiled kernels do not look all of the numbers up again")
+def test_any_number_of_groups_components_and_points_is_looked_at_together(monkeypatch):
+    """Two at a time, in place of hundreds."""
+    case = mixture_case(24, 9, 2, spread=0.3)
+    own = {"component_offsets": ragged(9, 5), "group_offsets": ragged(24, 5, seed=1, empty=True)}
+
+    def found(engine):
+        densities = [mixture_densities(case, "gaussian", engine, **offsets) for offsets in ({}, own)]
+        return [*densities, *statistics(case, engine, **own)]
+
+    engines = [importlib.import_module(f"kernels.triton.{name}") for name in ("components", "em_statistics")]
+    for engine in engines:
+        monkeypatch.setattr(engine, "LOOKED_AT", 2)
+    monkeypatch.setattr(engines[1], "SUMMED", 2)
+    mixture = importlib.import_module("kernels.triton.mixture_log_density")
+    monkeypatch.setattr(mixture, "SEARCHED", type(mixture.SEARCHED)(2))
+    for actual, value in zip(found("triton"), found("reference"), strict=True):
+        assert_within(actual, value, moments(torch.float64, 24, float(value.abs().max())))
+
+
 @pytest.mark.parametrize("distance", [0.0, 5e2, 5e4, 1e8])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_responsibilities_of_far_points_add_up_to_one(tensor_cores, dtype, distance):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from test_gibbs import two_places
 from tolerances import UNIFORM_EDGE, UNIT_ROUNDOFF, assert_within
 
 import kernels
@@ -172,6 +173,28 @@ def test_more_components_than_are_looked_at_together():
     expected, edge_distance = reference_sweep(problem)
     assert expected.labels.max() >= 32
     assert_same_chain(sweep(problem), expected, edge_distance, problem)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="compiled kernels do not look the number up again")
+def test_draws_among_more_components_than_are_looked_at_together(monkeypatch, poisoned):
+    """Two at a time, of five. At power 0 they are drawn by their sizes alone, so that none is next to certain."""
+    problem = make_problem([9], 1, 1, labels=np.array([*range(5), 3, 3, 4, 4]), alpha=1.0)
+    options = {"inverse_temperature": torch.zeros(1, dtype=torch.float64)}
+    expected, edge_distance = reference_sweep(problem, **options)
+    monkeypatch.setattr(engine, "SLOTS", type(engine.SLOTS)(2))
+    assert_same_chain(sweep(problem, **options), expected, edge_distance, problem)
+
+
+def test_a_uniform_of_zero_draws_no_slot_without_weight():
+    state, x, order, uniforms, arguments = two_places()
+    problem = Problem(state, x, order, uniforms, AlphaNoise(*3 * [uniforms]), **arguments)
+    assert torch.equal(sweep(problem, alpha_noise=False).labels[0], state.labels)
+
+
+def test_a_correction_is_refused_as_blocks_have_none():
+    problem = make_problem([6], 2, 1)
+    with pytest.raises(ValueError, match="correction must be None on engine 'triton', which draws blocks without it"):
+        sweep(problem, correction=problem.uniforms.to(DEVICE))
 
 
 def test_groups_that_outgrow_their_memory_go_on_with_more(monkeypatch, poisoned):

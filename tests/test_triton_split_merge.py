@@ -1,6 +1,7 @@
 """Split-merge moves and log joint densities of the Triton engine: under the interpreter, or on the GPU where one is."""
 
 import importlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,6 +85,22 @@ def test_more_components_than_points_looked_at_together():
     assert assert_moves_of_the_reference(state, x, proposals, arguments)[0] >= 4
 
 
+def test_more_candidates_than_points_looked_at_together(poisoned):
+    """The first 30 places are empty, so that candidates lie on either side of the 32 that are looked at first."""
+    state, x, proposals, arguments = problem(2, N=9, G=1, P=3, n_components=2)
+
+    def later(field, empty):
+        return torch.cat([torch.full((*field.shape[:-1], 30), empty, dtype=field.dtype), field], dim=-1)
+
+    spread = proposals._replace(
+        candidates=later(proposals.candidates, -1),
+        launch=later(proposals.launch, False),
+        uniforms=later(proposals.uniforms, 0.0),
+        accept=torch.zeros_like(proposals.accept),  # whatever is possible
+    )
+    assert assert_moves_of_the_reference(state, x, spread, arguments)[1] >= 1
+
+
 def test_one_call_equals_many_and_two_runs_are_equal_to_the_bit(poisoned):
     state, x, proposals, arguments = problem(3, P=4, n_candidates=6)
     together, info = on_device(state, x, proposals, arguments)
@@ -130,6 +147,14 @@ def test_log_joint_equals_the_reference(D, dtype, poisoned):
     assert torch.allclose(found(states), expected, rtol=PEER_RELATIVE)
     assert torch.allclose(found(GibbsState(*(field[1] for field in states))), expected[1], rtol=PEER_RELATIVE)
     assert found(GibbsState(*(field[:0] for field in states))).shape == (0, 3)
+
+
+def test_log_joint_of_more_points_than_are_looked_at_together():
+    state, x, _, arguments = problem(1, N=35, G=1)
+    state = GibbsState(torch.zeros(35, dtype=torch.int64), state.alpha)
+    expected = kernels.log_joint(state, x, engine="reference", **arguments)
+    moved = {name: there(value) for name, value in arguments.items()}
+    assert torch.allclose(log_joint(there(state), there(x), **moved).cpu(), expected, rtol=PEER_RELATIVE)
 
 
 def test_log_joint_of_numbers_that_no_point_has():
@@ -210,6 +235,22 @@ def test_points_that_could_not_leave_a_component_are_refused(call):
         assert torch.equal(within, expected)
     with pytest.raises(ValueError, match=r"is at most 1e\+06, or .*; group 0 has one of 1e\+06"):
         found("triton", 1001.0)
+
+
+def test_points_are_whitened_by_the_prior_of_their_group_however_many_at_a_time(monkeypatch):
+    records = importlib.import_module("kernels.triton.records")
+    _, x, _, arguments = problem(3, N=20, G=3)
+    mu0, _, _, S0 = (field.numpy() for field in arguments["prior"])
+    edges, chol = pairwise(arguments["group_offsets"].tolist()), np.linalg.cholesky(S0)
+    expected = np.concatenate(
+        [np.linalg.solve(L, (x[a:b].numpy() - m).T).T for (a, b), L, m in zip(edges, chol, mu0, strict=True)]
+    )
+    moved = [there(arguments[name]) for name in ("prior", "group_offsets")]
+    for rows in (1000, 7, 1):
+        monkeypatch.setattr(records, "WHITENED_BYTES", 8 * 3 * 3 * rows)
+        z, log_det = records.whitened(there(x), *moved)
+        np.testing.assert_allclose(z.cpu(), expected, rtol=PEER_RELATIVE)
+        np.testing.assert_allclose(log_det.cpu(), np.linalg.slogdet(S0)[1], rtol=PEER_RELATIVE)
 
 
 def test_views_at_odd_addresses_run_the_same_kernels():
