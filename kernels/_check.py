@@ -211,7 +211,8 @@ def split_merge(
         _tensor(field, f"proposals.{name}")
         _device(field, f"proposals.{name}", x)
     anchors, candidates, _, uniforms, accept = proposals
-    P, C = len(accept), candidates.shape[-1] if candidates.ndim else 0
+    P = len(torch.atleast_1d(accept if accept.ndim else anchors))
+    C = candidates.shape[-1] if candidates.ndim else 0
     S = uniforms.shape[-2] if uniforms.ndim == 4 else 0
     for name, shape, words, dtype in (
         ("anchors", (P, G, 2), "shape [P, G, 2]", torch.int64),

@@ -336,6 +336,7 @@ BAD = [
         for bad, words in [
             ({"anchors": changed(PROPOSALS.anchors, (0, 0, 1), 2)}, "anchors must be from 0 to 1 in group 0, got 2"),
             ({"candidates": changed(PROPOSALS.candidates, (0, 0, 0), 2)}, "from -1 to 1 in group 0, got 2"),
+            ({"accept": PROPOSALS.accept[0, 0]}, "proposals.accept must have shape [P, G] = [1, 2], got []"),
             ({"accept": PROPOSALS.accept.to("meta")}, "proposals.accept must be on the device of x, cpu, got meta"),
         ]
     ],
