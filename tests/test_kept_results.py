@@ -111,15 +111,15 @@ def test_compact_pictures():
         '  <use xlink:href="#n" x="1.23456" y="2" style="opacity: 0.5"/>\n'
         '  <use xlink:href="#m" x="3" y="4" style="opacity: 0.5"/>\n </g>\n</svg>'
     )
-    short = style.replace("#p", "#i0")
+    short = ' clip-path="url(#i0)" style="fill:none;stroke:#0072b2"'
     assert compact_svg(svg) == (
         '<svg><defs><clipPath id="i0"><rect width="1"/></clipPath>'
-        '<path id="i2" d="M0 1.23l2-1.23z" style="stroke: #0072b2"/>'
-        '<path id="i1" d="M0 1" style="stroke: #0072b2"/></defs>'
+        '<path id="i2" d="M0 1.23l2-1.23z" style="stroke:#0072b2"/>'
+        '<path id="i1" d="M0 1" style="stroke:#0072b2"/></defs>'
         f'<g><g{short}><path d="M1 2l2-.5l-.1 3zM9 9l-3 0"/><path d="M5 6C7 8 9 10 11 12"/></g>'
         '<g transform="scale(0.1)"><use xlink:href="#i1"/><use xlink:href="#i2" x="40.62"/>'
         '<use xlink:href="#i1" transform="translate(80 -9.5) scale(0.7)"/><use xlink:href="#i2" x="90" y="-9.5"/></g>'
-        '<use xlink:href="#i1" x="1.23" y="2" style="opacity: 0.5"/>'
-        '<use xlink:href="#i2" x="3" y="4" style="opacity: 0.5"/>'
+        '<use xlink:href="#i1" x="1.23" y="2" style="opacity:0.5"/>'
+        '<use xlink:href="#i2" x="3" y="4" style="opacity:0.5"/>'
         "</g></svg>"
     )

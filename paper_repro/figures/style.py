@@ -176,7 +176,8 @@ def compact_svg(svg: str) -> str:
     svg = _LETTER.sub(r'\1 x="\2" y="\3"/>', svg).replace(' y="0"/>', "/>")
     svg = re.sub(r'\b(d|x|y)="([^"]*)"', lambda found: f'{found[1]}="{_hundredths(found[2])}"', svg)
     svg = re.sub(r'(?<=\bd=")(?:[ML]-?[\d.]+ -?[\d.]+|z)+(?=")', lambda found: _by_steps(found[0]), svg)
-    return _ALIKE.sub(_said_once, svg)
+    svg = _ALIKE.sub(_said_once, svg)
+    return re.sub(r' style="[^"]*"', lambda found: re.sub("(?<=[:;]) ", "", found[0]), svg)
 
 
 # A letter of a text, at its place in the line.
