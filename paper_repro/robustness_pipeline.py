@@ -24,7 +24,7 @@ __all__ = ["ROBUSTNESS_FIGURES", "origin_of_scores", "robustness_figure", "robus
 ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
 PAPER_BINS = 50
 """Of figure 3 in the paper; figure B.7 needs no network for each, and has as many under every profile."""
-SAME = "The densities, and so the whole figure, are those of `converged`."
+SAME = "The densities, and so the whole figure, are those of the protocol converged."
 """What figures 4 and A.11 say under the protocol heldout."""
 
 

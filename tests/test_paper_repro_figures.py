@@ -263,9 +263,11 @@ def test_only_the_key_of_one_split_counts_its_classes():
 
 
 def test_captions_hold_for_every_protocol_and_seed():
-    assert "(posterior predictive, equation 3; under the protocol em the mixture that EM fits)" in figure_1.caption(
-        stored_figure("figure_1")
-    )
+    said = figure_1.caption(stored_figure("figure_1"))
+    assert "(posterior predictive, equation 3; under the protocol heldout of a fit that leaves the point out" in said
+    assert "leaves the point out, under em the mixture that EM fits)" in said
+    said = figure_2.caption(stored_figure("figure_2"))
+    assert "relative entropy of its predictive density (under the protocol heldout of the fit to all points)" in said
     words = module("figure_b4").caption(stored_figure("figure_b4"))
     assert "with seeds of their own, the bar “as the paper” too: which classes are shattered, and how many" in words
 

@@ -315,7 +315,7 @@ def test_figures_say_where_holding_out_changes_nothing(name):
         protocol: Pipeline(PROFILES["digits"], PROTOCOLS[protocol]).figures[name].settings["note"]
         for protocol in ("converged", "heldout")
     }
-    said = "The densities, and so the whole figure, are those of `converged`."
+    said = "The densities, and so the whole figure, are those of the protocol converged."
     assert notes["heldout"] == " ".join(filter(None, (said, notes["converged"])))
     assert said not in notes["converged"]
 

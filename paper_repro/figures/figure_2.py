@@ -104,8 +104,9 @@ def draw(stored: Stored) -> Figure:
 def caption(stored: Stored) -> str:
     return (
         f"Each mark is a class at stage {_stage(stored)}. Left: mean Euclidean distance between two of its training "
-        "points. Right: relative entropy of its predictive density from the diagonal Gaussian with the same mean and "
-        f"variances (equation 4), ± Monte Carlo standard error (at most {stored['standard_error'].max():.2g} nats). "
+        "points. Right: relative entropy of its predictive density (under the protocol heldout of the fit to all "
+        "points) from the diagonal Gaussian with the same mean and variances (equation 4), ± Monte Carlo standard "
+        f"error (at most {stored['standard_error'].max():.2g} nats). "
         "Both against the mean log-density of the class, with least-squares lines, Pearson's correlations r and rank "
         "correlations ρ, which the scorecard uses (C4): a few classes far from all others decide r. Circles are "
         f"classes below the largest gap between class means, diamonds those above it, as in figure 1. {stored['note']}"
