@@ -1,6 +1,7 @@
 """What the steps behind figures 4, A.11 and B.6 compute: densities of memorized and of typical points.
 
-All use the protocol's own chain for every density. Each density is a task with a file of its own, as in `robustness`.
+All use the protocol's own chains for every density, those of `converged` under `heldout` (`robustness_pipeline`). Each
+density is a task with a file of its own, as in `robustness`.
 """
 
 import time

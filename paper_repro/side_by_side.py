@@ -66,7 +66,7 @@ class Comparison(NamedTuple):
             "least-squares lines, Pearson's correlations r and rank correlations ρ. Both axes are the same in all "
             "columns.",
             "figure_4": "Mean and standard deviation over pairs of classes, on one vertical scale. Which points are "
-            "memorized does not depend on the protocol.",
+            "memorized does not depend on the protocol; densities under `heldout` are those of `converged`.",
         }.get(name, _DENSITIES.format(first=self.results[0].name))
         without = [f"`{result.name}`" for result in self.results if result.name not in self.pictures[name]]
         return f"{words} It is not shown for {' and '.join(without)}." if without else words

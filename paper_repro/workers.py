@@ -116,9 +116,8 @@ def _start(processes: list[Any]) -> None:
 
 
 def _work(function: Callable[[Any], None], tasks: Sequence[Any]) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes; the parent answers, and ends the others
+    # Ctrl-C reaches all processes; the parent answers, and ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for task in tasks:
         try:

@@ -1,5 +1,6 @@
 """Tasks shared among processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SECONDS_TO_WAIT = 300
 TASKS = """
-import os, sys, time
+import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +25,7 @@ def begin(folder, task):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not heed it
     run_tasks(partial(begin, Path(sys.argv[1])), [1, 2], lambda task: False, description="tasks", n_processes=2)
 """
 
@@ -34,14 +38,19 @@ def test_ctrl_c_is_answered_by_one_process_and_ends_all(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "tasks.py", str(begun)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs do not heed it
     )  # fmt: skip
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while len(list(begun.iterdir())) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=SECONDS_TO_WAIT)
+    try:
+        deadline = time.monotonic() + SECONDS_TO_WAIT
+        while len(list(begun.iterdir())) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=SECONDS_TO_WAIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said
     pids = [int(path.name.split("-")[1]) for path in begun.iterdir()]
     assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -195,7 +195,7 @@ def _short_names(svg: str) -> str:
 
 
 def _said_once(found: re.Match[str]) -> str:
-    if re.search(r'[" ]opacity:', found[2]):  # of a group it would be another thing
+    if re.search(r'[" ;]opacity:', found[2]):  # of a group it would be another thing
         return found[0]
     return f"<g{found[2]}>{found[0].replace(f'{found[2]}/>', '/>')}</g>"
 
