@@ -123,3 +123,8 @@ def test_compact_pictures():
         '<use xlink:href="#i2" x="3" y="4" style="opacity:0.5"/>'
         "</g></svg>"
     )
+    for compact in (
+        compact_svg(svg),
+        '<svg><use x="1" style="fill:none;opacity:0.5"/><use style="fill:none;opacity:0.5"/></svg>',
+    ):
+        assert compact_svg(compact) == compact
