@@ -108,7 +108,8 @@ def _profile(folder: Path) -> str:
     parts.append(
         f"Reports with statistics, intervals and all figures that were drawn, by protocol: {reports} (HTML pages, to "
         f"be opened in a clone). `paper-repro draw --profile {profile.name} --runs-dir paper_repro/results` draws "
-        "those of one `--protocol` again, in place, from the numbers that are kept beside them, without data or network."
+        "those of one `--protocol` again, in place, from the numbers that are kept beside them, without data or "
+        "network."
     )
     return "\n\n".join(parts)
 

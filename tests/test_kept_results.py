@@ -125,6 +125,6 @@ def test_compact_pictures():
     )
     for compact in (
         compact_svg(svg),
-        '<svg><use x="1" style="fill:none;opacity:0.5"/><use style="fill:none;opacity:0.5"/></svg>',
+        '<svg><use x="1" style="fill:none;opacity:0.5"/><use x="2" style="fill:none;opacity:0.5"/></svg>',
     ):
         assert compact_svg(compact) == compact
