@@ -211,7 +211,7 @@ def split_merge(
         _tensor(field, f"proposals.{name}")
         _device(field, f"proposals.{name}", x)
     anchors, candidates, _, uniforms, accept = proposals
-    P = len(torch.atleast_1d(accept if accept.ndim else anchors))
+    P = len(accept) if accept.ndim else len(anchors) if anchors.ndim else 0
     C = candidates.shape[-1] if candidates.ndim else 0
     S = uniforms.shape[-2] if uniforms.ndim == 4 else 0
     for name, shape, words, dtype in (

@@ -26,10 +26,10 @@ def caption(stored: Stored) -> str:
         "Mean (mark) and standard deviation (bar) of the log-density of each class's own training points at stages "
         f"{stages}, under the class's density (posterior predictive, equation 3; under the protocol heldout of a "
         "fit that leaves the point out, under em the mixture that EM fits). Classes are sorted by mean in "
-        "each panel; above it stand the largest gap between means "
-        "and how often draws from the nearest density with one mode leave one as large. The dashed line at the last "
-        "stage lies in the middle of the largest gap and splits classes into low-density ones (blue circles) and "
-        "high-density ones (orange diamonds); both panels show that same split. "
+        "each panel; above it stand the largest gap between means and how often draws from the nearest density with "
+        "one mode leave one as large. The dashed line at the last stage lies in the middle of the largest gap and "
+        "splits classes into low-density ones (blue circles) and high-density ones (orange diamonds); both panels show "
+        "that same split. "
         f"{stored['note']}"
     )
 
