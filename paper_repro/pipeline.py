@@ -24,7 +24,7 @@ from paper_repro.given_scores import GivenScores
 from paper_repro.profiles import CONVERGED, OtherNetwork, Profile, Protocol
 from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
 from paper_repro.published_figures import absent as without_published
-from paper_repro.robustness_pipeline import ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
+from paper_repro.robustness_pipeline import OF_CONVERGED, ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step, Workspace
 
 __all__ = ["DEFAULTS", "STAGES", "Pipeline", "protocol_folder", "run_folder"]
@@ -225,9 +225,12 @@ class Pipeline:
     def scorecard_of(self, figures: Iterable[str]) -> Step:
         """The claims that these of the figures allow."""
         tested = {name for test in CLAIMS.values() for name in (*test.figures, *test.also)} & set(figures)
+        settings: dict[str, Any] = {"claims": list(CLAIMS)}
+        if self.protocol.density == "heldout":
+            settings["of_converged"] = list(OF_CONVERGED)
         return Step(
             f"{self.folder}/scorecard",
-            {"claims": list(CLAIMS)},
+            settings,
             scorecard,
             tuple(step for name, step in self.figures.items() if name in tested),
         )

@@ -19,13 +19,15 @@ from paper_repro.steps import Step
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
 
-__all__ = ["ROBUSTNESS_FIGURES", "origin_of_scores", "robustness_figure", "robustness_steps"]
+__all__ = ["OF_CONVERGED", "ROBUSTNESS_FIGURES", "origin_of_scores", "robustness_figure", "robustness_steps"]
 
 ROBUSTNESS_FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
 PAPER_BINS = 50
 """Of figure 3 in the paper; figure B.7 needs no network for each, and has as many under every profile."""
+OF_CONVERGED = ("figure_4", "figure_a11")
+"""Figures that are the same under the protocol heldout."""
 SAME = "The densities, and so the whole figure, are those of the protocol converged."
-"""What figures 4 and A.11 say under the protocol heldout."""
+"""What they say there."""
 
 
 def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
@@ -120,7 +122,7 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
         return words | noise, (*scores, pipeline.posteriors[4], *made)
     chosen: dict[str, Any] = {"threshold": scale.threshold, "least_points": scale.least_points}
     chosen["dimensions"] = list(pipeline.profile.dimensions)
-    if pipeline.protocol.density == "heldout" and name in {"figure_4", "figure_a11"}:
+    if pipeline.protocol.density == "heldout" and name in OF_CONVERGED:
         words["note"] = " ".join(filter(None, (SAME, pipeline.profile.note)))
     if name == "figure_4":
         return words | stages | chosen, (*scores, steps["kl_by_stage"])

@@ -90,6 +90,8 @@ def test_steps_of_both_protocols_are_the_same_and_come_in_order():
     for name in ("kl_by_stage", "generative"):
         assert pipeline.robustness[name].fingerprint == converged.robustness[name].fingerprint
     assert pipeline.classes.fingerprint != converged.classes.fingerprint
+    assert pipeline.scorecard.settings["of_converged"] == ["figure_4", "figure_a11"]
+    assert "of_converged" not in converged.scorecard.settings
     for layer, step in pipeline.others["convnet"].posteriors.items():
         assert step.inputs[-1].fingerprint == converged.others["convnet"].posteriors[layer].fingerprint
     for step in pipeline.steps:

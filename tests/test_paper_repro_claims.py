@@ -28,7 +28,7 @@ from paper_repro.statistics import (
     unimodal_bandwidth,
 )
 from paper_repro.steps import Work
-from paper_repro.storage import write_arrays
+from paper_repro.storage import read_json, write_arrays
 
 
 def verdict(name, figure, stored):
@@ -519,6 +519,23 @@ def test_claims_whose_figures_are_missing_are_left_out():
     assert [claim.name for claim in assess({"figure_3": bins(1)})] == []
     assert [claim.name for claim in assess(with_groups(bins(1)))] == ["C1", "C2", "C5", "C6"]
     assert assess({}) == []
+
+
+def test_what_heldout_shares_with_converged_is_said_of_those_claims_alone(tmp_path):
+    inputs = {f"of/{name}": tmp_path / name for name in ("figure_a7", "figure_a11")}
+    f1 = np.array([[0.2, 0.3, 0.4, 0.5], [0.4, 0.5, 0.6, 0.7], [0.6, 0.7, 0.8, 0.9]])
+    stored = (density_figure(80, 20, 10.0), {"f1": f1, "error": np.full((3, 4), 0.01)})
+    for folder, numbers in zip(inputs.values(), stored, strict=True):
+        folder.mkdir()
+        write_arrays(folder / "numbers.npz", numbers)
+    marked = {}
+    for name, settings in {"converged": {}, "heldout": {"of_converged": ["figure_4", "figure_a11"]}}.items():
+        (tmp_path / name).mkdir()
+        scorecard(Work(tmp_path / name, settings, inputs, Console(quiet=True)))
+        found = read_json(tmp_path / name / "scorecard.json")
+        marked[name] = [claim["name"] for claim in found if claim["remark"].startswith(claims.AS_CONVERGED)]
+    assert [claim["name"] for claim in found] == ["C1", "C2", "C8"]
+    assert marked == {"converged": [], "heldout": ["C8"]}
 
 
 def test_the_scorecard_is_valid_json():
