@@ -13,7 +13,8 @@
    for scatters about the new mean. Runs of points are partial buffers, merged by the same formula in float64.
 
 Where a group has many points, its points are cut into `splits` runs to make PROGRAMS programs, so the buffers hold
-about PROGRAMS scatters at most. No atomics: the order of every sum follows from the shapes.
+about PROGRAMS scatters at most; into no more runs than a run has tiles, because runs are merged one after the other. No
+atomics: the order of every sum follows from the shapes.
 
 Before them: `components.py`, and where each component's log joints begin. After them: the log-likelihood of each group,
 and the runs of each component merged. Torch's operations on such small tensors cost the host more than these launches.
@@ -24,6 +25,8 @@ where the largest is -1e8. The host waits for the device once, to know how many 
 """
 
 # mypy: allow-untyped-defs
+
+import math
 
 import torch
 import triton
@@ -107,7 +110,8 @@ def em_statistics(
         return EMStatistics(x.new_empty(0), x.new_empty(0, D), x.new_empty(0, D, D), log_likelihood)
 
     blocks = BLOCKS[x.dtype, DP]
-    splits = max(1, min(triton.cdiv(PROGRAMS, M), triton.cdiv(N, G * blocks.points)))
+    tiles = triton.cdiv(N, G * blocks.points)
+    splits = max(1, min(triton.cdiv(PROGRAMS, M), math.ceil(math.sqrt(tiles))))
     scatter_blocks = 1 if blocks.features == DP else 3
     counts = torch.empty(splits, M, dtype=x.dtype, device=x.device)
     shifts = torch.empty(splits, M, DP, dtype=x.dtype, device=x.device)

@@ -43,7 +43,7 @@ PROGRAMS = 2048  # 8 waves of 2 programs on each of the 132 multiprocessors of a
 SEARCHED = tl.constexpr(256)  # groups at a time
 LEAST_COMPONENTS = 8  # in a split, against the load of the tile
 
-# float32 at D = 64: 128 registers and 48 KiB on sm_90 with Triton 3.9 (3.8 takes 166), so that two programs share a
+# float32 at D = 64: 127 registers and 48 KiB on sm_90 with Triton 3.9 (3.8 takes 156), so that two programs share a
 # multiprocessor, one at work while the other waits. float64 at D = 128: with blocks of 32 features gfx942 spills.
 # Measured on an H200: few warps with many points each are fastest, by 3% in float32 at D = 64 (4 warps, which spill on
 # sm_80), 6 and 14% at D = 32 and 16, and in float64 by 18 to 49%. float32 at D = 128 would
