@@ -36,15 +36,13 @@ ALL_TABLES = pytest.mark.parametrize(
 def excused(version, kernel):
     """Spills that are known of an older version of Triton. The newest has none."""
     label, target = kernel["label"], kernel["target"]
-    if version == "3.8.0":
-        # Up to 11 stores and 17 loads a program.
-        return label.endswith("fp32 D=64") and target == "sm_80"
     if version != "3.6.0":
         return False
     return (
         (target == "sm_100" and "fp64" in label)  # its assembler has no float64 tensor-core instruction for sm_100
         or (target == "sm_100" and kernel["module"] == "component_statistics")  # in float64 too
         or (target == "sm_100" and label == "em joint fp32 D=128")  # 3 stores and 4 loads, for an occupancy
+        or (target == "sm_100" and label == "gaussian mixture fp32 D=16")  # 1 store and 2 loads, likewise
         or (target == "sm_90" and label.startswith("gibbs") and "block=32" in label)
         or (target == "sm_90" and label == "em joint fp64 D=64")  # 8 stores and 4 loads
     )
@@ -136,7 +134,7 @@ def test_products_run_on_tensor_cores(table, module, target):
 def test_two_mixture_programs_share_a_multiprocessor(table):
     """One waits for its tensor cores or its components while the other works: the estimate of its speed rests on it.
 
-    Triton 3.8 takes 166 registers a thread where the others take 128: only one fits.
+    Triton 3.8 takes 156 registers a thread where the others take 127: only one fits.
     """
     programs = 1 if table["triton"] == "3.8.0" else 2
     (kernel,) = [k for k in table["kernels"] if label(k) == "gaussian mixture fp32 D=64 sm_90"]
