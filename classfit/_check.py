@@ -6,7 +6,9 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
+from torch import Tensor
 
 Seed = int | np.random.RandomState | np.random.Generator | None
 """Every `random_state`: an int gives the same numbers each time, a RandomState or a Generator goes on where it is, and
@@ -24,6 +26,15 @@ def as_it_was(estimator: Any) -> Iterator[None]:
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
+
+
+def as_array(X: Any) -> Any:
+    """A tensor as an array, off its device and graph, and bfloat16, which numpy does not have, as float32; others as
+    they are."""
+    if not isinstance(X, Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
 
 
 def integer(value: Any, name: str, least: int) -> None:

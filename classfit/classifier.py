@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from classfit._check import as_it_was
+from classfit._check import as_array, as_it_was
 from classfit.dpgmm import DPGaussianMixture
 
 __all__ = ["ClassConditionalDensity"]
@@ -48,7 +48,7 @@ class ClassConditionalDensity(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
                 the density estimator refuses.
         """
         with as_it_was(self):
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+            X, y = validate_data(self, as_array(X), y, dtype=[np.float64, np.float32])
             check_classification_targets(y)
             classes, counts = np.unique(y, return_counts=True)
             with np.errstate(divide="ignore"):
@@ -60,7 +60,7 @@ class ClassConditionalDensity(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
     def log_density(self, X: Any) -> np.ndarray:
         """[N, G] log-density in nats of every row of X [N, D] under every class, in the order of classes_."""
         check_is_fitted(self, "density_")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, as_array(X), reset=False, dtype=[np.float64, np.float32])
         return self.density_.class_log_density(X)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:

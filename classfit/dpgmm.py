@@ -160,7 +160,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         """
         with check.as_it_was(self):
             schedule = self._schedule()
-            X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=1)
+            X = validate_data(self, check.as_array(X), dtype=[np.float64, np.float32], ensure_min_samples=1)
             checked(self.device, X.shape[1])
             grouping = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
             x = torch.from_numpy(np.ascontiguousarray(X[grouping.order]))
@@ -239,7 +239,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
     def _validated(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "posterior_")
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return validate_data(self, check.as_array(X), dtype=[np.float64, np.float32], reset=False)
 
     def _schedule(self) -> Schedule:
         for name in ("official", "corrected"):

@@ -124,7 +124,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """
         with check.as_it_was(self):
             candidates = self._check_parameters()
-            X = validate_data(self, X, dtype=[np.float64, np.float32])
+            X = validate_data(self, check.as_array(X), dtype=[np.float64, np.float32])
             order, group_offsets, names = one_group(len(X)) if groups is None else sort_by_group(groups, len(X))
             centres, variances = group_variances(torch.from_numpy(X[order]), group_offsets, names)
             frames = list(zip(centres.numpy(), variances.sqrt().numpy(), strict=True))
@@ -185,7 +185,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def class_log_density(self, X: Any) -> np.ndarray:
         """[N, G] float64 log-density of every row of X [N, D] under the mixture of every group, in nats."""
         check_is_fitted(self, "weights_")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, check.as_array(X), reset=False, dtype=[np.float64, np.float32])
         return np.stack([self._log_density(X, g) for g in range(len(self._mixtures))], axis=1)
 
     def score(self, X: Any, y: Any = None, groups: Any = None) -> float:
@@ -315,7 +315,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _check_X(self, X: Any, groups: Any) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         check_is_fitted(self, "weights_")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, check.as_array(X), reset=False, dtype=[np.float64, np.float32])
         return X, self._rows_of_groups(len(X), groups)
 
     def _rows_of_groups(self, n: int, groups: Any) -> list[tuple[int, np.ndarray]]:

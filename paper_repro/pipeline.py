@@ -27,7 +27,7 @@ from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import OF_CONVERGED, ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step, Workspace
 
-__all__ = ["DEFAULTS", "STAGES", "Pipeline", "protocol_folder", "run_folder"]
+__all__ = ["ANY_PROTOCOL", "DEFAULTS", "STAGES", "Pipeline", "protocol_folder", "run_folder"]
 
 STAGES = (1, 2, 3, 4)
 DEFAULTS = {"--profile": "digits", "--protocol": "paper", "--seed": "0", "--runs-dir": "runs"}
@@ -46,6 +46,8 @@ DENSITY_FIGURES = (
     "figure_b8",
 )
 """Those that need nothing but the network: minutes, where all figures may take days."""
+ANY_PROTOCOL = ("figure_a5", "figure_a6", "figure_b2")
+"""Those that are the same under every protocol."""
 WHOLE_FIT = (
     "The chains are those of the fit to all points of a class; how many of the fits that leave points out converged is "
     "in the table of classes."

@@ -170,7 +170,7 @@ def _accuracy(folder: Path) -> str:
         return ""
     reached = read_json(path)
     test, train = reached["test_accuracy"], reached["train_accuracy"]
-    return f"It classifies {test:.1%} of the test and {train:.1%} of the training images rightly."
+    return f"The network classifies {test:.1%} of the test and {train:.1%} of the training images rightly."
 
 
 def main() -> None:

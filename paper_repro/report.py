@@ -15,7 +15,8 @@ from paper_repro.chains import displayed, summary
 from paper_repro.claims import CLAIMS
 from paper_repro.figures import module as figure_module
 from paper_repro.figures import style, title
-from paper_repro.pipeline import DEFAULTS, STAGES, Pipeline, run_folder
+from paper_repro.pipeline import ANY_PROTOCOL, DEFAULTS, STAGES, Pipeline, run_folder
+from paper_repro.profiles import PROTOCOLS
 from paper_repro.side_by_side import Comparison, compare
 from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import State, Step, Workspace
@@ -96,14 +97,16 @@ def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
     stages = step.settings.get("stages", ())
     about: dict[str, Any] = {"name": name, "title": title(name, stages), "state": state, "label": _label(name)}
     if state not in (State.DONE, State.STALE):
-        return about
+        others = PROTOCOLS if name in ANY_PROTOCOL else ()
+        found = (other for other in others if (workspace.root / other / name / f"{name}.svg").is_file())
+        return about | {"elsewhere": next(found, "")}
     folder, module = workspace.folder(step), figure_module(name)
     stored = read_arrays(folder / "numbers.npz")
     try:
         words = {part: getattr(module, part)(stored) for part in ("caption", "look_for", "finding")}
     except KeyError:
         if state == State.STALE:  # numbers of another version, which kept others
-            return about
+            return about | {"elsewhere": ""}
         raise
     return about | words | {"svg": inline_svg((folder / f"{name}.svg").read_text(encoding="utf-8"), name)}
 

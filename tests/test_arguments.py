@@ -13,7 +13,7 @@ from cases import three_groups
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
-from classfit import ConstantFeatureWarning, DPGaussianMixture, GaussianMixture, Posterior
+from classfit import ClassConditionalDensity, ConstantFeatureWarning, DPGaussianMixture, GaussianMixture, Posterior
 from classfit.groups import index_of, sort_by_group
 
 QUICK = {"n_sweeps": 8, "n_discard": 4, "thin": 2, "random_state": 0}
@@ -29,6 +29,15 @@ def points():
 @pytest.fixture(scope="module")
 def model(points):
     return DPGaussianMixture(**QUICK).fit(points[0], groups=points[1])
+
+
+@pytest.mark.parametrize("estimator", [DPGaussianMixture(**QUICK), GaussianMixture(2, random_state=0)])
+def test_tensors_are_taken_as_a_network_gives_them(points, estimator):
+    X, names = torch.from_numpy(points[0]).bfloat16(), points[1]
+    expected = estimator.fit(X.float().numpy(), groups=names).score_samples(X.float().numpy(), names)
+    for given in (X, X.float().requires_grad_(), X.float().unsqueeze(0)[0]):
+        assert np.array_equal(estimator.fit(given, groups=names).score_samples(given, names), expected)
+    assert ClassConditionalDensity(estimator).fit(X, names).predict(X).shape == names.shape
 
 
 # --- Names of groups

@@ -198,7 +198,8 @@ def test_draw_needs_nothing_else(kept, command):
 
 
 def test_figures_that_were_never_computed_are_missed_only_by_name(kept, command):
-    shutil.rmtree(kept / "small" / "paper" / "figure_a6")
+    for protocol in FIGURES:  # it is the same under each
+        shutil.rmtree(kept / "small" / protocol / "figure_a6")
     result = command("draw", "--runs-dir", kept)
     assert result.exit_code == 0, result.output
     assert "Never computed: figure_a6." in result.output
@@ -314,6 +315,27 @@ def test_traces_are_those_of_each_class_and_shaded_where_the_chain_is_kept(tmp_p
         for g, row in enumerate(stage["rows"]):
             expected = report.sparkline(traces[f"log_joint_{stage['number']}"][:, g], kept_from)
             assert row["log_joint_trace"] == expected
+
+
+def test_a_figure_of_any_protocol_is_linked_where_it_is(tmp_path):
+    workspace, pipeline = Workspace(tmp_path), Pipeline(SMALL_PROFILE, PROTOCOLS["em"])
+    link = 'href="../paper/report.html#figure_a6"'
+    assert link not in report.write_report(workspace, pipeline).read_text(encoding="utf-8")
+    for name in ("figure_a6", "figure_a7"):  # of which the second depends on the protocol
+        folder = tmp_path / "paper" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}.svg").write_text("<svg/>")
+    page = report.write_report(workspace, pipeline).read_text(encoding="utf-8")
+    assert page.count(link) == 1
+    assert 'report.html#figure_a7"' not in page
+
+
+@pytest.mark.parametrize("protocol", ["paper", "heldout"])
+def test_the_table_of_classes_says_which_points_it_is_of(tmp_path, protocol):
+    workspace, pipeline = Workspace(tmp_path), Pipeline(SMALL_PROFILE, PROTOCOLS[protocol])
+    store(workspace, pipeline.classes, lambda folder: write_classes(folder, pipeline), {})
+    page = report.write_report(workspace, pipeline).read_text(encoding="utf-8")
+    assert ("each of a fit that leaves the point out" in page) == (protocol == "heldout")
 
 
 def test_no_path_of_the_machine_is_kept(kept_once, run, tmp_path):

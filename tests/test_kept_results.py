@@ -47,10 +47,10 @@ def test_the_pages_are_those_of_the_kept_results(page, section):
 
 def test_a_table_holds_eight_digits_of_its_floats_and_all_of_the_rest(tmp_path):
     path = tmp_path / "table.csv"
-    row = {"nats": -31234.56789012, "share": np.float64(1 / 3), "count": 1234567890123, "high": True, "class": "1.23456"}
+    row = {"nats": -31234.56789012, "share": np.float64(1 / 3), "count": 1234567890123, "high": True, "name": "1.23456"}
     write_csv(path, [row, row | {"nats": np.nan, "share": 1e-20 / 3, "count": 2.0}])
     assert path.read_text(encoding="utf-8").splitlines() == [
-        "nats,share,count,high,class",
+        "nats,share,count,high,name",
         "-31234.568,0.33333333,1234567890123,True,1.23456",
         "nan,3.3333333e-21,2.0,True,1.23456",
     ]

@@ -140,7 +140,7 @@ def test_spreads_that_differ_by_far_keep_a_gap_that_may_be_chance_from_being_non
     assert (c1.verdict, c2.verdict) == (INCONCLUSIVE, INCONCLUSIVE)
     gap, ratio = c1.parts
     assert (gap.outcome, ratio.outcome) == ("unclear", "holds")
-    assert "and does not decide here: p < 0.002. At stage 3: " in c1.remark
+    assert "and does not decide here: p < 0.001. At stage 3: " in c1.remark
     assert "Silverman" not in assess({"figure_a7": density_figure(80, 20, 10.0)})[0].remark
 
 
@@ -660,7 +660,7 @@ def test_modes_by_chance_and_not_by_chance():
 
 def test_p_values_in_words():
     numbers = {
-        1 / 2001: "p < 0.002",
+        1 / 2001: "p < 0.001",
         2 / 2001: "p = 0.001",
         4 / 2001: "p = 0.002",
         0.0304: "p = 0.03",

@@ -155,8 +155,8 @@ def test_figure_3_has_each_number_in_its_panel_and_column():
     (pixels,) = panels["Certified radius, mean"].child_axes
     pixels.apply_aspect()  # until then it has no limits
     assert pixels.get_ylim()[1] == pytest.approx(0.25 * panels["Certified radius, mean"].get_ylim()[1])
-    below, above = panels["Points of low- and high-density classes"].containers
-    assert (below.get_label(), above.get_label()) == ("low-density", "high-density")
+    below, above = panels["Points by class, below or above the gap"].containers
+    assert (below.get_label(), above.get_label()) == ("below the gap", "above it")
     assert [bar.get_height() for bar in above] == pytest.approx(stored["high_share"])
     assert [bar.get_height() for bar in below] == pytest.approx(1 - stored["high_share"])
     for line, success in zip(
@@ -172,7 +172,7 @@ def test_figure_3_has_each_number_in_its_panel_and_column():
     assert curves == {
         f"{title}, {group}": stored["robust_accuracy_by_group"][a, :, g].tolist()
         for a, title in enumerate(stored["attack_titles"])
-        for g, group in enumerate(("low", "high"))
+        for g, group in enumerate(("below", "above"))
     }
     row = figure_3.table(stored)[2]
     columns = {

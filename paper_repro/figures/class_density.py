@@ -106,6 +106,7 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     axes.set_title(title, pad=style.LINE_POINTS + 6)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, sorted by mean")
+    axes.ticklabel_format(axis="y", useOffset=False)
     style.above(axes, _gap_words(mean))
     if s == len(stored["stages"]) - 1:
         axes.axhline(float(stored["threshold"]), color=style.INK, linewidth=1, linestyle=style.DASHES)

@@ -28,8 +28,8 @@ def caption(stored: Stored) -> str:
         "fit that leaves the point out, under em the mixture that EM fits). Classes are sorted by mean in "
         "each panel; above it stand the largest gap between means and how often draws from the nearest density with "
         "one mode leave one as large. The dashed line at the last stage lies in the middle of the largest gap and "
-        "splits classes into low-density ones (blue circles) and high-density ones (orange diamonds); both panels show "
-        "that same split. "
+        "splits classes into those below it (blue circles) and above it (orange diamonds), low- and high-density ones "
+        "if they are two groups; both panels show that same split. "
         f"{stored['note']}"
     )
 

@@ -192,7 +192,8 @@ def _least_squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.full(3, np.nan)
     x, y = x[known], y[known]
     slope, intercept = np.polyfit(x, y, 1)
-    return np.array([slope, intercept, np.corrcoef(x, y)[0, 1]])
+    with np.errstate(divide="ignore", invalid="ignore"):  # of values that are all the same: nan
+        return np.array([slope, intercept, np.corrcoef(x, y)[0, 1]])
 
 
 def _stage(stored: Stored) -> int:

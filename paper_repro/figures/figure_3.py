@@ -173,7 +173,7 @@ def draw(stored: Stored) -> Figure:
     _line(smoothed, x, stored["smoothed_f1"])
     smoothed.set(title="F1 of the smoothed classifier")
     _stacked(share, x, stored["high_share"])
-    share.set(title="Points of low- and high-density classes", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
+    share.set(title="Points by class, below or above the gap", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     middle = stored["budgets"].shape[1] // 2
     for look, title, budgets, success in _attacks(stored, "attack_success"):
         _line(attacked, x, success, label=f"{title}, {_budget(budgets[middle])}", **look)
@@ -213,7 +213,8 @@ def caption(stored: Stored) -> str:
         "0.04 at 50 points a bin), so its level does not compare "
         f"with F1 without the bin. Attacks, which the paper does not have, of {attacked} points a bin, of which "
         f"{rightly} are rightly classified by the network without the bin: the share of these that an attack moves to "
-        "another class, and accuracy against the budget in low- and high-density classes. PGD also tries the single "
+        "another class, and accuracy against the budget in classes below and above the largest gap between class means "
+        "(low- and high-density ones, if they are two groups). PGD also tries the single "
         f"step of FGSM; budgets are in pixel values, 0 to 1. {stored['networks']} {stored['note']}"
     )
 
@@ -319,7 +320,7 @@ def _curves(axes: Axes, stored: Stored, norm: str) -> None:
     for look, title, budgets, robust in _attacks(stored, "robust_accuracy_by_group"):
         if norm in title:
             dash = next(dashes)
-            for group, colour, words in ((0, style.LOW, "low"), (1, style.HIGH, "high")):
+            for group, colour, words in ((0, style.LOW, "below"), (1, style.HIGH, "above")):
                 line = {"color": colour, "marker": look["marker"], "linestyle": dash}
                 _line(axes, budgets, robust[:, group], label=f"{title}, {words}", **line)
     axes.set(title=f"Accuracy under {norm} attacks (not in the paper)", ylim=(-0.03, 1.03))
@@ -328,9 +329,9 @@ def _curves(axes: Axes, stored: Stored, norm: str) -> None:
 
 
 def _stacked(axes: Axes, x: np.ndarray, high: np.ndarray) -> None:
-    axes.bar(x, 1 - high, color=style.LOW, width=0.85, label="low-density")
+    axes.bar(x, 1 - high, color=style.LOW, width=0.85, label="below the gap")
     look: dict[str, Any] = {"color": style.HIGH, "hatch": "///", "edgecolor": "white", "linewidth": 0}
-    axes.bar(x, high, bottom=1 - high, width=0.85, label="high-density", **look)
+    axes.bar(x, high, bottom=1 - high, width=0.85, label="above it", **look)
     axes.legend(loc="upper center", ncols=2, fontsize=7)
 
 
