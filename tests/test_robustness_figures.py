@@ -53,6 +53,7 @@ def test_figure_3_bins():
         peaked
     )
     words = figure_3.caption(stored)
+    assert "at stage 4 (under the protocol heldout of a fit that leaves the point out; the paper has 50 bins)" in words
     for said in (
         "6 bins of 20",
         "60 networks",

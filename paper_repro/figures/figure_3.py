@@ -202,7 +202,8 @@ def caption(stored: Stored) -> str:
     sizes, attacked, rightly = map(_count, (stored["n_certified"], stored["n_attacked"], _rightly(stored)))
     return (
         f"Training points in {n_bins} bins of {size} by the log-density of each point under its own class at stage 4 "
-        f"(the paper has 50 bins). Memorization is {scores.origin(stored)}. F1 is of a network trained without the "
+        "(under the protocol heldout of a fit that leaves the point out; the paper has 50 bins). "
+        f"Memorization is {scores.origin(stored)}. F1 is of a network trained without the "
         f"bin, averaged over classes by their number of points. {dashed}"
         f"Certification: {sizes} points a bin (the paper: all), by a network trained without the bin and with the "
         f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
