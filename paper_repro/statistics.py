@@ -203,7 +203,7 @@ def group_difference(values: np.ndarray, high: np.ndarray) -> Interval:
         return float("nan"), float("nan"), float("nan")
     with np.errstate(invalid="ignore"):  # of infinite values
         value = float(values[high].mean() - values[~high].mean())
-    alike = np.ptp(values[high]) == 0 == np.ptp(values[~high])
+        alike = np.ptp(values[high]) == 0 == np.ptp(values[~high])
     if min(high.sum(), (~high).sum()) < LEAST_IN_GROUP or alike or not np.isfinite(value):
         return value, float("nan"), float("nan")
     low, upper = ttest_ind(values[high], values[~high], equal_var=False).confidence_interval(LEVEL)

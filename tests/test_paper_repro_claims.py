@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -557,6 +558,8 @@ def test_difference_of_two_groups():
         else:
             assert np.isnan(value)
         assert (low < value < above) == (5 <= n_high <= 55)
+    with warnings.catch_warnings(action="error"):  # logs of the spreads of classes that have none
+        assert np.isnan(group_difference(np.full(60, -np.inf), np.arange(60) < 30)).all()
     # Normal values: the interval of a difference of means has the width that everybody knows, off by some 1 / sqrt(n).
     _, low, above = group_difference(values, np.arange(60) < 30)
     assert (above - low) / (2 * 1.96 * np.sqrt(2 / 30)) == pytest.approx(1, abs=2 / np.sqrt(60))

@@ -194,6 +194,15 @@ def test_panels_show_sorted_classes_and_one_line_at_the_gap():
     assert lines[1][0].get_ydata()[0] == float(stored["threshold"])
 
 
+def test_the_axis_of_means_that_hardly_differ_has_no_offset():
+    """It would be printed over the words above the panel."""
+    stored = stored_figure("figure_1")
+    stored |= {"mean": 33.49 + 1e-6 * stored["mean"], "std": 1e-7 * stored["std"], "threshold": np.array(33.49)}
+    figure = figure_1.draw(stored)
+    figure.draw_without_rendering()
+    assert [panel.yaxis.get_offset_text().get_text() for panel in figure.axes] == ["", ""]
+
+
 def test_the_table_has_each_class_at_each_stage():
     stored = stored_figure("figure_a7")
     rows = figure_a7.table(stored)
