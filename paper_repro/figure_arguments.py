@@ -50,7 +50,9 @@ def _figure_3(work: Work) -> dict[str, Any]:
     log_density = log_density_of(work, 4)
     high = density_groups(class_statistics(log_density, labels, len(names))[0]).high
     bins = read_arrays(work.input("density_bins") / "bins.npz")
-    certificates = read_arrays(work.input("certification") / "certificates.npz")
+    certificates, control = (
+        read_arrays(work.input(step) / "certificates.npz") for step in ("certification", "certification_control")
+    )
     attacked = read_arrays(work.input("attacks") / "attacks.npz")
     about = read_json(work.inputs["dataset"] / "dataset.json")
     return {
@@ -65,6 +67,8 @@ def _figure_3(work: Work) -> dict[str, Any]:
         "certified_rows": certificates["rows"],
         "smoothed": certificates["predicted"],
         "radius": certificates["radius"],
+        "control_smoothed": control["predicted"],
+        "control_radius": control["radius"],
         "pixels_per_unit": float(np.min(about["std"])),
         "attacked_rows": attacked["rows"],
         "survived": {attack.title: attacked[name] for name, attack in ATTACKS.items()},

@@ -5,6 +5,7 @@ killed loses only the tasks in hand. Files called `checkpoint*` are gathered int
 """
 
 import time
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from paper_repro.storage import read_arrays, write_arrays
 __all__ = [
     "attacks",
     "certification",
+    "certification_control",
     "checkpoint_of",
     "density_bins",
     "estimate_attacks",
     "estimate_certification",
+    "estimate_certification_control",
     "estimate_density_bins",
     "estimate_memorization",
     "memorization",
@@ -31,6 +34,7 @@ __all__ = [
 
 KINDS = ("plain", "noisy")
 SEEDS_TRIED = 100
+CONTROL = "without_certified_points.safetensors"
 
 
 def memorization(work: Work) -> None:
@@ -90,21 +94,26 @@ def estimate_density_bins(work: Work) -> float:
 
 def certification(work: Work) -> None:
     """Certificates of some points of each bin, by the noisy network that was trained without the bin."""
-    from paper_repro.certification import certify
+    rows, bins = _chosen(work)
+    _certify(work, rows, [_weights(_bins_folder(work), b, "noisy") for b in bins[rows]])
+
+
+def certification_control(work: Work) -> None:
+    """Certificates of the same points, under the same noise, by one noisy network that lacks these points alone.
+
+    Networks without a bin may lack most of a class; this one lacks about as much of every class.
+    """
     from paper_repro.workers import run_tasks
 
-    rows, bins = _chosen(work)
+    rows, weights = _chosen(work)[0], work.folder / CONTROL
     run_tasks(
-        partial(_count_votes, work.folder, _subset_networks(work), _bins_folder(work), dict(work.settings), rows, bins),
-        _chunks(work, rows),
-        lambda chunk: checkpoint_of(work.folder, chunk).exists(),
-        description="certification",
+        partial(_fit_without, _subset_networks(work), dict(work.settings), rows),
+        [weights],
+        Path.exists,
+        description="network without the certified points",
         console=work.console,
     )
-    votes = _gathered(work, rows)
-    settings = work.settings
-    certificates = certify(votes["selection"], votes["estimation"], sigma=settings["sigma"], alpha=settings["alpha"])
-    write_arrays(work.folder / "certificates.npz", {"rows": rows, **votes, **certificates._asdict()})
+    _certify(work, rows, [weights] * len(rows))
 
 
 def estimate_certification(work: Work) -> float:
@@ -126,6 +135,12 @@ def estimate_certification(work: Work) -> float:
     with one_thread():
         n = part_that_is_short(seconds, n)
         return typical(seconds, n) / n * n_passes / n_workers()
+
+
+def estimate_certification_control(work: Work) -> float:
+    networks, rows = _subset_networks(work), _chosen(work)[0]
+    training = networks.estimate_seconds(len(networks.labels) - len(rows))
+    return (0.0 if (work.folder / CONTROL).exists() else training) + estimate_certification(work)
 
 
 def attacks(work: Work) -> None:
@@ -199,17 +214,43 @@ def _predictions(folder: Path, networks: Any, bins: np.ndarray) -> np.ndarray:
     return predicted
 
 
+def _fit_without(networks: Any, settings: Any, rows: np.ndarray, weights: Path) -> None:
+    """A network with noise that lacks these points."""
+    inside = np.ones(len(networks.labels), dtype=bool)
+    inside[rows] = False
+    network = networks.fit(inside, seed=derived_seed(settings["seed"], "control"), noise=settings["sigma"])
+    networks.save(network, weights)
+
+
+def _certify(work: Work, rows: np.ndarray, weights: Sequence[Path]) -> None:
+    """Certificates of these points, each by the network in its file."""
+    from paper_repro.certification import certify
+    from paper_repro.workers import run_tasks
+
+    run_tasks(
+        partial(_count_votes, work.folder, _subset_networks(work), dict(work.settings), rows, weights),
+        _chunks(work, rows),
+        lambda chunk: checkpoint_of(work.folder, chunk).exists(),
+        description="certification",
+        console=work.console,
+    )
+    votes = _gathered(work, rows)
+    settings = work.settings
+    certificates = certify(votes["selection"], votes["estimation"], sigma=settings["sigma"], alpha=settings["alpha"])
+    write_arrays(work.folder / "certificates.npz", {"rows": rows, **votes, **certificates._asdict()})
+
+
 def _count_votes(
-    folder: Path, networks: Any, weights: Path, settings: Any, rows: np.ndarray, bins: np.ndarray, chunk: int
+    folder: Path, networks: Any, settings: Any, rows: np.ndarray, weights: Sequence[Path], chunk: int
 ) -> None:
     from paper_repro.certification import smoothed_counts
 
     votes: dict[str, list[np.ndarray]] = {"selection": [], "estimation": []}
-    part = _rows_of(chunk, rows, settings)
+    part = _of_chunk(chunk, rows, settings)
     # Neighbours are of one bin: its network is read once, not for every point.
-    load = cache(lambda b: networks.load(_weights(weights, b, "noisy")))
-    for row, image in zip(part, networks.images(part), strict=True):
-        network = load(bins[row])
+    load = cache(networks.load)
+    for row, file, image in zip(part, _of_chunk(chunk, weights, settings), networks.images(part), strict=True):
+        network = load(file)
         for kind, n in (("selection", settings["n0"]), ("estimation", settings["n"])):
             seed = derived_seed(settings["seed"], kind, row)
             votes[kind].append(
@@ -230,7 +271,7 @@ def _attack(
 ) -> None:
     from paper_repro.attacks import ATTACKS, survives
 
-    part = _rows_of(chunk, rows, settings)
+    part = _of_chunk(chunk, rows, settings)
     images, labels = networks.images(part), networks.labels[part]
     standing: dict[str, np.ndarray] = {}
     for name, attack in ATTACKS.items():
@@ -278,9 +319,9 @@ def _share_left(work: Work, rows: np.ndarray) -> float:
     return sum(not checkpoint_of(work.folder, chunk).exists() for chunk in chunks) / len(chunks)
 
 
-def _rows_of(chunk: int, rows: np.ndarray, settings: Any) -> np.ndarray:
+def _of_chunk(chunk: int, of_points: Any, settings: Any) -> Any:
     n = settings["points_a_task"]
-    return rows[chunk * n : (chunk + 1) * n]
+    return of_points[chunk * n : (chunk + 1) * n]
 
 
 def _gathered(work: Work, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 dataset -> memorization                                     networks on random subsets, or scores from a file
 dataset, posterior of stage 4 -> density bins               networks without each bin
-        density bins -> certification, attacks              -> figure 3
+        density bins -> certification, its control, attacks -> figure 3
 memorization, representations -> KL by stage                -> figure 4
                               -> generative classification  -> figure A.11
 memorization, wide representations -> KL at other dimensions -> figure B.6, with those by stage
@@ -54,20 +54,28 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset, pipeline.posteriors[4]),
         robustness.estimate_density_bins,
     )
+    certified = {
+        **subset_networks,
+        "sigma": scale.sigma,
+        "n0": scale.n0,
+        "n": scale.n,
+        "alpha": scale.alpha,
+        "n_per_bin": scale.certified_per_bin,
+        "points_a_task": 10,
+    }
     certification = Step(
         f"{folder}/certification",
-        {
-            **subset_networks,
-            "sigma": scale.sigma,
-            "n0": scale.n0,
-            "n": scale.n,
-            "alpha": scale.alpha,
-            "n_per_bin": scale.certified_per_bin,
-            "points_a_task": 10,
-        },
+        certified,
         robustness.certification,
         (pipeline.dataset, bins),
         robustness.estimate_certification,
+    )
+    control = Step(
+        f"{folder}/certification_control",
+        certified,
+        robustness.certification_control,
+        (pipeline.dataset, bins),
+        robustness.estimate_certification_control,
     )
     budgets = {norm: list(values) for norm, values in scale.budgets.items()}
     attacks = Step(
@@ -97,7 +105,7 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset, pipeline.representations, memorization),
         memorized_densities.estimate_generative,
     )
-    steps = [memorization, bins, certification, attacks, kl, generative]
+    steps = [memorization, bins, certification, control, attacks, kl, generative]
     if pipeline.controls:
         others = [cell for cell in _cells(pipeline) if cell not in _cells_of_figure_4(pipeline)]
         other = Step(
@@ -118,7 +126,7 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
     scores = (pipeline.dataset, steps["memorization"])
     if name == "figure_3":
         noise = {"sigma": scale.sigma, "n0": scale.n0, "n": scale.n, "alpha": scale.alpha}
-        made = (steps["density_bins"], steps["certification"], steps["attacks"])
+        made = [steps[kind] for kind in ("density_bins", "certification", "certification_control", "attacks")]
         return words | noise, (*scores, pipeline.posteriors[4], *made)
     chosen: dict[str, Any] = {"threshold": scale.threshold, "least_points": scale.least_points}
     chosen["dimensions"] = list(pipeline.profile.dimensions)

@@ -27,6 +27,8 @@ def made_figure_3():
         "certified_rows": rows,
         "smoothed": np.where(last[rows], -1, labels[rows]),
         "radius": np.where(last[rows], 0.0, 0.8),
+        "control_smoothed": np.where(bins[rows] == 0, -1, labels[rows]),
+        "control_radius": np.where(bins[rows] == 0, 0.0, 0.6),
         "pixels_per_unit": 0.25,
         "attacked_rows": rows,
         "survived": dict.fromkeys(titles, standing),

@@ -46,6 +46,7 @@ def test_figure_3_has_radii_in_pixels_of_the_channel_that_varies_least(tmp_path)
         "posterior_stage_4/density.npz": {"log_density": RISING},
         "density_bins/bins.npz": {"bins": RISING, "predicted": RISING},
         "certification/certificates.npz": {"rows": RISING, "predicted": RISING, "radius": RISING},
+        "certification_control/certificates.npz": {"rows": RISING, "predicted": RISING + 2, "radius": RISING + 3},
         "attacks/attacks.npz": attacked,
     }
     settings = dict.fromkeys(("sigma", "n0", "n", "alpha", "n_trials", "networks"), 0)
@@ -53,6 +54,8 @@ def test_figure_3_has_radii_in_pixels_of_the_channel_that_varies_least(tmp_path)
     assert found["pixels_per_unit"] == 0.2
     assert found["memorization_error"].tolist() == (RISING / 10).tolist()
     assert found["high"].tolist() == [False, True]
+    assert found["control_smoothed"].tolist() == (RISING + 2).tolist()
+    assert found["control_radius"].tolist() == (RISING + 3).tolist()
 
 
 def test_figure_a8_has_what_is_read_before_the_relu_apart(tmp_path):

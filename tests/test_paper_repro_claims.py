@@ -397,6 +397,25 @@ def test_f1_at_the_transition_beside_networks_that_lack_points_at_random():
     assert "Across it" not in c5.remark
 
 
+def test_certificates_at_the_transition_beside_a_network_that_lacks_the_certified_points_alone():
+    stored = bins(1)
+    (c6,) = [claim for claim in assess(with_groups(stored)) if claim.name == "C6"]
+    assert "alone" not in c6.remark
+    control = {
+        "control_radius": np.where(np.arange(50) < 35, 0.6, 0.5),
+        "control_radius_std": np.full(50, 0.2),
+        "control_smoothed_f1": np.where(np.arange(50) < 35, 0.9, 0.6),
+    }
+    (c6,) = [claim for claim in assess(with_groups(stored | control)) if claim.name == "C6"]
+    # Five bins on either side, each a mean of n points.
+    half = 1.959964 * np.sqrt(2 * 0.2**2 / stored["n_certified"][0] / 5)
+    by_radius = f"the radius drops by 0.10 ({0.1 - half:.2f} to {0.1 + half:.2f}) and F1 of the smoothed"
+    assert f"By one network that lacks the certified points alone, about as many of every class, {by_radius}" in (
+        c6.remark
+    )
+    assert "by 0.30 (" in c6.remark
+
+
 def test_changes_at_the_transition_have_the_errors_of_the_means_of_bins():
     """Of five bins on each side: of 900 points with a spread of 0.3 each, or of 100 radii with one of 0.2."""
     stored = bins(1) | {"n_points": np.full(50, 900), "n_certified": np.full(50, 100), "radius_std": np.full(50, 0.2)}

@@ -38,6 +38,10 @@ def test_figure_3_bins():
     assert stored["smoothed_f1"].tolist() == [1.0] * 5 + [0.0]
     assert stored["not_abstained"].tolist() == [1.0] * 5 + [0.0]
     assert stored["radius"].tolist() == pytest.approx([0.8] * 5 + [0.0])
+    # The network beside them abstains in the first bin.
+    assert stored["control_smoothed_f1"].tolist() == stored["control_not_abstained"].tolist() == [0.0] + [1.0] * 5
+    assert stored["control_radius"].tolist() == pytest.approx([0.0] + [0.6] * 5)
+    assert stored["control_right_radius"].tolist() == stored["control_radius"].tolist()
     assert stored["high_share"].tolist() == [0.5] * 6
     bins, labels = numbers["bins"], numbers["labels"]
     shares = [[(labels[bins == b] == g).sum() / (labels == g).sum() for g in range(labels.max() + 1)] for b in range(6)]
@@ -52,6 +56,8 @@ def test_figure_3_bins():
     assert "without the bin: 0.20 in the lowest bin, 0.60 in the highest (least 0.10 in bin 2, most 0.90 in bin 3)" in (
         peaked
     )
+    by_control = figure_3.finding(stored).split("By a network that lacks the certified points alone, ")[1]
+    assert by_control.startswith("certified radius: 0.00 in the lowest bin, 0.60 in the highest, rank correlation with")
     words = figure_3.caption(stored)
     assert "at stage 4 (under the protocol heldout of a fit that leaves the point out; the paper has 50 bins)" in words
     for said in (
@@ -82,15 +88,21 @@ def test_scores_without_standard_errors():
     assert "nan" not in words + figure_3.caption(stored)
     known = figure_3.finding(figure_3.compute(**made_figure_3()))
     assert " The standard error of a single point's memorization is 0.10 on average. A network without a bin" in known
-    before = {name: values for name, values in stored.items() if name not in figure_3.REMOVED}  # as in older runs
+    added = figure_3.REMOVED | figure_3.CONTROL
+    before = {name: values for name, values in stored.items() if name not in added}  # as in older runs
     assert "without a bin" not in figure_3.finding(before)
+    assert "alone" not in figure_3.finding(before) + figure_3.caption(before)
     assert figure_3.table(stored)[0]["share_of_own_class_removed"] == stored["own_class_removed"][0]
     unknown = figure_3.compute(**made_figure_3() | {"right_outside": np.full(120, np.nan)}) | WORDS
     for numbers, n_lines in ((stored, 2), (unknown, 1), (before, 1)):
         panel = next(axes for axes in figure_3.draw(numbers).axes if axes.get_title(loc="left") == "F1 without the bin")
         assert len(panel.lines) == n_lines
         assert ("dashed" in figure_3.caption(numbers)) == (n_lines == 2)
-    assert not set(figure_3.REMOVED.values()) & set(figure_3.table(before)[0])
+    for numbers, n_lines in ((stored, 2), (before, 1)):
+        drawn = {axes.get_title(loc="left"): len(axes.lines) for axes in figure_3.draw(numbers).axes}
+        assert drawn["Certified radius, mean"] == drawn["F1 of the smoothed classifier"] == n_lines
+        assert ("Dashed are certificates" in figure_3.caption(numbers)) == (n_lines == 2)
+    assert not set(added.values()) & set(figure_3.table(before)[0])
 
 
 @pytest.mark.parametrize(("sigma", "n", "alpha"), [(0.5, 1000, 0.001), (0.25, 20, 0.01), (1.0, 5, 0.001)])
@@ -149,6 +161,8 @@ def test_figure_3_has_each_number_in_its_panel_and_column():
         "F1 of the smoothed classifier": "smoothed_f1",
     }.items():
         assert panels[title].lines[0].get_ydata().tolist() == stored[name].tolist()
+        if f"control_{name}" in stored:
+            assert panels[title].lines[1].get_ydata().tolist() == stored[f"control_{name}"].tolist()
         if "±" in title:
             (band,) = panels[title].collections
             top = (stored[name] + stored[name.replace("mean", "std")]).max()
@@ -185,6 +199,10 @@ def test_figure_3_has_each_number_in_its_panel_and_column():
         "classification_rate": "not_abstained",
         "f1_smoothed": "smoothed_f1",
         "share_of_high_density_classes": "high_share",
+        "control_certified_radius_normalised": "control_radius",
+        "control_certified_radius_wrong_as_0_normalised": "control_right_radius",
+        "control_classification_rate": "control_not_abstained",
+        "control_f1_smoothed": "control_smoothed_f1",
     }
     assert {column: row[column] for column in columns} == {c: stored[name][2] for c, name in columns.items()}
 

@@ -68,6 +68,10 @@ def test_the_numbers_fit_together(finished, pipeline):
     assert np.bincount(bins["bins"][certificates["rows"]]).tolist() == [4, 4, 4]
     assert (certificates["selection"].sum(1) == 5).all()
     assert (certificates["estimation"].sum(1) == 40).all()
+    control = read_arrays(made["certification_control"] / "certificates.npz")
+    np.testing.assert_array_equal(control["rows"], certificates["rows"])
+    assert (control["estimation"].sum(1) == 40).all()
+    assert not np.array_equal(control["estimation"], certificates["estimation"])
     attacked = read_arrays(made["attacks"] / "attacks.npz")
     labels = pipeline_labels(finished, pipeline)
     right = bins["predicted"][attacked["rows"]] == labels[attacked["rows"]]
@@ -128,6 +132,7 @@ def test_what_is_finished_takes_no_more_time(finished, pipeline, tmp_path, monke
     assert robustness.estimate_density_bins(work) == 10
     for name, estimate in (
         ("certification", robustness.estimate_certification),
+        ("certification_control", robustness.estimate_certification_control),
         ("attacks", robustness.estimate_attacks),
     ):
         work = replace(finished.work(pipeline.robustness[name]), folder=tmp_path / name)
@@ -135,6 +140,9 @@ def test_what_is_finished_takes_no_more_time(finished, pipeline, tmp_path, monke
         assert estimate(work) > 0
         for chunk in robustness._chunks(work, robustness._chosen(work)[0]):
             robustness.checkpoint_of(work.folder, chunk).touch()
+        if name == "certification_control":
+            assert estimate(work) > 0
+            (work.folder / robustness.CONTROL).touch()
         assert estimate(work) == 0
 
 
@@ -163,7 +171,7 @@ def pipeline_labels(workspace, pipeline):
     return load_file(workspace.folder(pipeline.dataset) / "data.safetensors")["train_labels"]
 
 
-@pytest.mark.parametrize("name", ["memorization", "density_bins", "certification"])
+@pytest.mark.parametrize("name", ["memorization", "density_bins", "certification", "certification_control"])
 def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path, monkeypatch, name):
     """SIGKILL as soon as one task is finished; then the step is run again."""
     step = pipeline.robustness[name]
@@ -178,7 +186,7 @@ def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path,
         [sys.executable, "-c", CODE, str(root), name], env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
-    started = {"memorization": "checkpoint-*", "density_bins": "without_bin_*", "certification": "checkpoint-*"}[name]
+    started = {"density_bins": "without_bin_*"}.get(name, "checkpoint-*")
 
     def has_begun():
         try:
@@ -191,7 +199,7 @@ def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path,
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert workspace.state(step) == State.UNFINISHED
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("without_bin_*")}
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("without_*")}
     monkeypatch.setattr(steps, "WORTH_SAYING_SECONDS", 0.0)  # the attempt took no minute
     assert [done.name for done in workspace.run([step])] == [step.name]
     assert files(folder) == expected

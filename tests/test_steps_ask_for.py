@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,20 +58,46 @@ def test_networks_of_a_bin_never_see_it_and_one_has_noise():
     assert len({seed for *_, seed in networks.fitted}) == 2
 
 
-def test_votes_are_of_the_noisy_network_without_the_bin_and_choose_and_bound_with_other_noise(tmp_path, monkeypatch):
-    asked = []
+@pytest.fixture
+def votes(monkeypatch, tmp_path):
+    """Of four points by networks in place of the real ones: what was asked, by whom, and of what."""
+    asked, networks = [], Networks()
 
     def counts(network, image, n, *, sigma, n_classes, seed):
         asked.append((network, int(image), n, sigma, seed))
         return np.array([n, 0])
 
     monkeypatch.setattr("paper_repro.certification.smoothed_counts", counts)
-    settings = {"seed": 0, "n0": 5, "n": 40, "sigma": 0.5, "points_a_task": 2}
-    robustness._count_votes(tmp_path, Networks(), tmp_path, settings, np.array([0, 3, 1, 4]), BINS, 1)
-    assert [of for *of, _ in asked] == [
-        [f"without_bin_0{BINS[row]}_noisy.safetensors", row, n, 0.5] for row in (1, 4) for n in (5, 40)
+    monkeypatch.setattr("paper_repro.workers.n_workers", lambda: 1)
+    made = {"_chosen": (np.array([0, 3, 1, 4]), BINS), "_subset_networks": networks, "_bins_folder": tmp_path}
+    for name, value in made.items():
+        monkeypatch.setattr(robustness, name, lambda *_, value=value: value)
+    settings = {"seed": 0, "n0": 5, "n": 40, "sigma": 0.5, "alpha": 0.001, "points_a_task": 3}
+    return SimpleNamespace(asked=asked, networks=networks, work=Work(tmp_path, settings, {}, Console(quiet=True)))
+
+
+def test_votes_are_of_the_noisy_network_without_the_bin_and_choose_and_bound_with_other_noise(votes):
+    robustness.certification(votes.work)
+    assert [of for *of, _ in votes.asked] == [
+        [f"without_bin_0{BINS[row]}_noisy.safetensors", row, n, 0.5] for row in (0, 3, 1, 4) for n in (5, 40)
     ]
-    assert len({seed for *_, seed in asked}) == 4
+    assert len({seed for *_, seed in votes.asked}) == 8
+
+
+def test_the_control_asks_one_network_that_lacks_the_points_alone_under_the_same_noise(votes, tmp_path):
+    robustness.certification(votes.work)
+    of_bins = [asked for _, *asked in votes.asked]
+    votes.asked.clear()
+    (tmp_path / "control").mkdir()
+    robustness.certification_control(replace(votes.work, folder=tmp_path / "control"))
+    assert [asked for _, *asked in votes.asked] == of_bins
+    assert {network for network, *_ in votes.asked} == {robustness.CONTROL}
+    ((inside, noise, _),) = votes.networks.fitted
+    assert (inside, noise) == ([False, False, True, False, False], 0.5)
+    assert votes.networks.saved == [robustness.CONTROL]
+    stored = read_arrays(tmp_path / "control" / "certificates.npz")
+    assert stored["rows"].tolist() == [0, 3, 1, 4]
+    assert stored["estimation"].tolist() == [[40, 0]] * 4
 
 
 def test_certificates_choose_by_the_first_votes_and_bound_by_the_others(tmp_path, monkeypatch):

@@ -23,6 +23,14 @@ REMOVED = {
 }
 """Columns of what a network without a bin has lost; numbers stored before it was measured have none."""
 
+CONTROL = {
+    "control_radius": "control_certified_radius_normalised",
+    "control_right_radius": "control_certified_radius_wrong_as_0_normalised",
+    "control_not_abstained": "control_classification_rate",
+    "control_smoothed_f1": "control_f1_smoothed",
+}
+"""Columns of certificates by the network without the certified points alone, likewise."""
+
 
 def compute(
     log_density: np.ndarray,
@@ -36,6 +44,8 @@ def compute(
     certified_rows: np.ndarray,
     smoothed: np.ndarray,
     radius: np.ndarray,
+    control_smoothed: np.ndarray,
+    control_radius: np.ndarray,
     pixels_per_unit: float,
     attacked_rows: np.ndarray,
     survived: Mapping[str, np.ndarray],
@@ -56,6 +66,7 @@ def compute(
         certified_rows: [n] the points that were certified.
         smoothed: [n] class by the smoothed classifier, -1 where it abstains.
         radius: [n] certified L2 radius in normalised units; 0 where it abstains.
+        control_smoothed, control_radius: [n] the same by a network that was trained without the certified points alone.
         pixels_per_unit: pixel values (0..1) that one normalised unit is, at least: the smallest standard deviation of a
             channel, for a perturbation d of the pixels becomes d / std, no longer than |d| / min(std).
         attacked_rows: [m] the points that were attacked.
@@ -66,10 +77,11 @@ def compute(
 
     Returns:
         Arrays [B] over bins. own_class_removed: the share of its own class that leaves the training with a point's bin,
-        in the mean over the bin's points. right_outside: mean of the bin. robust_accuracy [A, E, B]: by attack, budget
-        and bin; robust_accuracy_by_group [A, E, 2]: in low- and high-density classes (nan where there are no points).
-        attack_success [A, B]: of the points that are rightly classified without an attack, the share that falls within
-        the middle budget.
+        in the mean over the bin's points. right_outside: mean of the bin. control_radius, control_smoothed_f1 and so
+        on: as without "control_", by the network without the certified points alone. robust_accuracy [A, E, B]: by
+        attack, budget and bin; robust_accuracy_by_group [A, E, 2]: in low- and high-density classes (nan where there
+        are no points). attack_success [A, B]: of the points that are rightly classified without an attack, the share
+        that falls within the middle budget.
     """
     n_bins = int(bins.max()) + 1
 
@@ -80,8 +92,18 @@ def compute(
         own = bins[rows]
         return np.array([weighted_f1(labels[rows[own == b]], classes[own == b]) for b in range(n_bins)])
 
+    def certificates(smoothed: np.ndarray, radius: np.ndarray) -> dict[str, np.ndarray]:
+        right = smoothed == labels[certified_rows]
+        return {
+            "radius": by_bin(radius, certified, np.mean),
+            "radius_std": by_bin(radius, certified, np.std),
+            "right_radius": by_bin(np.where(right, radius, 0.0), certified, np.mean),
+            "not_abstained": by_bin(smoothed >= 0, certified, np.mean),
+            "smoothed_f1": f1(certified_rows, smoothed),
+        }
+
     every, certified, attacked = np.arange(len(labels)), bins[certified_rows], bins[attacked_rows]
-    right = smoothed == labels[certified_rows]
+    control = certificates(control_smoothed, control_radius)
     in_group = [~high[labels[attacked_rows]], high[labels[attacked_rows]]]
     shares = list(survived.values())
     robust = np.array([[_share(values[attacked == b]) for b in range(n_bins)] for values in shares]).swapaxes(1, 2)
@@ -96,11 +118,8 @@ def compute(
         "memorization_error": by_bin(memorization_error, bins, np.mean),
         "f1": f1(every, predicted),
         "n_certified": np.bincount(certified, minlength=n_bins),
-        "radius": by_bin(radius, certified, np.mean),
-        "radius_std": by_bin(radius, certified, np.std),
-        "right_radius": by_bin(np.where(right, radius, 0.0), certified, np.mean),
-        "not_abstained": by_bin(smoothed >= 0, certified, np.mean),
-        "smoothed_f1": f1(certified_rows, smoothed),
+        **certificates(smoothed, radius),
+        **{f"control_{name}": values for name, values in control.items()},
         "high_share": by_bin(high[labels], bins, np.mean),
         "own_class_removed": _own_class_removed(bins, labels),
         "right_outside": by_bin(right_outside, bins, np.mean),
@@ -134,7 +153,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "classification_rate": float(stored["not_abstained"][b]),
             "f1_smoothed": float(stored["smoothed_f1"][b]),
             "share_of_high_density_classes": float(stored["high_share"][b]),
-            **{words: float(stored[name][b]) for name, words in REMOVED.items() if name in stored},
+            **{words: float(stored[name][b]) for name, words in (REMOVED | CONTROL).items() if name in stored},
             "n_attacked": int(stored["n_attacked"][b]),
             "n_attacked_rightly_classified": int(_rightly(stored)[b]),
             **{
@@ -158,8 +177,8 @@ def draw(stored: Stored) -> Figure:
     memorization.set(title="Memorization, mean ± std")
     _line(f1, x, stored["f1"])
     f1.set(title="F1 without the bin")
+    look: dict[str, Any] = {"color": style.MUTED, "linestyle": style.DASHES, "marker": None}
     if _has_control(stored):
-        look = {"color": style.MUTED, "linestyle": style.DASHES, "marker": None}
         _line(f1, x, stored["right_outside"], label="accuracy without 30% at random", **look)
         f1.legend(loc="best", fontsize=7)
     _line(radius, x, stored["radius"])
@@ -172,6 +191,10 @@ def draw(stored: Stored) -> Figure:
     rate.set(title="Classification rate (not abstained)")
     _line(smoothed, x, stored["smoothed_f1"])
     smoothed.set(title="F1 of the smoothed classifier")
+    for axes, name in ((radius, "radius"), (rate, "not_abstained"), (smoothed, "smoothed_f1")):
+        if f"control_{name}" in stored:
+            _line(axes, x, stored[f"control_{name}"], label="without the certified points alone", **look)
+            axes.legend(loc="best", fontsize=7)
     _stacked(share, x, stored["high_share"])
     share.set(title="Points by class, below or above the gap", ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     middle = stored["budgets"].shape[1] // 2
@@ -199,6 +222,11 @@ def caption(stored: Stored) -> str:
         "the scores on points outside of their subsets, which lose about as much of every class. "
     )
     dashed = dashed if _has_control(stored) else ""
+    control = (
+        "Dashed are certificates of the same points, under the same noise, by one network that was trained without "
+        "these points alone, and so lacks about as much of every class. "
+    )
+    control = control if "control_radius" in stored else ""
     sizes, attacked, rightly = map(_count, (stored["n_certified"], stored["n_attacked"], _rightly(stored)))
     return (
         f"Training points in {n_bins} bins of {size} by the log-density of each point under its own class at stage 4 "
@@ -209,9 +237,9 @@ def caption(stored: Stored) -> str:
         f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
         f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}. The radius is that of the "
         "class which the smoothed classifier gives, rightly or not; where it abstains it counts as 0, and where all n "
-        f"draws agree it is {_largest_radius(stored):.2f}, the largest there can be. F1 of the smoothed classifier is "
-        "of the certified points, and F1 of few points is lower than that of all points of a bin (measured: by up to "
-        "0.04 at 50 points a bin), so its level does not compare "
+        f"draws agree it is {_largest_radius(stored):.2f}, the largest there can be. {control}"
+        "F1 of the smoothed classifier is of the certified points, and F1 of few points is lower than that of all "
+        "points of a bin (measured: by up to 0.04 at 50 points a bin), so its level does not compare "
         f"with F1 without the bin. Attacks, which the paper does not have, of {attacked} points a bin, of which "
         f"{rightly} are rightly classified by the network without the bin: the share of these that an attack moves to "
         "another class, and accuracy against the budget in classes below and above the largest gap between class means "
@@ -230,15 +258,7 @@ def look_for(stored: Stored) -> str:
 def finding(stored: Stored) -> str:
     from scipy.stats import spearmanr
 
-    bins = np.arange(len(stored["n_points"]))
-    parts = []
-    for words, name in (
-        ("mean memorization", "memorization_mean"),
-        ("F1 without the bin", "f1"),
-        ("certified radius", "radius"),
-        ("F1 of the smoothed classifier", "smoothed_f1"),
-    ):
-        values = stored[name]
+    def levels(words: str, values: np.ndarray) -> str:
         level = f"{values[0]:.2f} in the lowest bin, {values[-1]:.2f} in the highest"
         extremes = {"least": int(np.argmin(values)), "most": int(np.argmax(values))}
         inside = [
@@ -248,9 +268,19 @@ def finding(stored: Stored) -> str:
         ]
         level += f" ({', '.join(inside)})" if inside else ""
         constant = bool((values == values[0]).all())
-        rank = "" if constant else f", rank correlation with density {style.rank(spearmanr(bins, values)[0])}"
-        parts.append(f"{words}: {level}{rank}")
-    text = f"From low to high density, {'; '.join(parts)}."
+        correlation = "" if constant else style.rank(spearmanr(np.arange(len(values)), values)[0])
+        return f"{words}: {level}" + (f", rank correlation with density {correlation}" if correlation else "")
+
+    words = {
+        "memorization_mean": "mean memorization",
+        "f1": "F1 without the bin",
+        "radius": "certified radius",
+        "smoothed_f1": "F1 of the smoothed classifier",
+    }
+    text = f"From low to high density, {'; '.join(levels(what, stored[name]) for name, what in words.items())}."
+    control = [levels(words[name], stored[f"control_{name}"]) for name in words if f"control_{name}" in stored]
+    if control:
+        text += f" By a network that lacks the certified points alone, {'; '.join(control)}."
     error = float(stored["memorization_error"].mean())
     if np.isfinite(error):
         text += f" The standard error of a single point's memorization is {error:.2f} on average."
