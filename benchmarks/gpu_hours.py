@@ -35,7 +35,7 @@ ROWS = {
     "representations": "representations",
     "memorization": "memorization",
     "density_bins": "networks without a density bin",
-    "certification": "certification, with its control",
+    "certification": "certification",
     "attacks": "attacks",
     "posterior": "posteriors of {} layers",
     "relative_entropy": "relative entropies of {} stages",

@@ -130,9 +130,7 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
     elif kind == "density_bins":
         yield _training(settings["network"], data, 2 * (settings["n_bins"] - 1) * data.n_train)
         yield _evaluation(settings["network"], data, data.n_train)
-    elif kind in ("certification", "certification_control"):
-        if kind == "certification_control":
-            yield _training(settings["network"], data, data.n_train - _points(step, data))
+    elif kind == "certification":
         copies = _points(step, data) * (settings["n0"] + settings["n"])
         yield _evaluation(settings["network"], data, copies, _default(smoothed_counts, "batch_size"))
     elif kind == "attacks":

@@ -370,7 +370,7 @@ def _c6(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
         return negative(difference(values, spread if name == "radius" else share_error(values, n), at))
 
     words = {"radius": "the certified radius (normalised units)", "smoothed_f1": "F1 of the smoothed classifier"}
-    if "control_radius" in stored:  # not in numbers stored before it was measured
+    if "control_radius" in stored:  # not under the protocol paper
         control = {name: "{:.2f} ({:.2f} to {:.2f})".format(*drop("control_", name)) for name in words}
         remark += (
             " By one network that lacks the certified points alone, about as many of every class, the radius drops by "

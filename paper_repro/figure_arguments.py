@@ -50,9 +50,7 @@ def _figure_3(work: Work) -> dict[str, Any]:
     log_density = log_density_of(work, 4)
     high = density_groups(class_statistics(log_density, labels, len(names))[0]).high
     bins = read_arrays(work.input("density_bins") / "bins.npz")
-    certificates, control = (
-        read_arrays(work.input(step) / "certificates.npz") for step in ("certification", "certification_control")
-    )
+    certificates = read_arrays(work.input("certification") / "certificates.npz")
     attacked = read_arrays(work.input("attacks") / "attacks.npz")
     about = read_json(work.inputs["dataset"] / "dataset.json")
     return {
@@ -67,14 +65,22 @@ def _figure_3(work: Work) -> dict[str, Any]:
         "certified_rows": certificates["rows"],
         "smoothed": certificates["predicted"],
         "radius": certificates["radius"],
-        "control_smoothed": control["predicted"],
-        "control_radius": control["radius"],
+        "control": _control(work),
         "pixels_per_unit": float(np.min(about["std"])),
         "attacked_rows": attacked["rows"],
         "survived": {attack.title: attacked[name] for name, attack in ATTACKS.items()},
         "budgets": {attack.title: attacked[f"{name}_budgets"] for name, attack in ATTACKS.items()},
         "scale": {name: work.settings[name] for name in ("sigma", "n0", "n", "alpha", "n_trials", "networks")},
     }
+
+
+def _control(work: Work) -> tuple[np.ndarray, np.ndarray] | None:
+    """Class and radius of the certified points by the network beside those without a bin, if the protocol has one."""
+    for name, folder in work.inputs.items():
+        if name.rsplit("/", 1)[-1] == "certification_control":
+            certificates = read_arrays(folder / "certificates.npz")
+            return certificates["predicted"], certificates["radius"]
+    return None
 
 
 def _right_outside(work: Work, n: int) -> np.ndarray:

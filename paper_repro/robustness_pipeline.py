@@ -2,7 +2,8 @@
 
 dataset -> memorization                                     networks on random subsets, or scores from a file
 dataset, posterior of stage 4 -> density bins               networks without each bin
-        density bins -> certification, its control, attacks -> figure 3
+        density bins -> certification, attacks              -> figure 3
+                     -> control of certification, where densities are not the paper's
 memorization, representations -> KL by stage                -> figure 4
                               -> generative classification  -> figure A.11
 memorization, wide representations -> KL at other dimensions -> figure B.6, with those by stage
@@ -70,13 +71,6 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset, bins),
         robustness.estimate_certification,
     )
-    control = Step(
-        f"{folder}/certification_control",
-        certified,
-        robustness.certification_control,
-        (pipeline.dataset, bins),
-        robustness.estimate_certification_control,
-    )
     budgets = {norm: list(values) for norm, values in scale.budgets.items()}
     attacks = Step(
         f"{folder}/attacks",
@@ -105,7 +99,16 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset, pipeline.representations, memorization),
         memorized_densities.estimate_generative,
     )
-    steps = [memorization, bins, certification, control, attacks, kl, generative]
+    steps = [memorization, bins, certification, attacks, kl, generative]
+    if pipeline.protocol.density != "chain":  # as published there is none
+        control = Step(
+            f"{folder}/certification_control",
+            certified,
+            robustness.certification_control,
+            (pipeline.dataset, bins),
+            robustness.estimate_certification_control,
+        )
+        steps.append(control)
     if pipeline.controls:
         others = [cell for cell in _cells(pipeline) if cell not in _cells_of_figure_4(pipeline)]
         other = Step(
@@ -126,7 +129,8 @@ def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], 
     scores = (pipeline.dataset, steps["memorization"])
     if name == "figure_3":
         noise = {"sigma": scale.sigma, "n0": scale.n0, "n": scale.n, "alpha": scale.alpha}
-        made = [steps[kind] for kind in ("density_bins", "certification", "certification_control", "attacks")]
+        kinds = ("density_bins", "certification", "certification_control", "attacks")
+        made = [steps[kind] for kind in kinds if kind in steps]
         return words | noise, (*scores, pipeline.posteriors[4], *made)
     chosen: dict[str, Any] = {"threshold": scale.threshold, "least_points": scale.least_points}
     chosen["dimensions"] = list(pipeline.profile.dimensions)

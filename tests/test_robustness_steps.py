@@ -47,8 +47,30 @@ def pipeline():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, pipeline):
     workspace = Workspace(tmp_path_factory.mktemp("robustness") / "tiny")
-    workspace.run([pipeline.figures[name] for name in FIGURES])
+    workspace.run([*(pipeline.figures[name] for name in FIGURES), control_of(pipeline)])
     return workspace
+
+
+def control_of(pipeline):
+    """The step that figure 3 has under other protocols than the paper's, at the scale and on the bins of this one."""
+    alike = pipeline.robustness["certification"]
+    return replace(
+        alike,
+        name=f"{alike.name}_control",
+        compute=robustness.certification_control,
+        estimate=robustness.estimate_certification_control,
+    )
+
+
+def test_only_protocols_beyond_the_paper_have_a_control_of_certificates(pipeline):
+    for density in ("chain", "converged", "heldout", "em"):
+        made = Pipeline(TINY_PROFILE, replace(TINY_PROTOCOL, density=density))
+        inputs = {step.name: step for step in made.figures["figure_3"].inputs}
+        assert (f"{made.folder}/certification_control" in inputs) == (density != "chain")
+        if density != "chain":
+            step, alike = inputs[f"{made.folder}/certification_control"], made.robustness["certification"]
+            assert (step.settings, step.inputs) == (alike.settings, alike.inputs)
+            assert step.compute is robustness.certification_control
 
 
 def files(folder):
@@ -68,7 +90,7 @@ def test_the_numbers_fit_together(finished, pipeline):
     assert np.bincount(bins["bins"][certificates["rows"]]).tolist() == [4, 4, 4]
     assert (certificates["selection"].sum(1) == 5).all()
     assert (certificates["estimation"].sum(1) == 40).all()
-    control = read_arrays(made["certification_control"] / "certificates.npz")
+    control = read_arrays(finished.folder(control_of(pipeline)) / "certificates.npz")
     np.testing.assert_array_equal(control["rows"], certificates["rows"])
     assert (control["estimation"].sum(1) == 40).all()
     assert not np.array_equal(control["estimation"], certificates["estimation"])
@@ -135,7 +157,8 @@ def test_what_is_finished_takes_no_more_time(finished, pipeline, tmp_path, monke
         ("certification_control", robustness.estimate_certification_control),
         ("attacks", robustness.estimate_attacks),
     ):
-        work = replace(finished.work(pipeline.robustness[name]), folder=tmp_path / name)
+        step = control_of(pipeline) if name == "certification_control" else pipeline.robustness[name]
+        work = replace(finished.work(step), folder=tmp_path / name)
         work.folder.mkdir()
         assert estimate(work) > 0
         for chunk in robustness._chunks(work, robustness._chosen(work)[0]):
@@ -171,7 +194,7 @@ def pipeline_labels(workspace, pipeline):
     return load_file(workspace.folder(pipeline.dataset) / "data.safetensors")["train_labels"]
 
 
-@pytest.mark.parametrize("name", ["memorization", "density_bins", "certification", "certification_control"])
+@pytest.mark.parametrize("name", ["memorization", "density_bins", "certification"])
 def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path, monkeypatch, name):
     """SIGKILL as soon as one task is finished; then the step is run again."""
     step = pipeline.robustness[name]
@@ -186,7 +209,7 @@ def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path,
         [sys.executable, "-c", CODE, str(root), name], env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
-    started = {"density_bins": "without_bin_*"}.get(name, "checkpoint-*")
+    started = {"memorization": "checkpoint-*", "density_bins": "without_bin_*", "certification": "checkpoint-*"}[name]
 
     def has_begun():
         try:
@@ -199,7 +222,7 @@ def test_a_killed_step_goes_on_to_the_same_numbers(finished, pipeline, tmp_path,
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert workspace.state(step) == State.UNFINISHED
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("without_*")}
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("without_bin_*")}
     monkeypatch.setattr(steps, "WORTH_SAYING_SECONDS", 0.0)  # the attempt took no minute
     assert [done.name for done in workspace.run([step])] == [step.name]
     assert files(folder) == expected

@@ -29,7 +29,7 @@ CONTROL = {
     "control_not_abstained": "control_classification_rate",
     "control_smoothed_f1": "control_f1_smoothed",
 }
-"""Columns of certificates by the network without the certified points alone, likewise."""
+"""Columns of certificates by the network without the certified points alone; under `paper` there is none."""
 
 
 def compute(
@@ -44,13 +44,12 @@ def compute(
     certified_rows: np.ndarray,
     smoothed: np.ndarray,
     radius: np.ndarray,
-    control_smoothed: np.ndarray,
-    control_radius: np.ndarray,
     pixels_per_unit: float,
     attacked_rows: np.ndarray,
     survived: Mapping[str, np.ndarray],
     budgets: Mapping[str, np.ndarray],
     scale: Mapping[str, Any],
+    control: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """What is drawn, bin by bin.
 
@@ -66,7 +65,6 @@ def compute(
         certified_rows: [n] the points that were certified.
         smoothed: [n] class by the smoothed classifier, -1 where it abstains.
         radius: [n] certified L2 radius in normalised units; 0 where it abstains.
-        control_smoothed, control_radius: [n] the same by a network that was trained without the certified points alone.
         pixels_per_unit: pixel values (0..1) that one normalised unit is, at least: the smallest standard deviation of a
             channel, for a perturbation d of the pixels becomes d / std, no longer than |d| / min(std).
         attacked_rows: [m] the points that were attacked.
@@ -74,6 +72,8 @@ def compute(
         budgets: by title, [E] in pixel values, rising from 0.
         scale: what a caption says: sigma, n0, n, alpha, n_trials (0: scores were given), and a sentence on the
             networks.
+        control: smoothed and radius [n] by a network that was trained without the certified points alone, if there is
+            one.
 
     Returns:
         Arrays [B] over bins. own_class_removed: the share of its own class that leaves the training with a point's bin,
@@ -103,7 +103,7 @@ def compute(
         }
 
     every, certified, attacked = np.arange(len(labels)), bins[certified_rows], bins[attacked_rows]
-    control = certificates(control_smoothed, control_radius)
+    beside = certificates(*control) if control is not None else {}
     in_group = [~high[labels[attacked_rows]], high[labels[attacked_rows]]]
     shares = list(survived.values())
     robust = np.array([[_share(values[attacked == b]) for b in range(n_bins)] for values in shares]).swapaxes(1, 2)
@@ -119,7 +119,7 @@ def compute(
         "f1": f1(every, predicted),
         "n_certified": np.bincount(certified, minlength=n_bins),
         **certificates(smoothed, radius),
-        **{f"control_{name}": values for name, values in control.items()},
+        **{f"control_{name}": values for name, values in beside.items()},
         "high_share": by_bin(high[labels], bins, np.mean),
         "own_class_removed": _own_class_removed(bins, labels),
         "right_outside": by_bin(right_outside, bins, np.mean),
