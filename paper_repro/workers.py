@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -102,6 +103,10 @@ def n_workers() -> int:
 
 
 def _start(processes: list[Any]) -> None:
+    # Ctrl-C reaches all processes; the parent answers, and ends the others. They are born with it blocked: while they
+    # import, each would print a traceback. The tracker of resources would let it through again when it is started.
+    resource_tracker.ensure_running()
+    let_through = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # OpenMP reads this when the new process starts.
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -109,6 +114,7 @@ def _start(processes: list[Any]) -> None:
         for process in processes:
             process.start()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, let_through)
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
@@ -116,8 +122,6 @@ def _start(processes: list[Any]) -> None:
 
 
 def _work(function: Callable[[Any], None], tasks: Sequence[Any]) -> None:
-    # Ctrl-C reaches all processes; the parent answers, and ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for task in tasks:
         try:

@@ -16,6 +16,10 @@ import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 
+if __name__ == "__mp_main__" and sys.argv[2] == "while they start":
+    (Path(sys.argv[1]) / f"0-{os.getpid()}").touch()
+    time.sleep(600)
+
 from paper_repro.workers import run_tasks
 
 
@@ -30,13 +34,14 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_is_answered_by_one_process_and_ends_all(tmp_path):
+@pytest.mark.parametrize("moment", ["while they start", "while they work"])
+def test_ctrl_c_is_answered_by_one_process_and_ends_all(tmp_path, moment):
     """A terminal sends it to every process of the command."""
     (tmp_path / "tasks.py").write_text(TASKS)
     begun = tmp_path / "begun"
     begun.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "tasks.py", str(begun)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "tasks.py", str(begun), moment], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     try:
