@@ -28,7 +28,7 @@ from paper_repro.inputs import (
 from paper_repro.machine import density_device
 from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import ARCHIVE_ORDER, WORTH_SAYING_SECONDS, Work, derived_seed
-from paper_repro.storage import read_arrays, write_arrays, write_csv, write_json, write_tensors
+from paper_repro.storage import read_arrays, read_json, write_arrays, write_csv, write_json, write_tensors
 from paper_repro.traces import thinned
 
 __all__ = [
@@ -53,6 +53,9 @@ __all__ = [
     "test_densities",
     "test_representations",
 ]
+
+WARNINGS = "warnings.json"
+"""What fits warned of, if anything: a list in the folder of a posterior, by stage in that of the table of classes."""
 
 
 def draw(folder: Path, name: str) -> None:
@@ -207,8 +210,10 @@ def posterior(work: Work) -> None:
     """Densities of all classes at one stage or layer, as the protocol has them; under `heldout` with the posterior of
     the input of the same name, the fit to all points."""
     x, (labels, names) = values_of(work, _layer(work)), labels_and_names(work)
-    with _warnings_in_words(work, names):
+    with _warnings_in_words(work, names) as said:
         converged = _fit(work, x, labels)
+    if said:
+        write_json(work.folder / WARNINGS, sorted(said))
     if converged is not None:
         _say_convergence(work, converged, names)
 
@@ -260,8 +265,9 @@ def _folds(work: Work, x: np.ndarray) -> Path:
 
 
 @contextmanager
-def _warnings_in_words(work: Work, names: list[str]) -> Iterator[None]:
-    """Warnings of fits are said in a line each, once, with names of classes; `_say_convergence` says which failed."""
+def _warnings_in_words(work: Work, names: list[str]) -> Iterator[set[str]]:
+    """Warnings of fits are said in a line each, once, with names of classes, and are the set that is given;
+    `_say_convergence` says which failed."""
     from sklearn.exceptions import ConvergenceWarning
 
     from classfit import ConstantFeatureWarning
@@ -291,7 +297,7 @@ def _warnings_in_words(work: Work, names: list[str]) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the chains of .* do not agree|EM did not converge", ConvergenceWarning)
         warnings.showwarning = say
-        yield
+        yield said
 
 
 def _say_convergence(work: Work, converged: np.ndarray, names: list[str]) -> None:
@@ -436,6 +442,7 @@ def classes(work: Work) -> None:
     labels, class_names = labels_and_names(work)
     rows: list[dict[str, Any]] = []
     traces: dict[str, np.ndarray] = {}
+    said: dict[str, list[str]] = {}
     for stage in work.settings["stages"]:
         mean, std = class_statistics(log_density_of(work, stage), labels, len(class_names))
         high, p = density_groups(mean).high, gap_p_value(mean)
@@ -444,6 +451,8 @@ def classes(work: Work) -> None:
         trace, diagnostics = (
             read_arrays(found / name) if (found / name).exists() else {} for name in ("trace.npz", "diagnostics.npz")
         )
+        if (found / WARNINGS).exists():
+            said[str(stage)] = read_json(found / WARNINGS)
         judged = chain_rows(trace, diagnostics, work.settings["n_discard"])
         if trace:
             components = _mean_components(load_posterior(work, stage))
@@ -473,6 +482,8 @@ def classes(work: Work) -> None:
                 traces[f"{name}_{stage}"] = thinned(trace[name], work.settings["trace_points"])
     write_csv(work.folder / "classes.csv", rows)
     write_arrays(work.folder / "traces.npz", traces)
+    if said:
+        write_json(work.folder / WARNINGS, said)
 
 
 def figure(work: Work) -> None:

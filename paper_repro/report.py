@@ -178,6 +178,7 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     with (folder / "classes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     traces = read_arrays(folder / "traces.npz")
+    warnings = _stored_json(workspace, pipeline.classes, "warnings.json") or {}
     protocol = pipeline.protocol
     # Of several chains, those of the second half are kept.
     kept_from = protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
@@ -192,6 +193,7 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
                 row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
         means = np.array([float(row["mean_log_density_nats"]) for row in of_stage])
         about = {"number": stage, "dimension": dimension, "rows": of_stage, "chains": displayed(of_stage)}
+        about["warnings"] = warnings.get(str(stage), [])
         p = gap_p_value(means)
         about |= {"gap_p": p, "grouped": is_split(means, p)}
         stages.append(about | summary(of_stage))

@@ -602,5 +602,7 @@ def test_warnings_of_fits_are_said_once_with_names_of_classes(tmp_path, monkeypa
     ]
     if protocol in (CONVERGED, HELDOUT):
         said.append("fits of 2 of 2 classes did not converge (ant, elk[2]): see the table of classes")
+    for each in steps:
+        assert storage.read_json(workspace.folder(each) / computations.WARNINGS) == said[:1]
     lines = [f"{each.name}: {words}" for each in steps for words in said]
     assert workspace.console.export_text().splitlines() == lines

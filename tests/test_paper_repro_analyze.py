@@ -118,6 +118,10 @@ def test_a_class_of_one_image(analyze, images, tmp_path):
     (words,) = re.findall(r"Correlation with mean log-density[^<]*", page)
     assert "over 3 classes: none for distance (of too few classes), " in words
     assert not re.search(r"[+−]nan|\bnan\b", words)
+    # No feature of a single image varies: what was said in the terminal is said in the report, at either stage.
+    for stage, n_features in ((1, 2), (2, 3)):
+        warned = f"Its fits warned: {n_features} features are constant within their group, .*feature 0 of class class_0"
+        assert re.search(rf"Stage {stage} [^<]*</h3>\s*<p class=\"note\">{warned}\.</p>", page)
 
 
 @pytest.mark.parametrize(
