@@ -138,9 +138,11 @@ def estimate_certification(work: Work) -> float:
 
 
 def estimate_certification_control(work: Work) -> float:
-    networks, rows = _subset_networks(work), _chosen(work)[0]
-    training = networks.estimate_seconds(len(networks.labels) - len(rows))
-    return (0.0 if (work.folder / CONTROL).exists() else training) + estimate_certification(work)
+    votes = estimate_certification(work)
+    if (work.folder / CONTROL).exists():
+        return votes
+    networks = _subset_networks(work)
+    return networks.estimate_seconds(len(networks.labels) - len(_chosen(work)[0])) + votes
 
 
 def attacks(work: Work) -> None:
