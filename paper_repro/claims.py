@@ -563,6 +563,7 @@ def scorecard(work: Work) -> None:
         for claim in claims
         for part in claim.parts or (Part(claim.remark, "", float("nan"), float("nan"), float("nan"), UNCLEAR),)
     ]
-    write_csv(work.folder / "scorecard.csv", rows)
+    # Of figure 3 alone there are none: its claims need the groups of figure A.7.
+    write_csv(work.folder / "scorecard.csv", rows, ("claim", "title", "verdict", *Part._fields))
     for claim in claims:
         work.console.print(f"{claim.name} {claim.title}: [b]{claim.verdict}[/]")

@@ -160,6 +160,17 @@ def test_why_nothing_could_be_tested_is_in_the_table(tmp_path):
         assert row["statement"].endswith("there is no transition to look at (the highest bin has 30% of them).")
 
 
+def test_figures_that_allow_no_claim_leave_a_scorecard_without_rows(tmp_path):
+    for name in ("scorecard", "figure_3"):
+        (tmp_path / name).mkdir()
+    write_arrays(tmp_path / "figure_3" / "numbers.npz", bins(1))
+    inputs = {"paper/figure_3": tmp_path / "figure_3"}
+    scorecard(Work(tmp_path / "scorecard", {}, inputs, Console(quiet=True)))
+    assert read_json(tmp_path / "scorecard" / "scorecard.json") == []
+    (header,) = (tmp_path / "scorecard" / "scorecard.csv").read_text().splitlines()
+    assert header == "claim,title,verdict,statement,statistic,value,low,high,outcome"
+
+
 def test_few_high_density_classes_have_no_interval():
     (claim,) = [claim for claim in assess({"figure_a7": density_figure(97, 3, 10.0)}) if claim.name == "C1"]
     gap, ratio = claim.parts
