@@ -180,7 +180,7 @@ CIFAR100_LAPTOP_RESNET50 = replace(
     note="The network is a ResNet50 of a quarter of the paper's width, trained for 20 epochs without augmentation; the "
     "paper trains for 160 epochs with crops and flips.",
     architecture="resnet50",
-    # Stages of 64, 128, 256 and 512 channels; four to eight minutes an epoch on two cores without AMX.
+    # Stages of 64, 128, 256 and 512 channels; four and a half minutes an epoch on two cores without AMX.
     width=16,
     epochs=20,
     # The plain ConvNet is that of `cifar100-laptop`.

@@ -13,6 +13,7 @@ import numpy as np
 
 from paper_repro.chains import displayed, summary
 from paper_repro.claims import CLAIMS
+from paper_repro.computations import WARNINGS
 from paper_repro.figures import module as figure_module
 from paper_repro.figures import style, title
 from paper_repro.pipeline import ANY_PROTOCOL, DEFAULTS, STAGES, Pipeline, run_folder
@@ -178,7 +179,7 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     with (folder / "classes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     traces = read_arrays(folder / "traces.npz")
-    warnings = _stored_json(workspace, pipeline.classes, "warnings.json") or {}
+    warnings = _stored_json(workspace, pipeline.classes, WARNINGS) or {}
     protocol = pipeline.protocol
     # Of several chains, those of the second half are kept.
     kept_from = protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
