@@ -23,6 +23,7 @@ import numpy as np
 from paper_repro.statistics import (
     LEAST_IN_GROUP,
     LEVEL,
+    ORDER_OF_MAGNITUDE,
     Interval,
     difference,
     gap_p_value,
@@ -47,8 +48,6 @@ LEAST_CLASSES = 20
 """With fewer classes no gap between them can be told from chance with any power."""
 LEAST_BINS = 6
 """Fewer bins show no trend: of 5 in any order, 13% have an interval that leaves out 0."""
-ORDER_OF_MAGNITUDE = 10**0.5
-"""Ratios above it are nearer to ten than to one on a log scale."""
 LITTLE = 0.5
 """Of a rank correlation: one of this size explains a quarter of the variance of ranks."""
 AS_CONVERGED = "The result of `converged`, whose densities these are."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paper_repro.chains import Tally, tally
-from paper_repro.figures.side_by_side import DRAWN, Column, Ringed, draw
+from paper_repro.figures.side_by_side import DRAWN, Column, draw
 from paper_repro.figures.style import Stored, save
 from paper_repro.pipeline import Pipeline, protocol_folder
 from paper_repro.profiles import PROTOCOLS
@@ -78,10 +78,10 @@ class Comparison(NamedTuple):
 
 
 _DENSITIES = (
-    "Mean and standard deviation of each class's log-density, sorted by mean under that protocol. Colours follow each "
-    "protocol's own split at the last stage; rings mark the classes above the largest gap there under `{first}`, "
-    "wherever they are under the others. A stage has one vertical scale, because the densities are of the same points "
-    "in the same space; a panel that would be squeezed on it, or squeeze the first, has its own and says so."
+    "Mean and standard deviation of each class's log-density, sorted by mean under that protocol. Colours are as "
+    "in that figure; rings mark the classes above the gap of the same stage under `{first}`, wherever they are under "
+    "the others. A stage has one vertical scale, because the densities are of the same points in the same space; "
+    "a panel that would be squeezed on it, or squeeze the first, has its own and says so."
 )
 
 
@@ -99,7 +99,6 @@ def compare(workspace: Workspace, pipeline: Pipeline) -> Comparison | None:
     not_run = [name for name in PROTOCOLS if name not in {result.name for result in results}]
     folder = workspace.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    ringed = Ringed(facts[0].high, f"above the largest gap at stage {facts[0].stage} under {facts[0].name}")
     pictures, absent = {}, {}
     for name in DRAWN:
         columns = _columns(name, results, facts)
@@ -108,9 +107,7 @@ def compare(workspace: Workspace, pipeline: Pipeline) -> Comparison | None:
             absent[name] = names
             continue
         pictures[name] = names
-        save(
-            draw(name, list(columns.values()), ringed, f"{pipeline.profile.title} · seed {pipeline.seed}"), folder, name
-        )
+        save(draw(name, list(columns.values()), f"{pipeline.profile.title} · seed {pipeline.seed}"), folder, name)
     write_csv(folder / "overlap.csv", [overlap_row(facts[0], other) for other in facts])
     return Comparison(results, paragraph(facts, not_run), pictures, absent, folder)
 
@@ -187,9 +184,7 @@ def _mark(name: str, reference: Facts, about: Facts, stored: Stored) -> str:
     if name == "figure_4":
         return f"{len(stored['class_names'])} classes"
     row: dict[str, Any] = overlap_row(reference, about)
-    counted = f"{row['high_density_classes']} of {row['classes']} above the gap of stage {row['stage']}"
-    if about is reference:
-        return f"{counted}\nthe others are compared with it"
-    if row["found_again"] is None or not reference.high:
-        return f"{counted}\n"
-    return f"{counted}\n{row['found_again']} of the {row['of']} of {reference.name}, Jaccard {row['jaccard']:.2f}"
+    counted = f"{row['high_density_classes']} of {row['classes']} above the largest gap"
+    if about is reference or row["found_again"] is None or not reference.high:
+        return counted
+    return f"{counted},\n{row['found_again']} of the {row['of']} of {reference.name}"

@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import stats
 from tolerances import PEER_RELATIVE
 
+from classfit import density_groups
 from paper_repro import storage
 from paper_repro.figures import (
     FIGURES,
@@ -34,6 +35,7 @@ from paper_repro.figures import (
     style,
     title,
 )
+from paper_repro.figures.class_density import parted
 from paper_repro.networks import residual_network
 from paper_repro.report import inline_svg, sparkline
 
@@ -169,8 +171,15 @@ def test_figure_1_is_the_last_two_stages_of_figure_a7():
     assert len(figure_a7.table(both[1])) == 40
 
 
-def test_panels_show_sorted_classes_and_one_line_at_the_gap():
-    stored = stored_figure("figure_1")
+def densities_with_a_tenth_of_the_spread(name="figure_1"):
+    """In the two classes above the gap, at the last stage alone."""
+    stored = stored_figure(name)
+    last = np.arange(len(stored["stages"]))[:, None] == len(stored["stages"]) - 1
+    return stored | {"std": np.where(last & stored["high"], stored["std"] / 10, stored["std"])}
+
+
+def test_panels_show_sorted_classes_and_a_line_in_the_gap_where_there_is_one():
+    stored = densities_with_a_tenth_of_the_spread()
     panels = figure_1.draw(stored).axes
     assert [panel.get_title(loc="left") for panel in panels] == ["Stage 3  (D = 16)", "Stage 4  (D = 16)"]
     for s, panel in enumerate(panels):
@@ -181,17 +190,36 @@ def test_panels_show_sorted_classes_and_one_line_at_the_gap():
         for line in marks.values():
             drawn[np.asarray(line.get_xdata(), dtype=int)] = line.get_ydata()
         np.testing.assert_array_equal(drawn, np.sort(stored["mean"][s]))
-        assert len(marks["D"].get_xdata()) == 2
+        assert marks["D"].get_xdata().tolist() == ([8, 9] if s == 1 else [])
         assert [marks[mark].get_color() for mark in ("o", "D")] == [style.LOW, style.HIGH]
         std = stored["std"][s][np.argsort(stored["mean"][s])]
         for bars, mark in zip(panel.collections, (marks["o"], marks["D"]), strict=True):
             x, y = mark.get_data()
-            assert bars.get_segments() == pytest.approx(
-                np.array([[x, y - std[x]], [x, y + std[x]]]).transpose(2, 0, 1), rel=PEER_RELATIVE
-            )
+            wanted = np.array([[x, y - std[x]], [x, y + std[x]]]).transpose(2, 0, 1)
+            np.testing.assert_allclose(np.reshape(bars.get_segments(), wanted.shape), wanted, rtol=PEER_RELATIVE)
     lines = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
     assert lines[0] == []
     assert lines[1][0].get_ydata()[0] == float(stored["threshold"])
+    assert [panel.texts[0].get_text().endswith(", 2 above it") for panel in panels] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("step", "below", "found"),
+    [(100, 1, True), (2, 1, False), (2, 3, False), (2, 3.3, True), (2, 0.1, False), (2, np.inf, True)],
+)
+def test_classes_are_parted_by_a_gap_that_chance_seldom_leaves_or_by_spreads(step, below, found):
+    """30 classes at 0, 1, 2, ... nats, less the upper 10, which are higher by `step`."""
+    high = np.arange(30) >= 20
+    mean = np.arange(30.0) + step * high
+    std = np.where(high, 2, 2 * below) if np.isfinite(below) else np.where(high, 0, 2)
+    split = parted(mean, std)
+    assert split.above.tolist() == (high & found).tolist()
+    assert split.middle == 19.5 + step / 2
+    assert split.words.startswith(f"largest gap {step + 1:.1f} nats, p ")
+
+
+def test_classes_of_one_mean_are_not_parted():
+    assert not parted(np.full(30, 4.0), np.arange(30.0)).above.any()
 
 
 def test_the_axis_of_means_that_hardly_differ_has_no_offset():
@@ -209,7 +237,8 @@ def test_the_table_has_each_class_at_each_stage():
     assert [(row["stage"], row["class"]) for row in rows[9:11]] == [(1, "9"), (2, "0")]
     for name in ("mean", "std"):
         assert [row[f"{name}_log_density_nats"] for row in rows] == stored[name].ravel().tolist()
-    assert [row["class"] for row in rows if row["high_density_at_last_stage"]] == ["2", "5"] * 4
+    above = [density_groups(mean).high for mean in stored["mean"]]
+    assert [row["above_largest_gap"] for row in rows] == np.concatenate(above).tolist()
 
 
 def labels_of_the_key(figure):
@@ -262,13 +291,6 @@ def test_a_picture_of_few_colours_keeps_those_of_a_few_marks(tmp_path):
     for colour in (style.LOW, style.HIGH, style.GRID, *figure_b3.CHAINS):
         wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
         assert np.abs(palette - wanted).max(1).min() <= 5, colour
-
-
-def test_only_the_key_of_one_split_counts_its_classes():
-    one = labels_of_the_key(figure_1.draw(stored_figure("figure_1")))
-    assert one[:2] == ["low-density at stage 4 (8)", "high-density at stage 4 (2)"]
-    two = labels_of_the_key(figure_a8.draw(stored_figure("figure_a8")))
-    assert two == ["low-density at layer 8", "high-density at layer 8", *one[2:]]
 
 
 def test_captions_hold_for_every_protocol_and_seed():
@@ -337,7 +359,6 @@ def test_words_are_of_the_stages_that_were_read():
     assert figure_2.draw(two).texts[0].get_text().endswith("against log-density, stage 3")
     assert figure_2.caption(two).startswith("Each mark is a class at stage 3. ")
     assert figure_a7.caption(every).startswith("As figure 1, for all three stages. ")
-    assert "by the split at stage 3. " in figure_a7.caption(every)
     assert "for both stages" in figure_a7.caption(one)
     assert "for all 5 stages" in figure_a7.caption(figure_a7.compute(**made(stages=range(1, 6))) | WORDS)
 
@@ -349,9 +370,7 @@ def test_words_of_the_papers_stages():
     del stored["stage"]
     assert figure_2.draw(stored).texts[0].get_text().endswith(FIGURES["figure_2"])
     assert figure_2.caption(stored).startswith("Each mark is a class at stage 4. ")
-    words = figure_a7.caption(stored_figure("figure_a7"))
-    assert words.startswith("As figure 1, for all four stages. ")
-    assert "by the split at stage 4. " in words
+    assert figure_a7.caption(stored_figure("figure_a7")).startswith("As figure 1, for all four stages. ")
 
 
 def figure_2_with_single_points(n_classes, alone):

@@ -32,7 +32,7 @@ def words(stored: Stored, read_as: str) -> str:
     """The caption; read_as: what of a block is read."""
     return (
         f"As figure A.7, for every block of another network, read as {read_as}: {stored['network']}. "
-        f"Classes are coloured in all panels by the split at the last block. Vertical axes differ. {stored['note']}"
+        f"Vertical axes differ. {stored['note']}"
     )
 
 

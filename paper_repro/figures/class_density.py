@@ -1,7 +1,7 @@
 """What figures 1 and A.7 share: mean and spread of class-conditional log-density, class by class, in sorted order."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,9 +10,10 @@ from matplotlib.lines import Line2D
 
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
-from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side, p_words
+from paper_repro.statistics import LEVEL, ORDER_OF_MAGNITUDE, gap_p_value, is_split, least_a_side, p_words
 
 __all__ = [
+    "Parted",
     "beside_seen",
     "beside_seen_key",
     "class_statistics",
@@ -25,6 +26,8 @@ __all__ = [
     "last_stage",
     "legend",
     "panel",
+    "parted",
+    "points",
     "table",
 ]
 
@@ -75,73 +78,114 @@ def compute(
 
 def table(stored: Stored) -> list[dict[str, Any]]:
     """One row a stage (or layer, or block) and class."""
+    from classfit import density_groups
+
     return [
         {
             _unit(stored): int(stage),
             "class": str(name),
-            "mean_log_density_nats": float(stored["mean"][s, g]),
-            "std_log_density_nats": float(stored["std"][s, g]),
-            f"high_density_at_last_{_unit(stored)}": bool(stored["high"][g]),
+            "mean_log_density_nats": float(mean),
+            "std_log_density_nats": float(std),
+            "above_largest_gap": bool(high),
         }
         for s, stage in enumerate(stored["stages"])
-        for g, name in enumerate(stored["class_names"])
-    ]
+        for name, mean, std, high in zip(
+            stored["class_names"], stored["mean"][s], stored["std"][s], density_groups(stored["mean"][s]).high,
+            strict=True,
+        )
+    ]  # fmt: skip
+
+
+class Parted(NamedTuple):
+    """The classes of a stage above its largest gap, if that is one."""
+
+    above: np.ndarray
+    """[G] bool; none where chance may have left the gap and spreads are alike on either side of it."""
+    middle: float
+    """Of the gap, in nats."""
+    words: str
+    """How wide it is, and how often chance leaves one as large."""
+
+
+def parted(mean: np.ndarray, std: np.ndarray) -> Parted:
+    """By mean and standard deviation [G] of the log-density of each class.
+
+    As in the scorecard, spreads are alike if their ratio (of geometric means) is below the square root of ten.
+    """
+    from classfit import density_groups
+
+    groups, p = density_groups(mean), gap_p_value(mean)
+    high = groups.high
+    if p >= 1 - LEVEL and high.any():
+        with np.errstate(divide="ignore", invalid="ignore"):  # classes without spread
+            ratio = np.exp(np.log(std[~high]).mean() - np.log(std[high]).mean())
+        high = high & (ratio > ORDER_OF_MAGNITUDE)
+    return Parted(high, groups.threshold, f"largest gap {groups.gap:.1f} nats, {p_words(p)}")
 
 
 def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side.
 
-    Under the title, above the axes, stand the largest gap between the means and how often chance leaves one as large.
+    Those above the largest gap have a look of their own, and a line lies in the middle of it; under the title, above
+    the axes, stand how wide it is, how often chance leaves one as large, and how many classes are above it.
     """
+    split = parted(stored["mean"][s], stored["std"][s])
+    points(axes, stored, s, split)
+    title = f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})"
+    axes.set_title(title, pad=style.LINE_POINTS + 6)
+    axes.set_xlabel("class, sorted by mean")
+    style.above(axes, split.words + (f", {int(split.above.sum())} above it" if split.above.any() else ""))
+
+
+def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
+    """The marks and bars of a panel, and the line in the gap; [G] classes in the order in which they are drawn."""
     mean, std = stored["mean"][s], stored["std"][s]
     order = np.argsort(mean, kind="stable")
     ranks = np.arange(len(order))
     bar = min(5.0, 130 / len(order))
     for high, colour in ((False, style.LOW), (True, style.HIGH)):
-        chosen = stored["high"][order] == high
+        chosen = split.above[order] == high
         x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
         axes.vlines(x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar, capstyle="butt")
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
-    title = f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})"
-    axes.set_title(title, pad=style.LINE_POINTS + 6)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
-    axes.set_xlabel("class, sorted by mean")
     axes.ticklabel_format(axis="y", useOffset=False)
-    style.above(axes, _gap_words(mean))
-    if s == len(stored["stages"]) - 1:
-        axes.axhline(float(stored["threshold"]), color=style.INK, linewidth=1, linestyle=style.DASHES)
+    if split.above.any():
+        axes.axhline(split.middle, color=style.INK, linewidth=1, linestyle=style.DASHES)
+    return order
 
 
-def group_marks(mean: np.ndarray, high: np.ndarray, where: str, *, counted: bool) -> list[Line2D]:
-    """The looks of classes below and above the largest gap between the means [G], with how many they are if `counted`.
+def group_marks(mean: np.ndarray, high: np.ndarray, where: str) -> list[Line2D]:
+    """The looks of classes below and above the largest gap between the means [G], with how many they are.
 
     They are called low- and high-density only if they are groups, and chance does not often leave such a gap.
     """
     words = (f"low-density at {where}", f"high-density at {where}")
     if not is_split(mean, gap_p_value(mean)):
         words = (f"below the largest gap at {where}", "above it")
-    marks = []
-    for group, colour, label in zip((False, True), (style.LOW, style.HIGH), words, strict=True):
-        if counted:
-            label += f" ({int((high == group).sum())})"
-        look: dict[str, Any] = {"color": colour, "marker": style.MARKERS[group], "markersize": 5, "linestyle": "none"}
-        marks.append(Line2D([], [], **look, label=label))
-    return marks
+    below, above = (f"{label} ({int((high == group).sum())})" for group, label in enumerate(words))
+    return _marks(below, above)
 
 
-def key(stored: Stored, *, counted: bool) -> list[Line2D]:
-    """The two groups of classes, with how many are in them if `counted`; the bars; the line at the gap."""
+def _marks(below: str, above: str) -> list[Line2D]:
     return [
-        *group_marks(stored["mean"][-1], stored["high"], last_stage(stored), counted=counted),
-        Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
-        Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the largest gap"),
+        Line2D([], [], color=colour, marker=style.MARKERS[high], markersize=5, linestyle="none", label=label)
+        for high, colour, label in ((False, style.LOW, below), (True, style.HIGH, above))
     ]
 
 
-def legend(figure: Figure, stored: Stored, *, counted: bool = True) -> None:
+def key() -> list[Line2D]:
+    """Classes, those above a panel's largest gap, the bars, and the line in the gap."""
+    return [
+        *_marks("class", "class above the panel's largest gap"),
+        Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
+        Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of that gap"),
+    ]
+
+
+def legend(figure: Figure) -> None:
     """The key, in one line under the panels."""
-    marks = key(stored, counted=counted)
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+    figure.legend(handles=key(), loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
 
 
 def grid(heading: str, stored: Stored, columns: int) -> Figure:
@@ -157,7 +201,7 @@ def grid(heading: str, stored: Stored, columns: int) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("log-density (nats)")
     figure.align_ylabels(panels[:, 0])
-    legend(figure, stored)
+    legend(figure)
     return figure
 
 
@@ -218,10 +262,6 @@ def describe_gap(stored: Stored) -> str:
             f"and {std[~high].mean():.1f} below it."
         )
     return text
-
-
-def _gap_words(mean: np.ndarray) -> str:
-    return f"largest gap {np.diff(np.sort(mean)).max():.1f} nats, {p_words(gap_p_value(mean))}"
 
 
 def last_stage(stored: Stored) -> str:

@@ -96,7 +96,7 @@ def draw(stored: Stored) -> Figure:
     left.set(title="Mean intra-class distance", ylabel="mean distance (units of the space)")
     scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
     right.set(title="Relative entropy", ylabel="relative entropy (nats)")
-    marks = group_marks(stored["mean_log_density"], stored["high"], "the last stage", counted=True)
+    marks = group_marks(stored["mean_log_density"], stored["high"], "the last stage")
     figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from paper_repro.figures import FIGURES
-from paper_repro.figures.class_density import compute, describe_gap, grid, largest_gaps, last_stage, table
+from paper_repro.figures.class_density import compute, describe_gap, grid, largest_gaps, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -18,9 +18,8 @@ def caption(stored: Stored) -> str:
     n = len(stored["stages"])
     every = {2: "both", 3: "all three", 4: "all four"}.get(n, f"all {n}")
     return (
-        f"As figure 1, for {every} stages. Classes are sorted by mean in each panel, and coloured in all of them by "
-        f"the split at {last_stage(stored)}. Vertical axes differ: log-densities in different spaces cannot be "
-        f"compared in level. {stored['note']}"
+        f"As figure 1, for {every} stages. Vertical axes differ: log-densities in different spaces cannot be compared "
+        f"in level. {stored['note']}"
     )
 
 

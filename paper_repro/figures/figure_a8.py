@@ -65,15 +65,15 @@ def draw(stored: Stored) -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel("class, sorted by mean")
     figure.align_ylabels(panels[:, 0])
-    class_density.legend(figure, _part(stored, "after"), counted=False)
+    class_density.legend(figure)
     return figure
 
 
 def caption(stored: Stored) -> str:
     return (
         f"As figure A.7, for every layer of another network: {stored['network']}. Upper half: read before batch norm "
-        "and ReLU, as in the published code. Lower half: after them, as residual networks are read. Classes are "
-        f"coloured by the split at layer 8 of the same half. {stored['note']}"
+        "and ReLU, as in the published code. Lower half: after them, as residual networks are read. "
+        f"{stored['note']}"
     )
 
 

@@ -151,7 +151,7 @@ def _logarithmic(axes: Axes) -> None:
 
 def _legend(figure: Figure, stored: Stored) -> None:
     few, high = _few(stored), stored["high"]
-    marks = class_density.group_marks(stored["mean"][-1], high, f"stage {stored['stages'][-1]}", counted=True)
+    marks = class_density.group_marks(stored["mean"][-1], high, f"stage {stored['stages'][-1]}")
     if few is None:
         mean: dict[str, Any] = {"color": style.MUTED, "linewidth": 1.2, "linestyle": style.DASHES}
         marks.append(Line2D([], [], **mean, label="mean of the group"))

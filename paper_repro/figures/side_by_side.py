@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from paper_repro.figures import by_stage, class_density, figure_2, style
 from paper_repro.figures.style import Stored, styled
 
-__all__ = ["DRAWN", "Column", "Ringed", "draw"]
+__all__ = ["DRAWN", "Column", "draw"]
 
 
 MOST_UNEQUAL = 4
@@ -22,45 +22,48 @@ class Column(NamedTuple):
     title: str
     """Name of the protocol."""
     mark: str
-    """What stands under it."""
+    """What stands under it in figures 2 and 4."""
     stored: Stored
     """Numbers of the figure under that protocol."""
 
 
-class Ringed(NamedTuple):
-    """The classes that have a ring under every protocol."""
-
-    names: frozenset[str]
-    words: str
-
-
 @styled
-def draw(name: str, columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Figure:
+def draw(name: str, columns: Sequence[Column], subtitle: str) -> Figure:
     """The figure of that name, one column a protocol, as many panels in it as the figure has."""
-    return DRAWN[name](columns, ringed, subtitle)
+    return DRAWN[name](columns, subtitle)
 
 
 def _densities(label: str, row_height: float) -> Any:
-    def drawn(columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Figure:
+    """Mean and spread of each class; rings mark those above the gap of the same stage in the first column."""
+
+    def drawn(columns: Sequence[Column], subtitle: str) -> Figure:
         reference = columns[0].stored
+        splits = [
+            [class_density.parted(mean, std) for mean, std in zip(c.stored["mean"], c.stored["std"], strict=True)]
+            for c in columns
+        ]
         n_stages = len(reference["stages"])
         figure, panels = _panels(f"{label} under each protocol", columns, subtitle, n_stages, row_height)
         for c, column in enumerate(columns):
             for s in range(n_stages):
                 axes = panels[s, c]
-                class_density.panel(axes, column.stored, s)
-                axes.set_title("")
-                axes.set_xlabel("")
+                split, ringed = splits[c][s], splits[0][s].above
+                order = class_density.points(axes, column.stored, s, split)
+                counted = [f"{int(split.above.sum())} above it"] if split.above.any() else []
+                if c and ringed.any():
+                    again = int((split.above & ringed).sum())
+                    counted.append(f"{again} of the {int(ringed.sum())} of {columns[0].title}")
+                style.above(axes, f"{split.words}\n{', '.join(counted)}")
                 mean = column.stored["mean"][s]
-                order = np.argsort(mean, kind="stable")
-                chosen = np.flatnonzero(np.isin(column.stored["class_names"][order], list(ringed.names)))
+                chosen = np.flatnonzero(ringed[order])
                 if len(chosen):  # nothing, unclipped, upsets the layout
                     axes.plot(
                         chosen, mean[order][chosen], "o", markersize=8, markerfacecolor="none",
                         markeredgecolor=style.INK, markeredgewidth=0.8, linestyle="none", clip_on=False,
                     )  # fmt: skip
                 axes.tick_params(labelsize=7)
-            _heading(panels[0, c], column, lines=1)
+            axes = panels[0, c]
+            axes.set_title(column.title, pad=6 + 2 * style.LINE_POINTS)
             panels[-1, c].set_xlabel("class, sorted by mean", fontsize=8)
         for s, axes in enumerate(panels[:, 0]):
             unit = str(reference.get("unit", "stage")).capitalize()
@@ -68,12 +71,12 @@ def _densities(label: str, row_height: float) -> Any:
             axes.set_ylabel(
                 f"{unit} {reference['stages'][s]} (D = {reference['dimensions'][s]})\nlog-density (nats)", fontsize=8
             )
-        ring = Line2D(
+        circle = Line2D(
             [], [], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=style.INK, markeredgewidth=0.8,
-            linestyle="none", label=ringed.words,
+            linestyle="none", label=f"above it under {columns[0].title}",
         )  # fmt: skip
-        low, high, *lines = class_density.key(reference, counted=False)
-        figure.legend(handles=[low, high, ring, *lines], loc="outside lower center", ncols=3, fontsize=8)
+        low, high, *lines = class_density.key()
+        figure.legend(handles=[low, high, circle, *lines], loc="outside lower center", ncols=3, fontsize=8)
         return figure
 
     return drawn
@@ -100,7 +103,7 @@ def _common_scale(row: Sequence[Axes], statistics: Sequence[tuple[np.ndarray, np
         axes.tick_params(labelleft=axes is row[0])
 
 
-def _scatters(columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Figure:
+def _scatters(columns: Sequence[Column], subtitle: str) -> Figure:
     figure, panels = _panels("Figure 2 under each protocol", columns, subtitle, 2, 2.1, sharex=True, sharey="row")
     rows = (("mean_distance", None, "distance_line"), ("relative_entropy", "standard_error", "entropy_line"))
     for c, column in enumerate(columns):
@@ -116,7 +119,7 @@ def _scatters(columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Figur
     return figure
 
 
-def _divergences(columns: Sequence[Column], ringed: Ringed, subtitle: str) -> Figure:
+def _divergences(columns: Sequence[Column], subtitle: str) -> Figure:
     figure, panels = _panels("Figure 4 under each protocol", columns, subtitle, 1, 2.9, sharey="row")
     for axes, column in zip(panels[0], columns, strict=True):
         stored = column.stored
@@ -145,7 +148,7 @@ def _panels(
     return figure, figure.subplots(n_rows, len(columns), squeeze=False, **shared)
 
 
-def _heading(axes: Axes, column: Column, lines: int = 0) -> None:
-    """The title of a column and its mark, above so many lines of small print."""
-    axes.set_title(column.title, pad=6 + style.LINE_POINTS * (1 + column.mark.count("\n") + lines))
-    style.above(axes, column.mark, lines)
+def _heading(axes: Axes, column: Column) -> None:
+    """The title of a column, above its mark."""
+    axes.set_title(column.title, pad=6 + style.LINE_POINTS * (1 + column.mark.count("\n")))
+    style.above(axes, column.mark)

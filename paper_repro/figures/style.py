@@ -109,10 +109,11 @@ def class_axis(axes: Axes, names: list[str]) -> None:
     axes.tick_params(axis="x", length=0)
 
 
-def above(axes: Axes, text: str, lines: int = 0) -> None:
-    """Small print above the axes, with room for so many lines between; the title must leave room for it."""
-    where = (0, 4 + LINE_POINTS * lines)
-    axes.annotate(text, (0, 1), where, "axes fraction", "offset points", fontsize=7, color=MUTED, annotation_clip=False)
+def above(axes: Axes, text: str) -> None:
+    """Small print above the axes; the title must leave room for it."""
+    axes.annotate(
+        text, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=7, color=MUTED, annotation_clip=False
+    )
 
 
 def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
