@@ -14,18 +14,26 @@ __all__ = ["BEGIN", "END", "findings", "kept_profiles", "section", "update"]
 
 BEGIN, END = "<!-- kept results: written by python -m paper_repro.readme -->", "<!-- end of kept results -->"
 NOTHING = "No run is kept in this repository yet; `paper-repro keep` keeps one."
-MARKS = {"reproduced": "✓ ", "not reproduced": "✗ ", "inconclusive": "? "}
+MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 
 
 def section(results: Path) -> str:
-    """Pictures and scorecard of every kept profile, as Markdown.
+    """Networks, scorecards and the first network's pictures of all kept profiles, as Markdown.
 
     Args:
         results: folder of kept results, as `paper-repro keep` leaves it; links are from the folder of the README, two
             above it.
     """
-    parts = [_profile(results / name) for name in kept_profiles(results)]
-    return "\n\n".join(parts) if parts else NOTHING
+    folders = [results / name for name in kept_profiles(results)]
+    if not folders:
+        return NOTHING
+    redrawn = (
+        "The reports that protocols are linked to have the statistics, intervals and all figures (HTML pages, to be "
+        "opened in a clone). `paper-repro draw --profile NAME --protocol NAME --runs-dir paper_repro/results` draws "
+        "one again, in place, from the numbers kept beside it, without data or network."
+    )
+    notes = [f"- **{_title(folder)}.** {PROFILES[folder.name].note} {_accuracy(folder)}" for folder in folders]
+    return "\n\n".join([_scorecards(folders), "\n".join(map(_tidy, notes)), redrawn, *_pictures(folders[0])])
 
 
 FINDINGS = (
@@ -52,7 +60,7 @@ def findings(results: Path) -> str:
     parts = []
     for name in kept_profiles(results):
         folder, profile = results / name, PROFILES[name]
-        parts.append(f"### {profile.title}\n\n{profile.note} {_accuracy(folder)}".strip())
+        parts.append(f"### {profile.title}\n\n{_tidy(f'{profile.note} {_accuracy(folder)}')}")
         for protocol in _protocols(folder):
             found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
             said = {f: module(f).finding(read_arrays(folder / protocol / f / "numbers.npz")) for f in found}
@@ -87,50 +95,66 @@ def _sentence(title: str) -> str:
     return title if title.endswith("?") else f"{title}."
 
 
-def _profile(folder: Path) -> str:
-    profile = PROFILES[folder.name]
-    link = f"{folder.parent.parent.name}/{folder.parent.name}/{folder.name}"
-    protocols = _protocols(folder)
-    parts = [f"**{profile.title}.** {profile.note} {_accuracy(folder)}".replace("  ", " ").strip()]
-    one = {f"{name}/figure_1/figure_1.png": f"protocol {name}" for name in protocols}
-    for picture, which in ({"side_by_side/figure_1.png": "under each protocol"} | one).items():
-        if (folder / picture).is_file():
-            parts.append(f"![Figure 1, {which}: {FIGURES['figure_1']}]({link}/{picture})")
-            break
-    if scored := [name for name in protocols if (folder / name / "scorecard" / "scorecard.json").is_file()]:
-        parts.append(_scorecard(folder, scored))
-    parts += [words for name in protocols if (words := _convergence(folder, name))]
+LEGENDS = {
+    "figure_1": "A mark is the mean of a class, a bar one standard deviation to each side. Orange: classes above the "
+    "largest gap; rings: the same classes under the first protocol.",
+    "figure_b7": "The same points sorted twice, by their density as fitted and as if each had been left out of its "
+    "fit, and cut into bins of equal size: a bin holds other points in one order than in the other.",
+    "figure_b5": "Squares: the same classes, with each point left out of its fit.",
+}
+"""What the pictures show, for who has not seen them."""
+
+
+def _pictures(folder: Path) -> list[str]:
+    link, protocols = _link(folder), _protocols(folder)
+    one = {f"{name}/figure_1/figure_1.png": f"protocol {name}" for name in reversed(protocols)}
+    found = {"figure_1": one | {"side_by_side/figure_1.png": "under each protocol"}}
     for figure in ("figure_b7", "figure_b5"):
-        if pictured := [name for name in protocols if (folder / name / figure / f"{figure}.png").is_file()]:
-            words = f"Figure B.{figure[-1]}, protocol {pictured[-1]}: {FIGURES[figure]}"
-            parts.append(f"![{words}]({link}/{pictured[-1]}/{figure}/{figure}.png)")
-    reports = ", ".join(f"[{name}]({link}/{name}/report.html)" for name in protocols)
-    parts.append(
-        f"Reports with statistics, intervals and all figures that were drawn, by protocol: {reports} (HTML pages, to "
-        f"be opened in a clone). `paper-repro draw --profile {profile.name} --runs-dir paper_repro/results` draws "
-        "those of one `--protocol` again, in place, from the numbers that are kept beside them, without data or "
-        "network."
-    )
-    return "\n\n".join(parts)
+        found[figure] = {f"{name}/{figure}/{figure}.png": f"protocol {name}" for name in protocols}
+    parts = []
+    for figure, pictures in found.items():
+        there = [(path, which) for path, which in pictures.items() if (folder / path).is_file()]
+        if there:
+            path, which = there[-1]
+            label = f"Figure {figure[7:].upper().replace('B', 'B.')}"
+            parts += [f"![{label}, {which}: {FIGURES[figure]}]({link}/{path})", f"*{label}.* {LEGENDS[figure]}"]
+    return [f"**{_title(folder)}, in pictures:**", *parts] if parts else []
 
 
-def _scorecard(folder: Path, protocols: list[str]) -> str:
-    """One line a claim, one column a protocol; below, why there was nothing to test where there was not."""
+def _scorecards(folders: list[Path]) -> str:
+    """One line a network and protocol, one column a claim; below, why there was nothing to test where there was not."""
     titles: dict[str, str] = {}
-    verdicts: dict[str, dict[str, str]] = {name: {} for name in protocols}
-    reasons: dict[str, list[str]] = {}
-    for protocol in protocols:
-        for claim in read_json(folder / protocol / "scorecard" / "scorecard.json"):
-            titles[claim["name"]] = claim["title"]
-            verdicts[protocol][claim["name"]] = MARKS[claim["verdict"]] + claim["verdict"]
-            if not claim["parts"]:
-                reasons.setdefault(claim["remark"], []).append(f"{claim['name']} under `{protocol}`")
-    lines = [["the paper's claim", *(f"`{name}`" for name in protocols)], ["---"] * (1 + len(protocols))]
-    for name in sorted(titles):
-        lines.append([f"{name} {titles[name]}", *(verdicts[protocol].get(name, "–") for protocol in protocols)])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    said = [f"{', '.join(names)}: {words}" for words, names in reasons.items()]
-    return f"{table}\n\n{' '.join(said)}" if said else table
+    found: list[tuple[Path, str, dict[str, str]]] = []
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for folder in folders:
+        for protocol in _protocols(folder):
+            path = folder / protocol / "scorecard" / "scorecard.json"
+            claims = read_json(path) if path.is_file() else []
+            found.append((folder, protocol, {claim["name"]: MARKS[claim["verdict"]] for claim in claims}))
+            titles |= {claim["name"]: claim["title"] for claim in claims}
+            for remark in dict.fromkeys(claim["remark"] for claim in claims if not claim["parts"]):
+                same = [c["name"] for c in claims if not c["parts"] and c["remark"] == remark]
+                reasons.setdefault((_title(folder), " and ".join(same), remark), []).append(f"`{protocol}`")
+    names = sorted(titles)
+    lines = [["network", "protocol", *names, "fits that converged"], ["---", "---", *[":-:"] * len(names), "---"]]
+    for folder, protocol, marks in found:
+        cells = [marks.get(name, "–") for name in names]
+        link = f"[{protocol}]({_link(folder)}/{protocol}/report.html)"
+        network = _title(folder) if protocol == _protocols(folder)[0] else ""
+        lines.append([network, link, *cells, _convergence(folder, protocol) or "–"])
+    claims_in_words = "; ".join(f"{name} {titles[name]}" for name in names)
+    said = [
+        f"{title}, {claims} under {' and '.join(protocols)}: {remark}"
+        for (title, claims, remark), protocols in reasons.items()
+    ]
+    return "\n\n".join(
+        [
+            "\n".join(f"| {' | '.join(line)} |" for line in lines),
+            "✓ reproduced, ✗ not reproduced, ? inconclusive, – not tested: under that protocol, or because it needs "
+            f"networks or scores that this one has not. The claims: {claims_in_words}.",
+            *said,
+        ]
+    )
 
 
 def _convergence(folder: Path, protocol: str) -> str:
@@ -139,22 +163,24 @@ def _convergence(folder: Path, protocol: str) -> str:
     if not path.is_file():
         return ""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    found = tally(rows)
+        found = tally(list(csv.DictReader(file)))
     if found.kind != "several":
         return ""
     if found.n_fits:  # the densities are theirs, not those of the fits to all points
-        return (
-            f"Under `{protocol}` {found.n_fits_converged:,} of {found.n_fits:,} fits that leave points out passed the "
-            "test of convergence."
-        )
-    last = [row for row in rows if row["stage"] == rows[-1]["stage"]]
-    high = {row["class"] for row in last if row["above_largest_gap"] == "True"}
-    return (
-        f"Under `{protocol}` {found.n_converged} of {len(rows)} fits (of a class at a stage) passed the test of "
-        f"convergence; at stage {last[0]['stage']} {len(high.difference(tally(last).flagged))} of the {len(high)} "
-        "classes above the largest gap did. The others are flagged."
-    )
+        return f"{found.n_fits_converged:,} of {found.n_fits:,}"
+    return f"{found.n_converged:,} of {found.n_classes:,}"
+
+
+def _title(folder: Path) -> str:
+    return PROFILES[folder.name].title
+
+
+def _link(folder: Path) -> str:
+    return f"{folder.parent.parent.name}/{folder.parent.name}/{folder.name}"
+
+
+def _tidy(words: str) -> str:
+    return words.replace("  ", " ").strip()
 
 
 def _protocols(folder: Path) -> list[str]:

@@ -282,7 +282,7 @@ def test_a_claim_that_could_not_be_tested_says_why(kept, command):
     claims = json.loads(path.read_text())
     claims[0] |= {"name": "C5", "parts": [], "remark": "There was nothing."}
     storage.write_json(path, claims)
-    assert "\n\nC5 under `paper`: There was nothing." in readme.section(kept)
+    assert "\n\ntiny (scaled down), C5 under `paper`: There was nothing." in readme.section(kept)
 
 
 def test_the_report(kept_once):
@@ -470,10 +470,10 @@ def test_the_folder_of_the_checkout(monkeypatch, tmp_path):
 def test_the_section_of_the_readme(kept, monkeypatch):
     _known(monkeypatch)
     text = readme.section(kept)
-    assert "**tiny (scaled down).** Digits is an embedded stand-in" in text
+    assert "- **tiny (scaled down).** Digits is an embedded stand-in" in text
     assert "87.5% of the test and 93.8% of the training images" in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0] == "| the paper's claim | `paper` | `em` |"
+    head, _, *lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert head == ["network", "protocol", "C1", "C2", "C4", "fits that converged"]
     verdicts = {
         protocol: {
             claim["name"]: claim["verdict"]
@@ -483,16 +483,20 @@ def test_the_section_of_the_readme(kept, monkeypatch):
     }
     assert verdicts["paper"].keys() == {"C1", "C2", "C4"}
     assert verdicts["em"].keys() == {"C1", "C2"}
-    for line, name in zip(lines[2:], ("C1", "C2", "C4"), strict=True):
-        title, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        assert title.startswith(name)
-        for cell, protocol in zip(cells, FIGURES, strict=True):
-            assert cell.lstrip("✓✗? ") == verdicts[protocol].get(name, "–")
+    words = {"✓": "reproduced", "✗": "not reproduced", "?": "inconclusive"}
+    for cells, protocol in zip(lines, FIGURES, strict=True):
+        *names, c1, c2, c4, converged = cells
+        assert names[-1] == f"[{protocol}](paper_repro/results/small/{protocol}/report.html)"
+        assert names[:-1] == ([] if protocol == "em" else ["tiny (scaled down)"])
+        marks = dict(zip(("C1", "C2", "C4"), (c1, c2, c4), strict=True))
+        assert {name: words[mark] for name, mark in marks.items() if mark != "–"} == verdicts[protocol]
+        assert converged == "–"
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert (kept.parent.parent / target).is_file(), target
     assert text.count("![") == 2
     assert "![Figure 1, under each protocol:" in text
     assert "![Figure B.5, protocol paper:" in text
+    assert text.count("*Figure B.5.* Squares: ") == 1
     # The fits that `heldout` takes from another protocol are no results of it.
     (kept / "small" / "converged" / "posterior_stage_1").mkdir(parents=True)
     assert readme.section(kept) == text
@@ -514,8 +518,8 @@ def test_the_findings_are_those_of_the_figures(kept, monkeypatch):
 
 
 def test_how_many_fits_converged(kept):
-    """Of all stages, and of the high-density classes of the last one; nothing where there is one chain a class."""
-    assert "test of convergence" not in readme.section(kept)
+    """Of all stages; nothing where there is one chain a class."""
+    assert readme._convergence(kept / "small", "paper") == ""
     rows = [
         {"stage": stage, "class": f"c{g}", "above_largest_gap": g > 1, "verdict": verdict}
         for stage, verdicts in ((3, "nnnn"), (4, "cncn"))
@@ -524,13 +528,8 @@ def test_how_many_fits_converged(kept):
     folder = kept / "small" / "converged" / "classes"
     folder.mkdir(parents=True)
     storage.write_csv(folder / "classes.csv", rows)
-    assert readme._convergence(kept / "small", "converged") == (
-        "Under `converged` 2 of 8 fits (of a class at a stage) passed the test of convergence; at stage 4 1 of the 2 "
-        "classes above the largest gap did. The others are flagged."
-    )
+    assert readme._convergence(kept / "small", "converged") == "2 of 8"
     folder = kept / "small" / "heldout" / "classes"
     folder.mkdir(parents=True)
     storage.write_csv(folder / "classes.csv", [row | {"folds": 200, "folds_converged": 3} for row in rows])
-    assert readme._convergence(kept / "small", "heldout") == (
-        "Under `heldout` 24 of 1,600 fits that leave points out passed the test of convergence."
-    )
+    assert readme._convergence(kept / "small", "heldout") == "24 of 1,600"
