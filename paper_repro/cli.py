@@ -243,7 +243,11 @@ def draw(
         command = pipeline.command("run", runs_dir, figures or ())
         _fail(f"No figure is stored in {workspace.root / pipeline.folder}: use `{command}`")
     with _working(workspace):
+        scorecard = pipeline.scorecard_there(workspace)
+        up_to_date = workspace.state(scorecard) == State.DONE
         drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
+        if up_to_date:  # it is made from the figures' numbers, which are the same; tables may have other columns
+            workspace.record(scorecard, **workspace.claim(scorecard))
         path = write_report(workspace, pipeline)
     console.print(f"Drew {', '.join(drawn) or 'nothing'}.")
     left = [name for name in names if name not in drawn]

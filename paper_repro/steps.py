@@ -325,7 +325,7 @@ class Workspace:
             step=step.name,
             settings=step.settings,
             seed=step.seed,
-            **self._claim(step),
+            **self.claim(step),
             started=started_at.isoformat(timespec="seconds"),
             continued_after_interruption=continued,
             wall_seconds=round(seconds, 3),
@@ -343,7 +343,7 @@ class Workspace:
         """The step's folder, ready to be worked in."""
         self._refuse_to_discard([step])
         # Progress made by other versions is not gone on with: they may take other steps from the same state.
-        self._prepare(self.folder(step), {**self._claim(step), "versions": software()["versions"]})
+        self._prepare(self.folder(step), {**self.claim(step), "versions": software()["versions"]})
         return self.work(step)
 
     def work(self, step: Step) -> Work:
@@ -396,7 +396,8 @@ class Workspace:
             return ""
         return "begun with " + ", ".join(f"{name} {before.get(name)}" for name in now if before.get(name) != now[name])
 
-    def _claim(self, step: Step) -> dict[str, Any]:
+    def claim(self, step: Step) -> dict[str, Any]:
+        """What a result of the step says that it was made with: its settings and its inputs as they are now."""
         return {"fingerprint": step.fingerprint, "inputs": self._input_digests(step)}
 
     def _prepare(self, folder: Path, claim: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def finish(workspace, pipeline, leave_out=()):
             scorecard(Work(folder, step.settings, inputs, Console(quiet=True)))
         else:
             {"dataset": _dataset, "network": _network, "classes": _classes}.get(kind, _other)(folder, pipeline)
-        about = {"step": step.name, "settings": step.settings, "seed": step.seed, **workspace._claim(step)}
+        about = {"step": step.name, "settings": step.settings, "seed": step.seed, **workspace.claim(step)}
         cost = {"wall_seconds": 12.5, "peak_memory_bytes": 10**8, "continued_after_interruption": False}
         workspace.record(step, **about, started="2026-01-02T03:04:05+00:00", **cost, **software())
 

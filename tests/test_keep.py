@@ -17,7 +17,7 @@ import paper_repro
 from paper_repro import keep as keeping
 from paper_repro import readme, report, storage
 from paper_repro.cli import app
-from paper_repro.figures import module
+from paper_repro.figures import figure_a7, module
 from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
@@ -195,6 +195,19 @@ def test_draw_needs_nothing_else(kept, command):
     written = re.compile(rb"Written [^<]*")
     assert after.keys() == before.keys()
     assert all(written.sub(b"", after[name]) == written.sub(b"", before[name]) for name in before)
+
+
+def test_a_table_of_other_columns_leaves_the_scorecard_up_to_date(kept, command, monkeypatch):
+    rows = figure_a7.table
+    monkeypatch.setattr(figure_a7, "table", lambda stored: [row | {"another": 1} for row in rows(stored)])
+    assert command("draw", "--runs-dir", kept).exit_code == 0
+    assert b"another" in (kept / "small" / "paper" / "figure_a7" / "figure_a7.csv").read_bytes()
+    assert command("check", "--runs-dir", kept).exit_code == 0
+    # One that was made from other numbers does not become right by drawing.
+    workspace, (pipeline, _) = Workspace(kept / "small"), pipelines()
+    workspace.record(pipeline.scorecard, inputs={})
+    assert command("draw", "--runs-dir", kept).exit_code == 0
+    assert command("check", "--runs-dir", kept).exit_code == 1
 
 
 def test_figures_that_were_never_computed_are_missed_only_by_name(kept, command):

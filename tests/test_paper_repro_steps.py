@@ -92,7 +92,7 @@ def test_an_attempt_that_took_long_is_not_thrown_away_either(toy, workspace, sec
     toy.run(workspace)
     step = toy.steps()["second"]
     folder = workspace.folder(step)
-    claim = {**workspace._claim(step), "versions": software()["versions"]}
+    claim = {**workspace.claim(step), "versions": software()["versions"]}
     (folder / "provenance.json").unlink()
     storage.write_json(folder / "started.json", claim)
     started = (folder / "started.json").stat().st_mtime
