@@ -54,7 +54,7 @@ def load_model(model: str, weights: Path | None) -> "nn.Module":
             sys.path.insert(0, os.getcwd())
         try:
             network = getattr(importlib.import_module(module_name), function)()
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError) as error:
             raise ValueError(f"model must be package.module:function, {model!r} cannot be had: {error}") from None
         if not isinstance(network, nn.Module):
             raise ValueError(f"model must return a torch module, {model} returned {type(network).__name__}")

@@ -156,7 +156,7 @@ def _two_groups(mean: np.ndarray, std: np.ndarray, where: str, n_far: int = 0) -
     # A few classes far from all others do not make one group of two.
     without = ""
     far = n_far + int(smaller)
-    if far < least_a_side(G + n_far) and G - smaller >= LEAST_CLASSES:
+    if smaller and far < least_a_side(G + n_far) and G - smaller >= LEAST_CLASSES:
         rest = high if high.sum() > smaller else ~high
         others = _two_groups(mean[rest], std[rest], where, far)
         if not others.excluded:

@@ -103,7 +103,8 @@ def list_(
     figures = _table("figure", "content", "state")
     for name, state in zip(pipeline.figures, workspace.states(pipeline.figures.values()), strict=True):
         figures.add_row(name, FIGURES[name], _coloured(state))
-    console.print(f"Figures under profile [b]{profile}[/], protocol [b]{protocol}[/], seed {seed}, in {workspace.root}")
+    where = escape(str(workspace.root))
+    console.print(f"Figures under profile [b]{profile}[/], protocol [b]{protocol}[/], seed {seed}, in {where}")
     console.print(figures)
     for kind, known in (("profile", PROFILES), ("protocol", PROTOCOLS)):
         table = _table(kind, "content")
@@ -152,7 +153,9 @@ def run(
     if scores:
         targets.append(pipeline.robustness["memorization"])
     if data is not None and workspace.state(pipeline.dataset) == State.DONE:
-        console.print(f"--data is not read: the images are already in {workspace.folder(pipeline.dataset)}")
+        console.print(
+            f"--data is not read: the images are already in {escape(str(workspace.folder(pipeline.dataset)))}"
+        )
     with _working(workspace):
         computed = workspace.run([pipeline.dataset])
         if pipeline.scores and pipeline.robustness["memorization"] in workspace.to_do(targets):
@@ -243,11 +246,7 @@ def draw(
         command = pipeline.command("run", runs_dir, figures or ())
         _fail(f"No figure is stored in {workspace.root / pipeline.folder}: use `{command}`")
     with _working(workspace):
-        scorecard = pipeline.scorecard_there(workspace)
-        up_to_date = workspace.state(scorecard) == State.DONE
         drawn = [name for name in names if _redraw(workspace, pipeline.figures[name], name)]
-        if up_to_date:  # it is made from the figures' numbers, which are the same; tables may have other columns
-            workspace.record(scorecard, **workspace.claim(scorecard))
         path = write_report(workspace, pipeline)
     console.print(f"Drew {', '.join(drawn) or 'nothing'}.")
     left = [name for name in names if name not in drawn]
@@ -387,7 +386,7 @@ def analyze(
         )
         workspace = Workspace(runs_dir / pipeline.run_folder, console)
         if workspace.state(pipeline.dataset) == State.DONE:
-            console.print(f"Images are those already in {workspace.folder(pipeline.dataset)}")
+            console.print(f"Images are those already in {escape(str(workspace.folder(pipeline.dataset)))}")
         with _working(workspace):
             workspace.run([pipeline.dataset])
             n_images = read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"]

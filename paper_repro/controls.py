@@ -222,8 +222,7 @@ def control_steps(pipeline: "Pipeline") -> dict[str, Step]:
     if not profile.n_control_seeds or pipeline.protocol.density != "chain" or pipeline.official:
         return {}
     few, many = profile.dimensions[0], profile.dimensions[-1]
-    expansion = 4 if profile.architecture == "resnet50" else 1
-    channels = {stage: profile.width * expansion * 2 ** (stage - 1) for stage in pipeline.posteriors}
+    channels = dict(zip(pipeline.posteriors, profile.channels, strict=True))
     dimensions = {f"layer{stage}": many if width >= many else few for stage, width in channels.items()}
     wide = Step(
         "wide_representations",

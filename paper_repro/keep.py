@@ -85,7 +85,8 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
             finished, not_run = _finished(workspace, pipeline)
             figures = [name for name, step in pipeline.figures.items() if step.name in finished]
             if figures:
-                small = [step for step in _trained(pipeline) if _bytes(workspace, step) <= TRAINED_BYTES]
+                trained = [step for step in _trained(pipeline) if step.name in finished]
+                small = [step for step in trained if _bytes(workspace, step) <= TRAINED_BYTES]
                 whole = {step.name for step in (*_whole(pipeline), *small)}
                 kept[pipeline.folder], missing[pipeline.folder] = figures, not_run
                 for step in pipeline.steps:

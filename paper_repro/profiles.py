@@ -34,7 +34,7 @@ class Profile:
     architecture: str
     """Of the network that the paper is about: "resnet18" or "resnet50"."""
     width: int
-    """Channels of its first stage; 64 in the paper."""
+    """Channels of its first stage, before the expansion of a ResNet50's blocks; 64 in the paper."""
     dimensions: tuple[int, ...]
     """Singular vectors kept at each stage."""
     epochs: int
@@ -59,6 +59,12 @@ class Profile:
     """File in `paper_repro/published` with memorization of the same classes, for figures of part B; "": none."""
     n_control_seeds: int = 0
     """For figure B.4; 0: no controls."""
+
+    @property
+    def channels(self) -> list[int]:
+        """Of what its four stages put out."""
+        expansion = 4 if self.architecture == "resnet50" else 1
+        return [self.width * expansion * 2**stage for stage in range(4)]
 
     @property
     def splits(self) -> bool:

@@ -16,7 +16,7 @@ from paper_repro.claims import CLAIMS
 from paper_repro.computations import WARNINGS
 from paper_repro.figures import module as figure_module
 from paper_repro.figures import style, title
-from paper_repro.pipeline import ANY_PROTOCOL, DEFAULTS, STAGES, Pipeline, run_folder
+from paper_repro.pipeline import ANY_PROTOCOL, DEFAULTS, Pipeline, run_folder
 from paper_repro.profiles import PROTOCOLS
 from paper_repro.side_by_side import Comparison, compare
 from paper_repro.statistics import gap_p_value, is_split
@@ -67,7 +67,7 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
         network=_stored_json(workspace, pipeline.network, "network.json"),
         # Those of a network that is given, by name.
         layers=list(pipeline.representations.settings.get("layers", {}).values()),
-        channels=[pipeline.profile.width * 2**s for s in range(len(STAGES))],
+        channels=pipeline.profile.channels,
         stem={"cifar": "3 × 3, stride 1", "mini-imagenet": "3 × 3, stride 3"}[pipeline.profile.stem],
         claims=_stored_json(workspace, pipeline.scorecard, "scorecard.json") or [],
         side_by_side=comparison and _side_by_side(comparison),

@@ -62,12 +62,12 @@ class Comparison(NamedTuple):
     def caption(self, name: str) -> str:
         """Of a picture."""
         words = {
-            "figure_2": "Each mark is a class at the last stage, in the look of its group under that protocol, with "
-            "least-squares lines, Pearson's correlations r and rank correlations ρ. Both axes are the same in all "
-            "columns.",
+            "figure_2": "Each mark is a class at the last stage, an orange diamond above the largest gap under that "
+            "protocol, with least-squares lines, Pearson's correlations r and rank correlations ρ. Both axes are the "
+            "same in all columns.",
             "figure_4": "Mean and standard deviation over pairs of classes, on one vertical scale. Which points are "
             "memorized does not depend on the protocol; densities under `heldout` are those of `converged`.",
-        }.get(name, _DENSITIES.format(first=self.results[0].name))
+        }.get(name, _DENSITIES.format(first=self.pictures[name][0]))
         without = [f"`{result.name}`" for result in self.results if result.name not in self.pictures[name]]
         return f"{words} It is not shown for {' and '.join(without)}." if without else words
 
@@ -186,5 +186,5 @@ def _mark(name: str, reference: Facts, about: Facts, stored: Stored) -> str:
     row: dict[str, Any] = overlap_row(reference, about)
     counted = f"{row['high_density_classes']} of {row['classes']} above the largest gap"
     if about is reference or row["found_again"] is None or not reference.high:
-        return counted
+        return f"{counted}\n"
     return f"{counted},\n{row['found_again']} of the {row['of']} of {reference.name}"

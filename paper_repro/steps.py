@@ -417,13 +417,13 @@ class Workspace:
     def _digest(self, step: Step) -> str:
         """One hash for all files of a finished step, those that were left out of what is kept included.
 
-        Not for pictures: they are drawn from the numbers, and other versions of matplotlib draw other bytes. Nor for
-        the order that the images had in an archive: other forms of the same dataset have none.
+        Not for pictures and tables of figures: they are drawn from the numbers, by other versions to other bytes. Nor
+        for the order that the images had in an archive: other forms of the same dataset have none.
         """
         record = self.provenance(step) or {"files": {}}
         files = {**record["files"], **record.get("left_out", {})}
         passed = (".svg", ".png", ARCHIVE_ORDER)
-        numbers = {name: digest for name, digest in files.items() if not name.endswith(passed)}
+        numbers = {n: digest for n, digest in files.items() if not n.endswith(passed) and not n.startswith("figure_")}
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     def _input_digests(self, step: Step) -> dict[str, str]:

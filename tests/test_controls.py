@@ -243,6 +243,11 @@ def test_figure_b4_in_words():
     assert (
         f"tendency to shatter at stage 3 with its published mean memorization: +{expected:.2f} (95% interval" in words
     )
+    assert "other samplers and priors shatter between 0 and 0 classes. " in words
+    exact = "single points instead of blocks of 4"
+    by_sampler = made_fits(lambda fit, g: (fit.D == 4 and fit.variant == PAPER) or (fit.variant == exact and g < 1))
+    words = figure_b4.finding(figure_b4.compute(by_sampler, NAMES) | WORDS)
+    assert f"other samplers and priors shatter between 0 and 1 classes, most with {exact}." in words
     none = figure_b4.compute(made_fits(lambda fit, g: False), NAMES) | WORDS
     assert figure_b4.finding(none) == "No class is shattered in any fit."
     assert "A note." in figure_b4.caption(none)

@@ -35,6 +35,10 @@ def particular():
 
 def no_network():
     return 3
+
+
+def asks(width):
+    return small()
 """
 
 
@@ -129,6 +133,7 @@ def test_a_class_of_one_image(analyze, images, tmp_path):
     [
         (("--model", "my_networks:absent"), "cannot be had"),
         (("--model", "my_networks:no_network"), "must return a torch module"),
+        (("--model", "my_networks:asks"), "cannot be had: asks() missing 1 required positional argument"),
         (("--model", "resnet18"), "weights must be given for torchvision's resnet18"),
         (("--model", "resnet_18"), "or the name of a torchvision model"),
         (("--model", "my_networks:small", "--layers", "layer1"), "at least two"),

@@ -83,6 +83,12 @@ def test_groups_at_every_stage_contradict_c2():
     assert verdict("C2", "figure_a7", density_figure(80, 20, 10.0, grouped=(True,) * 4)) == NOT_REPRODUCED
 
 
+def test_classes_of_one_mean_are_no_groups():
+    stored = density_figure(80, 20, 10.0)
+    same = stored | {"mean": np.zeros_like(stored["mean"]), "high": np.full(100, False), "gap": np.array(0.0)}
+    assert verdict("C1", "figure_a7", same) == NOT_REPRODUCED
+
+
 def test_an_outlier_is_no_group():
     assert verdict("C1", "figure_a7", density_figure(99, 1, 10.0)) == NOT_REPRODUCED
 

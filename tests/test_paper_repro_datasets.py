@@ -513,6 +513,22 @@ def test_an_official_archive_of_something_else(tmp_path, small_cifar, spoil):
         datasets.load("cifar100", source=folder)
 
 
+@pytest.mark.parametrize("content", [[1], {"names": []}])
+def test_an_official_archive_with_other_names(tmp_path, small_cifar, content):
+    folder = official_archive(tmp_path / "data")
+    (folder / "meta").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DatasetError, match=r"meta is not that of CIFAR-100 .* get the archive again"):
+        datasets.load("cifar100", source=folder)
+
+
+@pytest.mark.parametrize("content", [[1], {"image_data": []}, {"class_dict": {"a": [0]}, "image_data": [1, 2]}])
+def test_pickles_of_something_else(tmp_path, small_mini, content):
+    folder = mini_pickles(tmp_path)
+    (folder / "mini-imagenet-cache-val.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(DatasetError, match=r"cache-val\.pkl is not that of Mini-ImageNet .* get the archive again"):
+        datasets.load("mini-imagenet", source=folder, size=84)
+
+
 def test_the_order_of_the_official_archive_is_kept(tmp_path, small_cifar):
     """Published scores are in it."""
     folder = official_archive(tmp_path / "data")

@@ -37,6 +37,7 @@ from paper_repro.figures import (
 )
 from paper_repro.figures.class_density import parted
 from paper_repro.networks import residual_network
+from paper_repro.profiles import PROFILES
 from paper_repro.report import inline_svg, sparkline
 
 STAGES = (1, 2, 3, 4)
@@ -156,7 +157,6 @@ def test_class_statistics_and_the_split():
             assert stored["std"][s, g] == pytest.approx(np.sqrt(((own - own.mean()) ** 2).mean()), rel=PEER_RELATIVE)
     assert np.flatnonzero(stored["high"]).tolist() == [2, 5]
     means = np.sort(stored["mean"][-1])
-    assert means[7] < float(stored["threshold"]) < means[8]
     assert float(stored["gap"]) == pytest.approx(means[8] - means[7], rel=PEER_RELATIVE)
     words = figure_a7.finding(stored)
     assert f"largest gap between sorted class means is {float(stored['gap']):.1f} nats" in words
@@ -199,7 +199,7 @@ def test_panels_show_sorted_classes_and_a_line_in_the_gap_where_there_is_one():
             np.testing.assert_allclose(np.reshape(bars.get_segments(), wanted.shape), wanted, rtol=PEER_RELATIVE)
     lines = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
     assert lines[0] == []
-    assert lines[1][0].get_ydata()[0] == float(stored["threshold"])
+    assert lines[1][0].get_ydata()[0] == density_groups(stored["mean"][1]).threshold
     assert [panel.texts[0].get_text().endswith(", 2 above it") for panel in panels] == [False, True]
 
 
@@ -218,6 +218,31 @@ def test_classes_are_parted_by_a_gap_that_chance_seldom_leaves_or_by_spreads(ste
     assert split.words.startswith(f"largest gap {step + 1:.1f} nats, p ")
 
 
+def test_names_of_classes_may_have_dollar_signs(tmp_path):
+    """They are no formulas."""
+    stored = stored_figure("figure_1")
+    stored["class_names"] = np.array(["$_$", "US$ or C$", *stored["class_names"][2:]])
+    style.save(figure_1.draw(stored), tmp_path, "figure_1")
+
+
+def test_nothing_is_above_a_gap_between_equal_means():
+    stored = stored_figure("figure_1")
+    words = figure_1.finding(stored | {"mean": 0 * stored["mean"], "high": np.full(10, False), "gap": np.array(0.0)})
+    assert "It leaves 0 of 10 classes above it. Fewer than 2 classes" in words
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_channels_of_a_profile_are_those_of_its_network(name):
+    profile = PROFILES[f"cifar100-{name}"]
+    kind, blocks = {"resnet18": (False, (1, 1, 1, 1)), "resnet50": (True, (1, 1, 1, 1))}[name]
+    network = residual_network(blocks, width=64, n_classes=2, in_channels=3, seed=0, bottleneck=kind)
+    shapes = []
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        layer.register_forward_hook(lambda module, given, output: shapes.append(output.shape[1]))
+    network.eval()(torch.zeros(1, 3, 32, 32))
+    assert profile.channels == shapes
+
+
 def test_classes_of_one_mean_are_not_parted():
     assert not parted(np.full(30, 4.0), np.arange(30.0)).above.any()
 
@@ -225,7 +250,7 @@ def test_classes_of_one_mean_are_not_parted():
 def test_the_axis_of_means_that_hardly_differ_has_no_offset():
     """It would be printed over the words above the panel."""
     stored = stored_figure("figure_1")
-    stored |= {"mean": 33.49 + 1e-6 * stored["mean"], "std": 1e-7 * stored["std"], "threshold": np.array(33.49)}
+    stored |= {"mean": 33.49 + 1e-6 * stored["mean"], "std": 1e-7 * stored["std"]}
     figure = figure_1.draw(stored)
     figure.draw_without_rendering()
     assert [panel.yaxis.get_offset_text().get_text() for panel in figure.axes] == ["", ""]

@@ -265,6 +265,12 @@ def test_figure_4_has_the_largest_error_of_the_pairs():
     assert figure_4.compute(**numbers)["error"].tolist() == [[0.5] * 4, [0.5, 0.5, 3.0, 0.5], [0.5] * 4]
 
 
+def test_growth_is_said_where_there_is_some():
+    stages = np.arange(1, 5)
+    assert figure_4.growth(np.array([1.0, 2.0, 9.0, 4.0]), stages) == "the largest growth from 2 to 3"
+    assert figure_4.growth(np.array([9.0, 4.0, 4.0, 1.0]), stages) == "without growth"
+
+
 def test_figure_b6_has_each_number_of_dimensions_apart():
     stored = figure_b6.compute(**made_figure_b6()) | WORDS
     assert figure_b6.finding(stored) == (
@@ -279,6 +285,8 @@ def test_figure_b6_has_each_number_of_dimensions_apart():
     assert "3 of 5 classes: those with at least 2 points" in figure_b6.caption(stored)
     figure = figure_b6.draw(stored)
     left, right = figure.axes
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["D = 16 at stages 1, 2, 3, 4", "D = 64 at stages 3, 4"]
     figure.draw_without_rendering()
     (key,) = figure.legends
     assert not any(axes.get_legend() or key.get_window_extent().overlaps(axes.bbox) for axes in (left, right))
@@ -337,6 +345,13 @@ def test_figures_say_where_holding_out_changes_nothing(name):
     said = "The densities, and so the whole figure, are those of the protocol converged."
     assert notes["heldout"] == " ".join(filter(None, (said, notes["converged"])))
     assert said not in notes["converged"]
+
+
+def test_memorization_that_only_falls_does_not_rise():
+    stored = figure_b7.compute(**made_figure_b7()) | WORDS
+    bins = stored["seen_memorization"].shape[1]
+    falls = {f"{kind}_memorization": np.linspace([1.0] * 2, [0.0] * 2, bins, axis=1) for kind in ("seen", "left_out")}
+    assert "is −1.00, and memorization does not rise." in figure_b7.finding(stored | falls)
 
 
 def test_figure_b7_in_words():

@@ -60,7 +60,10 @@ def _official(folder: Path) -> Dataset:
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise DatasetError(f"{folder / name} is not that of CIFAR-100 ({error!r}); get the archive again") from None
 
-    names = list(read_pickle(folder / "meta").get("fine_label_names", ()))
+    try:
+        names = list(read_pickle(folder / "meta")["fine_label_names"])
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{folder / 'meta'} is not that of CIFAR-100 ({error!r}); get the archive again") from None
     images, labels, order = part("train")
     test_images, test_labels, _ = part("test")
     return Dataset(images, labels, test_images, test_labels, names, 255, SOURCE, archive_order=order)

@@ -79,8 +79,11 @@ def _pickles(folder: Path) -> tuple[list[str], list[str], Iterator[np.ndarray]]:
         if not path.exists():
             raise DatasetError(f"{path} is missing; all three parts are needed")
         stored = read_pickle(path)
-        of_image = {int(i): group for group, members in stored["class_dict"].items() for i in members}
-        arrays.append(stored["image_data"])
-        names += [f"{part}/{i:05d}" for i in range(len(arrays[-1]))]
-        groups += [of_image[i] for i in range(len(arrays[-1]))]
+        try:
+            of_image = {int(i): group for group, members in stored["class_dict"].items() for i in members}
+            arrays.append(stored["image_data"])
+            names += [f"{part}/{i:05d}" for i in range(len(arrays[-1]))]
+            groups += [of_image[i] for i in range(len(arrays[-1]))]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DatasetError(f"{path} is not that of Mini-ImageNet ({error!r}); get the archive again") from None
     return names, groups, (np.asarray(image, dtype=np.uint8).transpose(2, 0, 1) for array in arrays for image in array)

@@ -55,8 +55,8 @@ def compute(
         unit: what is numbered: "stage", "layer" or "block".
 
     Returns:
-        unit, stages [S], dimensions [S], class_names [G], mean and std [S, G]; high [G] bool, threshold and gap of the
-        last stage: classes above the middle of the largest gap between sorted means are high-density ones.
+        unit, stages [S], dimensions [S], class_names [G], mean and std [S, G]; high [G] bool and gap of the last
+        stage: classes above the middle of the largest gap between sorted means are high-density ones.
     """
     from classfit import density_groups
 
@@ -71,7 +71,6 @@ def compute(
         "mean": np.stack([mean for mean, _ in statistics]),
         "std": np.stack([std for _, std in statistics]),
         "high": groups.high,
-        "threshold": np.array(groups.threshold),
         "gap": np.array(groups.gap),
     }
 
@@ -110,7 +109,8 @@ class Parted(NamedTuple):
 def parted(mean: np.ndarray, std: np.ndarray) -> Parted:
     """By mean and standard deviation [G] of the log-density of each class.
 
-    As in the scorecard, spreads are alike if their ratio (of geometric means) is below the square root of ten.
+    Spreads are alike if their ratio (of geometric means) is below the square root of ten. This is for the eye: the
+    scorecard asks for an interval above that, and for classes enough on either side.
     """
     from classfit import density_groups
 
@@ -175,11 +175,11 @@ def _marks(below: str, above: str) -> list[Line2D]:
 
 
 def key() -> list[Line2D]:
-    """Classes, those above a panel's largest gap, the bars, and the line in the gap."""
+    """Classes, those that are `parted` from them, the bars, and the line in the gap."""
     return [
-        *_marks("class", "class above the panel's largest gap"),
+        *_marks("class", "class above a gap"),
         Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
-        Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of that gap"),
+        Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the gap"),
     ]
 
 
@@ -253,7 +253,7 @@ def describe_gap(stored: Stored) -> str:
         f"nats ({p_words(p)}{'' if p < 1 - LEVEL else ', so chance may have left it'}); the median gap "
         f"is {np.median(gaps):.1f}. It leaves {int(high.sum())} of {len(high)} classes above it"
     )
-    text += f": {names}." if high.sum() < style.MANY_CLASSES else "."
+    text += f": {names}." if 0 < high.sum() < style.MANY_CLASSES else "."
     if min(high.sum(), (~high).sum()) < least_a_side(len(high)):
         text += f" Fewer than {least_a_side(len(high))} classes on one side of it are outliers, no group."
     if high.any() and not high.all():

@@ -10,7 +10,7 @@ from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.by_stage import KINDS, lines
 from paper_repro.figures.style import Stored, styled
 
-__all__ = ["caption", "compute", "draw", "finding", "look_for", "points_of_each_kind", "table"]
+__all__ = ["caption", "compute", "draw", "finding", "growth", "look_for", "points_of_each_kind", "table"]
 
 
 def compute(
@@ -85,7 +85,7 @@ def draw(stored: Stored) -> Figure:
     lines(axes, stored["stages"].tolist(), stored["mean"], stored["std"])
     axes.set_ylabel("KL between classes, mean ± std over pairs (nats)")
     chosen = f"{len(stored['class_names'])} classes with at least {int(stored['least_points'])} points of each kind"
-    axes.set_title(f"{chosen} (the paper: 100)", fontweight="normal", fontsize=9)
+    axes.set_title(f"{chosen} (the paper: at least 100)", fontweight="normal", fontsize=9)
     axes.legend(loc="upper left", fontsize=8.5)
     return figure
 
@@ -96,6 +96,13 @@ def caption(stored: Stored) -> str:
         f"all ordered pairs of {points_of_each_kind(stored)} Stages differ in dimension ("
         f"{', '.join(map(str, stored['dimensions'].tolist()))}). {stored['networks']} {stored['note']}"
     )
+
+
+def growth(mean: np.ndarray, stages: np.ndarray) -> str:
+    """Between which stages [S] the divergence [S] grows most, in words."""
+    steps = np.diff(mean)
+    s = int(np.argmax(steps))
+    return f"the largest growth from {stages[s]} to {stages[s + 1]}" if steps[s] > 0 else "without growth"
 
 
 def points_of_each_kind(stored: Stored) -> str:
@@ -129,13 +136,11 @@ def look_for(stored: Stored) -> str:
 
 def finding(stored: Stored) -> str:
     mean, stages = stored["mean"], stored["stages"]
-    steps = np.diff(mean, axis=1)
     words = []
     for k, (kind, _, _) in enumerate(KINDS.values()):
-        s = int(np.argmax(steps[k]))
         words.append(
-            f"{kind}: {mean[k, 0]:.1f} nats at stage {stages[0]}, {mean[k, -1]:.1f} at stage {stages[-1]}, the largest "
-            f"growth from {stages[s]} to {stages[s + 1]}"
+            f"{kind}: {mean[k, 0]:.1f} nats at stage {stages[0]}, {mean[k, -1]:.1f} at stage {stages[-1]}, "
+            f"{growth(mean[k], stages)}"
         )
     order = ", ".join(list(KINDS.values())[k][0] for k in np.argsort(-mean[:, -1]))
     error = float(stored["error"].max())

@@ -107,8 +107,9 @@ def caption(stored: Stored) -> str:
     return (
         "Drawn from the network itself: each box is one of its parts, with the shape of its output (channels × "
         f"height × width) below it. A residual block adds its input to {convolutions} → batch norm, and applies a "
-        "ReLU to the sum; where a stage changes the shape, its first block has stride 2 and a 1 × 1 convolution on "
-        "the shortcut. Orange: where representations are read, after the last ReLU of a stage; they are averaged "
+        "ReLU to the sum; where a stage halves the size, its first block has stride 2, and where it changes the shape, "
+        "a 1 × 1 convolution on the shortcut. Orange: where representations are read, after the last ReLU of a stage; "
+        "they are averaged "
         f"over all positions and projected on their leading singular vectors. {stored['note']}"
     )
 

@@ -156,7 +156,7 @@ def caption(stored: Stored) -> str:
     else:
         text += (
             "There is one chain, so there is nothing to compare it with, and no R-hat. Sweeps before the shaded ones "
-            f"are discarded; the climb of the first tenth may begin below the panel. {_which(stored)} of the mean "
+            f"are discarded; the first tenth may begin outside the panel. {_which(stored)} of the mean "
             "number of components over the kept sweeps."
         )
     return " ".join(filter(None, (text, str(stored["remark"]), str(stored["note"]))))

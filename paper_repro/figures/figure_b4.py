@@ -191,9 +191,11 @@ def finding(stored: Stored) -> str:
         text += _held_out(stored, cell) + _left_out(stored, cell)
     text += _exact(stored)
     for (stage, D), numbers in zip(stored["variant_cells"].tolist(), stored["variant_shattered"], strict=True):
+        others = {str(name): n for name, n in zip(stored["variants"], numbers, strict=True) if name != PAPER}
+        most = max(others, key=lambda name: others[name])
         text += (
-            f"At stage {stage}, D = {D}, other samplers and priors shatter between {numbers.min():.3g} and "
-            f"{numbers.max():.3g} classes, most with {stored['variants'][int(np.argmax(numbers))]}. "
+            f"At stage {stage}, D = {D}, other samplers and priors shatter between {min(others.values()):.3g} and "
+            f"{others[most]:.3g} classes{f', most with {most}' if others[most] else ''}. "
         )
     if len(stored["memorization"]):
         tendency = _tendency(stored, c)

@@ -55,7 +55,8 @@ def draw(stored: Stored) -> Figure:
         lines(axes, stored["stages"][own].tolist(), stored["mean"][:, own], stored["std"][:, own])
         axes.set_xlim(first, last)
         axes.set_ylim(bottom=0)
-        axes.set_title(f"D = {D} at every stage" if own.sum() > 1 else f"D = {D}", fontweight="normal", fontsize=9)
+        at = ", ".join(str(stage) for stage in stored["stages"][own])
+        axes.set_title(f"D = {D} at stage{'s' if own.sum() > 1 else ''} {at}", fontweight="normal", fontsize=9)
     panels[0].set_ylabel("KL between classes, mean ± std over pairs (nats)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), fontsize=8.5)
     return figure
@@ -88,8 +89,7 @@ def _panel(stored: Stored, D: int) -> str:
     at = f"stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))}"
     text = f"With D = {D} at {at}: random points {', '.join(f'{value:.1f}' for value in mean[RANDOM])} nats"
     if len(stages) > 1:
-        s = int(np.argmax(np.diff(mean[RANDOM])))
-        text += f", the largest growth from {stages[s]} to {stages[s + 1]}"
+        text += f", {figure_4.growth(mean[RANDOM], stages)}"
     order = ", ".join(list(KINDS.values())[k][0] for k in np.argsort(-mean[:, -1]))
     return f"{text}; from the largest at stage {stages[-1]}: {order}."
 

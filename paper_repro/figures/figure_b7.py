@@ -166,10 +166,11 @@ def _order(stored: Stored, s: int, kind: str) -> str:
     at = int(np.argmax(small > MOSTLY))
     rank = _rank(values)
     if at == 0:  # no bin is mostly of such points, or the lowest is: there is nothing before it
-        rise = style.signed(np.ceil(100 * float(np.diff(values).max())) / 100)
+        rise = np.ceil(100 * float(np.diff(values).max())) / 100
+        rises = f"rises from one bin to the next by at most {style.signed(rise)}" if rise > 0 else "does not rise"
         return (
             f"In bins by density {order} the rank correlation of memorization with density is {rank}, and memorization "
-            f"rises from one bin to the next by at most {rise}."
+            f"{rises}."
         )
     change, low, high = (style.signed(value) for value in difference(values, errors, at))
     lowest, step = int(np.argmin(values[:at])), style.signed(values[at] - values[at - 1])

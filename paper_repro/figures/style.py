@@ -48,6 +48,7 @@ _RC: Any = {
     "font.family": ["DejaVu Sans", *[name for name in WIDE_FONTS if name in get_font_names()][:1]],
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,  # names of classes may have dollar signs
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
