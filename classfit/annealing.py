@@ -12,7 +12,7 @@ from classfit.diagnostics import log_joint
 from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
 
 POINTS_A_UNIT_OF_ALPHA = 16
-"""alpha = n / 16 of the restaurant that labels are drawn from: 0.18 n components, then fewer as the data come in."""
+"""alpha = n / 16, at least 1, of the restaurant that draws labels at first: 0.18 n components, fewer with the data."""
 SWEEPS_A_TEMPERATURE = 5
 TEMPERATURES = np.concatenate([[0.0], np.geomspace(1e-4, 0.05, 12), np.linspace(0.05, 1, 29)[1:]])
 """Inverse temperatures. Close together at first, where random labels are worth many nats a point."""
@@ -26,10 +26,10 @@ def anneal(
         log w = sum_t (beta_t - beta_(t-1)) log p(x | z_(t-1)) + log p(z_T) - log p(z_T | alpha),
         z_t by sweeps that leave p(z | alpha) p(x | z)^beta_t
 
-    at the fixed alpha = n / 16; the last terms exchange it for the prior of alpha, integrated out. E[w] = p(x), so
-    log w lies below the log evidence but for a few nats by chance: with 500 points in 64 dimensions, where it ends in
-    dozens of components, by some 200 nats, and by less the slower it was cooled. It counts all labellings of the state
-    that it ends in, which the joint density of one labelling does not.
+    at the fixed alpha = max(1, n / 16); the last terms exchange it for the prior of alpha, integrated out. E[w] = p(x),
+    so log w lies below the log evidence but for a few nats by chance: with 500 points in 64 dimensions, where it ends
+    in dozens of components, by some 200 nats, and by less the slower it was cooled. It counts all labellings of the
+    state that it ends in, which the joint density of one labelling does not.
 
     Args:
         x: [N, D] points sorted by group; the sweeps run where they are.

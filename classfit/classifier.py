@@ -48,7 +48,7 @@ class ClassConditionalDensity(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
                 the density estimator refuses.
         """
         with as_it_was(self):
-            X, y = validate_data(self, as_array(X), y, dtype=[np.float64, np.float32])
+            X, y = validate_data(self, as_array(X), as_array(y), dtype=[np.float64, np.float32])
             check_classification_targets(y)
             classes, counts = np.unique(y, return_counts=True)
             with np.errstate(divide="ignore"):

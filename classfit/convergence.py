@@ -258,7 +258,7 @@ def _starts(chains: Chains, problem: Problem, g: int, n_init_components: int) ->
 
 
 def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
-    """The chains after `n_rounds` more rounds of every group that has not stopped, which is where they look again.
+    """The chains after `n_rounds` more rounds of every group that has not stopped.
 
     A group stops when it agrees, when it is far from that at half of MAX_ROUNDS or later, or at MAX_ROUNDS; looks are
     taken after every CHECK_ROUNDS rounds, whatever n_rounds.

@@ -183,6 +183,15 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             self.posterior_ = Posterior(
                 x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, schedule.official
             ).to(self.device)
+        # Now that the fit is whole: where warnings are errors, it is kept all the same.
+        if self.protocol == "converged" and not self.convergence_.converged.all():
+            failed = self.groups_[~self.convergence_.converged]
+            warnings.warn(
+                f"the chains of {len(failed)} of {len(self.groups_)} groups do not agree, see convergence_: "
+                f"{', '.join(str(name) for name in failed)}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
 
     def score_samples(self, X: Any, groups: Any = None) -> np.ndarray:
@@ -227,6 +236,15 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self, "posterior_")
         seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))
         return self.posterior_.sample(n_samples, group, seed)
+
+    def predict_proba(self, X: Any, groups: Any = None) -> np.ndarray:
+        """[n, K + 1] float64 probability of each component for each point, at the last kept sweep, in its own group.
+
+        K is the largest number of components of a group, and the last column a new one; columns that a group does not
+        have are 0.
+        """
+        X = self._validated(X)
+        return self._posterior().component_probabilities(X, groups)
 
     def predict(self, X: Any, groups: Any = None) -> np.ndarray:
         """[n] int64 most probable component of each point, at the last kept sweep, within its own group."""
@@ -340,14 +358,6 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             "rounds of four chains",
         )
         self.convergence_: Convergence = convergence.judge(chains, problem)
-        failed = grouping.names[~self.convergence_.converged]
-        if len(failed):
-            warnings.warn(
-                f"the chains of {len(failed)} of {len(grouping.names)} groups do not agree, see convergence_: "
-                f"{', '.join(str(name) for name in failed)}",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
         return convergence.kept(chains, problem)
 
     def _go_on(

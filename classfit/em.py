@@ -320,9 +320,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _rows_of_groups(self, n: int, groups: Any) -> list[tuple[int, np.ndarray]]:
         """The index of each group that occurs, with its rows."""
-        if (groups is not None) != self._with_groups:
-            given, expected = ("none", "names seen in fit") if groups is None else ("some", "None")
-            raise ValueError(f"groups must be {expected}, as fit was called, got {given}")
+        if groups is None and len(self.groups_) > 1:
+            raise ValueError(f"groups must be given: the model was fitted with {len(self.groups_)} groups")
+        if groups is not None and not self._with_groups:
+            raise ValueError("groups must be None, as fit was called, got some")
         index = np.zeros(n, np.int64) if groups is None else index_of(groups, self.groups_, n)
         return [(int(g), np.flatnonzero(index == g)) for g in np.unique(index)]
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from classfit._check import as_array
+
 
 class Grouping(NamedTuple):
     """How rows fall into groups: X[order] is sorted by group, in the given order within each."""
@@ -59,6 +61,7 @@ def index_of(groups: Any, names: np.ndarray, n: int) -> np.ndarray:
 
 def _names(groups: Any, n: int) -> np.ndarray:
     """[n] numbers or strings, never objects."""
+    groups = as_array(groups)
     names = np.asarray(groups)
     if names.dtype.kind == "U" and not isinstance(groups, np.ndarray):
         # What came, of which numpy makes strings if a single one is among it.

@@ -4,6 +4,7 @@ What is stored is the data and the kept labellings with their alpha. Component p
 whenever they are needed, so a posterior is small, exact, and free of anything that could not be recomputed.
 """
 
+import hashlib
 import json
 from os import PathLike
 from pathlib import Path
@@ -149,7 +150,7 @@ class Posterior:
             for k in range(n_components):
                 count = int(statistics.counts[0, k])
                 weight = (count + alpha) / (n + n_components * alpha) if self.official else count / (n + alpha) / S
-                members = (labels == k).numpy().tobytes()
+                members = hashlib.sha256((labels == k).numpy().tobytes()).digest()
                 if members in index:
                     weights[index[members]] += weight
                 else:
@@ -397,7 +398,7 @@ class Posterior:
             raise ValueError(f"{path} is not a saved posterior: {error}") from error
 
     def _points(self, X: Any) -> Tensor:
-        found = np.asarray(X)
+        found = np.asarray(check.as_array(X))
         if found.dtype.kind not in "biuf":
             raise ValueError(f"X must hold real numbers, got an array of dtype {found.dtype}")
         # A copy of what is read-only, which torch would warn of, or not in the processor's byte order.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels import ComponentStatistics, NIWPrior, precision_cholesky
+from kernels.cpu import threads
 
 KAPPA0 = 0.01
 
@@ -46,6 +47,7 @@ class StudentT(NamedTuple):
     """[M]"""
 
 
+@threads.reserved()
 def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
     """Mean and variance (divisor N) of each feature in each group, float64 [G, D] both.
 

@@ -63,7 +63,7 @@ def heldout(
     Raises:
         ValueError: n_folds below 2, a group with fewer points than folds, or as `DPGaussianMixture.fit`.
     """
-    X = np.asarray(X)
+    X, groups = np.asarray(check.as_array(X)), check.as_array(groups)
     grouping, names = sort_by_group(groups, len(X)), np.asarray(groups)
     check.integer(n_folds, "n_folds", 2)
     seed = check.seed_of(random_state)

@@ -1,6 +1,7 @@
 """What the estimators and the posterior take: names of groups, random states, numbers of numpy, arrays of odd kinds."""
 
 import json
+import tracemalloc
 import warnings
 from decimal import Decimal
 from fractions import Fraction
@@ -15,6 +16,8 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
 from classfit import ClassConditionalDensity, ConstantFeatureWarning, DPGaussianMixture, GaussianMixture, Posterior
 from classfit.groups import index_of, sort_by_group
+from classfit.prior import group_variances, niw_prior
+from classfit.protocols import heldout
 
 QUICK = {"n_sweeps": 8, "n_discard": 4, "thin": 2, "random_state": 0}
 
@@ -38,6 +41,51 @@ def test_tensors_are_taken_as_a_network_gives_them(points, estimator):
     for given in (X, X.float().requires_grad_(), X.float().unsqueeze(0)[0]):
         assert np.array_equal(estimator.fit(given, groups=names).score_samples(given, names), expected)
     assert ClassConditionalDensity(estimator).fit(X, names).predict(X).shape == names.shape
+    # So are labels.
+    index = torch.from_numpy(np.unique(names, return_inverse=True)[1])
+    labels, numbers = index.float().requires_grad_(), index.numpy().astype(np.float32)
+    expected = estimator.fit(X, groups=numbers).score_samples(X, numbers)
+    assert np.array_equal(estimator.fit(X, groups=labels).score_samples(X, labels), expected)
+    assert ClassConditionalDensity(estimator).fit(X, labels).predict(X).shape == names.shape
+
+
+def test_tensors_are_taken_by_posteriors_and_folds(model, points):
+    X, names = torch.from_numpy(points[0]).bfloat16().requires_grad_(), points[1]
+    plain = X.detach().float().numpy()
+    assert np.array_equal(*(model.posterior_.log_density(given) for given in (X, plain)))
+    fits = [heldout(given, names, n_folds=2, random_state=0, protocol=None) for given in (X, plain)]
+    assert np.array_equal(fits[0].log_density, fits[1].log_density)
+
+
+def test_probabilities_of_components(model, points):
+    X, names = points
+    shares = model.predict_proba(X, names)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-12)
+    assert np.array_equal(shares[:, :-1].argmax(1), model.predict(X, names))
+
+
+@pytest.mark.parametrize("estimator", [DPGaussianMixture(**QUICK), GaussianMixture(2, random_state=0)])
+def test_one_named_group_needs_no_names(points, estimator):
+    X = points[0]
+    estimator.fit(X, groups=["fox"] * len(X))
+    assert np.array_equal(estimator.score_samples(X), estimator.score_samples(X, ["fox"] * len(X)))
+    assert np.array_equal(estimator.predict(X), estimator.predict(X, ["fox"] * len(X)))
+
+
+def test_a_mixture_holds_no_masks_of_its_components():
+    """One component a point would be n^2 bytes a sweep."""
+    n, S = 2000, 4
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 1)))
+    mean, variance = group_variances(x, torch.tensor([0, n]))
+    prior = niw_prior(mean, variance, 1)
+    labels = np.tile(np.arange(n) // 10, (S, 1))
+    labels[:, ::10] = np.random.default_rng(1).permuted(labels[:, ::10], axis=1)
+    posterior = Posterior(x, torch.tensor([0, n]), np.array([0]), labels, np.ones((S, 1)), prior, variance)
+    tracemalloc.start()
+    posterior.mixture(0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < S * (n // 10) * n / 2
 
 
 # --- Names of groups

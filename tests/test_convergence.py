@@ -492,6 +492,13 @@ def test_groups_that_do_not_converge_are_named(short):
     assert not model.convergence_.converged.any()
     assert (model.convergence_.rounds == 30).all()
     assert np.isfinite(model.score_samples(X, names)).all()
+    # Where warnings are errors the fit is there as well.
+    again = DPGaussianMixture(**CONVERGED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConvergenceWarning, match="do not agree"):
+            again.fit(X, groups=names)
+    assert np.array_equal(again.score_samples(X, names), model.score_samples(X, names))
 
 
 def test_two_chains_that_stay_apart_never_converge():

@@ -415,7 +415,7 @@ def test_bad_data_and_groups():
     with pytest.raises(ValueError, match=r"group b is not positive definite .* reg_covar \(it is 0\)"):
         GaussianMixture(2, reg_covar=0, random_state=SEED).fit(X, groups=groups)
     model = GaussianMixture().fit(X, groups=groups)
-    with pytest.raises(ValueError, match="groups must be names seen in fit"):
+    with pytest.raises(ValueError, match="groups must be given: the model was fitted with 2 groups"):
         model.score_samples(X)
     with pytest.raises(ValueError, match="'c'"):
         model.score_samples(X, ["c"] * len(X))
@@ -423,7 +423,7 @@ def test_bad_data_and_groups():
         model.predict(X, groups[:-1])
     with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got 0"):
         model.sample(0, "a")
-    with pytest.raises(ValueError, match="groups must be names seen in fit"):
+    with pytest.raises(ValueError, match="groups must be given: the model was fitted with 2 groups"):
         model.sample(1)
     with pytest.raises(ValueError, match="groups must be None"):
         GaussianMixture().fit(X).score_samples(X, groups)

@@ -2,9 +2,11 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 
+from classfit.prior import group_variances
 from kernels.cpu import threads
 
 
@@ -23,6 +25,14 @@ def test_torch_has_one_thread_within_and_the_engine_those_of_torch(two_threads):
             assert (torch.get_num_threads(), threads.available()) == (1, 2)
         assert (torch.get_num_threads(), threads.available()) == (1, 2)
     assert (torch.get_num_threads(), threads.available(), of_a_new_thread()) == (2, 2, 2)
+
+
+def test_variances_of_one_feature_do_not_depend_on_the_number_of_threads(two_threads):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(100_000, 1)))
+    found = [group_variances(x, torch.tensor([0, len(x)]))]
+    torch.set_num_threads(3)
+    found.append(group_variances(x, torch.tensor([0, len(x)])))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_threads_that_overlap_give_back_what_torch_had(two_threads):

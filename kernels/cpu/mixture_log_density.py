@@ -1,6 +1,6 @@
 """Fused mixture density: whiten a tile of points by one component after another, with a running logsumexp a point.
 
-A panel of PANEL tiles (256 points in float32) shares each component's factor while that is in the first-level cache.
+A panel of PANEL tiles (512 points in float32) shares each component's factor while that is in the first-level cache.
 Memory beyond inputs and outputs: one panel and one factor a thread, whatever N and M.
 """
 
@@ -22,7 +22,7 @@ LOWEST = -1.7e308
 LARGEST_EXPONENT = 700.0
 """A term e^-700 of the largest changes no sum."""
 PANEL = 8
-"""Tiles in a panel: at D = 64 in float32 a panel is 64 KiB, well inside the second-level cache."""
+"""Tiles in a panel: at D = 64 in float32 a panel is 128 KiB, well inside the second-level cache."""
 
 
 def mixture_log_density(

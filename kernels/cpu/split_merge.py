@@ -254,7 +254,7 @@ def _transfer(
 
 @njit(nogil=True, fastmath={"contract", "nsz", "reassoc"}, cache=True)
 def _log_weight(x: np.ndarray, part: int, is_member: bool, prior: Prior, parts: Components, v: np.ndarray) -> float:
-    """log n_k t_k(x) of a part without the point itself (as in `rank_one.remove_block`, for one point)."""
+    """log n_k t_k(x) of a part without the point itself (see `rank_one.without`)."""
     D = len(x)
     W, mean = parts.W[part], parts.mean[part]
     for j in range(D):

@@ -21,7 +21,7 @@ but one.
 
 float32 on tensor cores that keep 11 bits of an operand (TF32): see `split_tf32`. Triton's own "tf32x3" computes the
 same, but also repairs infinities, which finite input does not need: at D = 64 on sm_90, with Triton 3.9, it takes 178
-registers and 608 instructions a component, these kernels 128 and 398.
+registers and 608 instructions a component, these kernels 127 and 398.
 """
 
 # mypy: allow-untyped-defs

@@ -34,7 +34,7 @@ from kernels.triton.components import pack
 
 COMPONENTS = 16
 
-# Those of `mixture_log_density.py`, whose loop this is.
+# The tiles are those of `mixture_log_density.py`, whose loop this is.
 BLOCKS: Table = {
     (torch.float32, 16): Blocks(points=128, features=16, warps=2),
     (torch.float32, 32): Blocks(points=128, features=32, warps=4),
