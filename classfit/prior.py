@@ -47,7 +47,6 @@ class StudentT(NamedTuple):
     """[M]"""
 
 
-@threads.reserved()
 def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
     """Mean and variance (divisor N) of each feature in each group, float64 [G, D] both.
 
@@ -60,12 +59,13 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
     """
     means, variances, constant = [], [], []
     edges = group_offsets.tolist()
-    for a, b in pairwise(edges):
-        points = x[a:b].double()
-        means.append(points.mean(0))
-        variances.append((points - means[-1]).square().mean(0))
-        rounding = 4 * torch.finfo(x.dtype).eps * points.abs().amax(0)
-        constant.append((variances[-1].sqrt() <= rounding) | (variances[-1] < torch.finfo(torch.float64).tiny))
+    with threads.reserved():  # torch adds up one feature of many points by threads
+        for a, b in pairwise(edges):
+            points = x[a:b].double()
+            means.append(points.mean(0))
+            variances.append((points - means[-1]).square().mean(0))
+            rounding = 4 * torch.finfo(x.dtype).eps * points.abs().amax(0)
+            constant.append((variances[-1].sqrt() <= rounding) | (variances[-1] < torch.finfo(torch.float64).tiny))
     mean, variance, is_constant = torch.stack(means), torch.stack(variances), torch.stack(constant)
     too_large = ~variance.isfinite()
 
