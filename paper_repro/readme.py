@@ -97,7 +97,8 @@ def _sentence(title: str) -> str:
 
 LEGENDS = {
     "figure_1": "A mark is the mean of a class, a bar one standard deviation to each side. Orange: classes above the "
-    "largest gap; rings: the same classes under the first protocol.",
+    "largest gap, where chance seldom leaves such a gap or spreads are much smaller above it; rings: those of the "
+    "first protocol.",
     "figure_b7": "The same points sorted twice, by their density as fitted and as if each had been left out of its "
     "fit, and cut into bins of equal size: a bin holds other points in one order than in the other.",
     "figure_b5": "Squares: the same classes, with each point left out of its fit.",
