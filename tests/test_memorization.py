@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from scipy.stats import rankdata
+from spawned import made_fit
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from paper_repro import datasets, robustness_scale, workers
@@ -28,12 +29,6 @@ from paper_repro.memorization import (
 )
 from paper_repro.storage import write_json, write_tensors
 from paper_repro.subset_networks import SubsetNetworks
-
-
-def made_fit(inside, trial):
-    """Right on every point inside, and outside on those with an even number, but for one in three trials."""
-    lucky = np.random.default_rng(trial).random(len(inside)) < 1 / 3
-    return inside | (np.arange(len(inside)) % 2 == 0) & ~lucky
 
 
 def test_a_subset_follows_from_the_seed_and_the_trial():
@@ -133,10 +128,10 @@ def test_trials_of_another_seed_are_refused_and_few_are_too_few(tmp_path):
 def test_killed_trials_go_on_to_the_same_numbers(tmp_path):
     """Two processes of trials, killed with their parent while at work: what is there is whole, the rest is the same."""
     code = (
-        "import sys, time, pathlib, numpy, test_memorization\n"
+        "import sys, pathlib, spawned\n"
         "from paper_repro.memorization import run_trials\n"
         "if __name__ == '__main__':\n"
-        "    run_trials(pathlib.Path(sys.argv[1]), test_memorization.slow_fit, 40, 20, seed=0, n_processes=2)\n"
+        "    run_trials(pathlib.Path(sys.argv[1]), spawned.slow_fit, 40, 20, seed=0, n_processes=2)\n"
     )
     script, killed, straight = tmp_path / "trials.py", tmp_path / "killed", tmp_path / "straight"
     script.write_text(code)
@@ -158,11 +153,6 @@ def test_killed_trials_go_on_to_the_same_numbers(tmp_path):
     run_trials(killed, made_fit, 40, 20, seed=0)
     for path in straight.iterdir():
         assert (killed / path.name).read_bytes() == path.read_bytes()
-
-
-def slow_fit(inside, trial):
-    time.sleep(0.3)
-    return made_fit(inside, trial)
 
 
 def test_groups():

@@ -1,7 +1,5 @@
 """What steps ask of networks and estimators that are put in place of the real ones: points, noise, seeds, settings."""
 
-import errno
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from spawned import broken, full
 
 from paper_repro import computations, memorized_densities, robustness
 from paper_repro.analyze import Analysis
@@ -202,14 +201,6 @@ def test_the_first_half_of_the_layers_of_a_model_has_16_dimensions_and_the_other
     layers = ["conv1", "layer1", "layer2", "layer3", "layer4"]
     found = Analysis(network, PAPER, model="m", data=tmp_path, size=16, layers=layers)
     assert found.profile.dimensions == (16, 16, 64, 64, 64)
-
-
-def full(_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def broken(_):
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])
