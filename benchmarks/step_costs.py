@@ -48,16 +48,8 @@ CASES = tuple(COMPONENTS)
 # As many as the published scores of CIFAR-100 have above the threshold; no scores of our own are known beforehand.
 N_MEMORIZED = LAPTOP.n_memorized
 
-FREE = {
-    "dataset",
-    "classes",
-    "scorecard",
-    "leave_one_out_stage_3",
-    "leave_one_out_stage_4",
-    "test_representations",
-    "test_densities",
-}
-"""Steps of a minute or less, beside figures."""
+FREE = ("dataset", "classes", "scorecard", "leave_one_out_", "test_representations", "test_densities")
+"""How the names of steps begin that take a minute or less, beside figures."""
 
 
 class Data(NamedTuple):
@@ -110,7 +102,7 @@ def costs(profile: Profile) -> Iterator[Cost]:
     """Every step of the profile under the protocol `paper`, in order; those that cost nothing are left out."""
     data = DATA[profile.dataset]
     for step in Pipeline(profile, PAPER).steps:
-        if _kind(step) in FREE or "figure" in step.settings:
+        if _kind(step).startswith(FREE) or "figure" in step.settings:
             continue
         yield _cost(step.name, list(_work(step, data)))
 
@@ -122,8 +114,8 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
         yield _training(settings, data, data.n_train)
         yield _evaluation(settings, data, data.n_train + data.n_test)
     elif kind.endswith("representations"):
-        (network,) = (step_in for step_in in step.inputs if _kind(step_in) == "network")
-        yield _evaluation(network.settings, data, data.n_train)
+        trained = [step_in for step_in in step.inputs if _kind(step_in) == "network"]
+        yield _evaluation(trained[0].settings if trained else settings, data, data.n_train)
     elif kind == "memorization":
         yield _training(settings["network"], data, settings["n_trials"] * FRACTION * data.n_train)
         yield _evaluation(settings["network"], data, settings["n_trials"] * data.n_train)

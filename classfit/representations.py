@@ -16,6 +16,9 @@ from classfit.devices import checked
 
 __all__ = ["Representation", "extract_representations"]
 
+BLOCK_NUMBERS = 2**25
+"""Of activations in float64 at a time: a quarter of a gigabyte."""
+
 
 class Representation(NamedTuple):
     """Representations of N inputs at one layer, and the projection that made them."""
@@ -83,7 +86,7 @@ def extract_representations(
     activations = _pooled_activations(model, loader, layers, device, verbose)
     representations = {}
     for layer in layers:
-        A = activations[layer].double().numpy()
+        A = activations.pop(layer).numpy()
         if projections is not None:
             components, singular_values = projections[layer].components, projections[layer].singular_values
             if components.shape[1] != A.shape[1]:
@@ -94,7 +97,8 @@ def extract_representations(
         else:
             right_vectors, singular_values = _svd(A)
             components = right_vectors[: _n_kept(sizes[layer], singular_values, layer)].copy()
-        representations[layer] = Representation((A @ components.T).astype(np.float32), components, singular_values)
+        values = np.concatenate([(part @ components.T).astype(np.float32) for part in _blocks(A)])
+        representations[layer] = Representation(values, components, singular_values)
     return representations
 
 
@@ -199,12 +203,24 @@ def _hooks(model: nn.Module, hooks: Mapping[str, Callable[[nn.Module, Any, Any],
 
 
 def _svd(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right singular vectors [min(N, C), C], signs fixed, and singular values of A [N, C]."""
-    # The triangular factor of A has the same ones, at a fraction of the cost when N is large.
-    reduced = np.linalg.qr(A, mode="r") if len(A) > A.shape[1] else A
+    """Right singular vectors [min(N, C), C], signs fixed, and singular values of A [N, C], in float64."""
+    # The triangular factor of A has the same ones, at a fraction of the cost when N is large; that of some rows stands
+    # for them when the next ones are added.
+    reduced = np.empty((0, A.shape[1]))
+    for part in _blocks(A):
+        reduced = np.concatenate([reduced, part])
+        if len(reduced) > A.shape[1]:
+            reduced = np.asarray(np.linalg.qr(reduced, mode="r"))
     _, singular_values, right_vectors = np.linalg.svd(reduced, full_matrices=False)
     largest = np.take_along_axis(right_vectors, np.abs(right_vectors).argmax(1)[:, None], axis=1)
     return np.where(largest < 0, -right_vectors, right_vectors), singular_values
+
+
+def _blocks(A: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of A in float64, so many that a copy of them is no burden."""
+    n_rows = max(A.shape[1], BLOCK_NUMBERS // A.shape[1])
+    for start in range(0, len(A), n_rows):
+        yield A[start : start + n_rows].astype(np.float64)
 
 
 def _n_kept(size: int | float | None, singular_values: np.ndarray, layer: str) -> int:

@@ -37,6 +37,7 @@ __all__ = [
     "draw",
     "estimate_leave_one_out",
     "estimate_network",
+    "estimate_passes",
     "estimate_posterior",
     "estimate_relative_entropy",
     "estimate_representations",
@@ -181,22 +182,22 @@ def test_representations(work: Work) -> None:
 
 
 def estimate_test_representations(work: Work) -> float:
-    return 2 * _estimate_passes(work, "test_images")
+    return 2 * estimate_passes(work, load_network(work), "test_images")
 
 
 def estimate_representations(work: Work) -> float:
-    return _estimate_passes(work, "train_images")
+    return estimate_passes(work, load_network(work), "train_images")
 
 
-def _estimate_passes(work: Work, images: str) -> float:
+def estimate_passes(work: Work, network: Any, images: str) -> float:
     """Seconds that the network would take for all of these images."""
     import torch
 
     from paper_repro.training import part_that_is_short, typical
 
     data, _, prepare = read_dataset(work)
-    network = load_network(work).eval()
-    device = next(network.parameters()).device
+    network.eval()
+    device = next(network.parameters(), torch.empty(0)).device
 
     @torch.no_grad()
     def seconds(n: int) -> float:
@@ -382,7 +383,7 @@ def estimate_relative_entropy(work: Work) -> float:
 
 def leave_one_out(work: Work) -> None:
     """Log-density of every training point, as fitted and left out, with its class; points are sorted by class."""
-    posterior, verbose = load_posterior(work, work.settings["stage"]), int(work.console.is_terminal)
+    posterior, verbose = load_posterior(work, _layer(work)), int(work.console.is_terminal)
     write_arrays(work.folder / "densities.npz", _seen_and_left_out(posterior, verbose))
 
 
@@ -398,7 +399,7 @@ def _seen_and_left_out(posterior: Any, verbose: int = 0) -> dict[str, np.ndarray
 
 
 def estimate_leave_one_out(work: Work) -> float:
-    posterior = load_posterior(work, work.settings["stage"])
+    posterior = load_posterior(work, _layer(work))
     labels, alpha = posterior.labels, posterior.alpha
 
     def seconds(n: int) -> float:

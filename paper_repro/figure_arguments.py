@@ -281,6 +281,30 @@ def _figure_b8(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_b9(work: Work) -> dict[str, Any]:
+    places = work.settings["places"]
+    names, dimensions = [place["name"] for place in places], [place["dimensions"] for place in places]
+    densities = [read_arrays(work.input(f"leave_one_out_{name}") / "densities.npz") for name in names]
+    posteriors = [read_arrays(work.input(f"posterior_{name}") / "posterior.npz") for name in names]
+    labels, class_names = labels_and_names(work)
+    scored = "n_trials" in work.settings
+    return {
+        "places": [place["title"] for place in places],
+        "dimensions": dimensions,
+        **{name: [found[name] for found in densities] for name in ("seen", "left_out", "effective_draws")},
+        "small": [
+            in_small_components(found["labels"], found["group_offsets"].tolist(), D)
+            for found, D in zip(posteriors, dimensions, strict=True)
+        ],
+        "labels": densities[0]["labels"],
+        "class_names": class_names,
+        "n_bins": work.settings["n_bins"],
+        # Densities have their points sorted by class.
+        "memorization": _scores(work)["value"][np.argsort(labels, kind="stable")] if scored else None,
+        "scale": {name: work.settings[name] for name in ("n_trials", "networks")} if scored else None,
+    }
+
+
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
     """Log-densities and dimensions of these layers, numbered from 1."""
     folders = [work.input(f"posterior_{layer}") for layer in layers]
@@ -324,5 +348,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b6": _figure_b6,
     "figure_b7": _figure_b7,
     "figure_b8": _figure_b8,
+    "figure_b9": _figure_b9,
 }
 """Of `compute` of a figure's module, by its name."""

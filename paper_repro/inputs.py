@@ -71,10 +71,11 @@ def values_of(work: Work, layer: int | str) -> np.ndarray:
     return representation_of(work, layer)["values"]
 
 
-def load_posterior(work: Work, stage: int) -> Any:
+def load_posterior(work: Work, layer: int | str) -> Any:
     from classfit import Posterior
 
-    posterior = Posterior.load(work.input(f"posterior_stage_{stage}") / "posterior.npz")
+    name = f"stage_{layer}" if isinstance(layer, int) else layer
+    posterior = Posterior.load(work.input(f"posterior_{name}") / "posterior.npz")
     return posterior.to(density_device(posterior.x.shape[1]))
 
 

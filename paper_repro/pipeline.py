@@ -3,6 +3,7 @@
     dataset -> network -> representations -> posterior of each stage -> relative entropies -> table of classes, figures
                                              posterior of stages 3, 4 -> densities of points left out -> figure B.5
                                              the same, test images -> their densities -> figure B.8
+    dataset -> pixels, untrained network -> posteriors -> figure B.9
     figures -> scorecard
 
 Steps whose results depend on the protocol lie in a folder of its name. A posterior under `heldout` is that of
@@ -26,6 +27,7 @@ from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, s
 from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import OF_CONVERGED, ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
 from paper_repro.steps import Step, Workspace
+from paper_repro.untrained import figure_b9, untrained_steps
 
 __all__ = ["ANY_PROTOCOL", "DEFAULTS", "STAGES", "Pipeline", "protocol_folder", "run_folder"]
 
@@ -143,6 +145,8 @@ class Pipeline:
         self.robustness = robustness_steps(self) if profile.robustness else {}
         absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
         absent |= without_published(self)
+        self.untrained = untrained_steps(self)
+        absent |= set() if self.untrained else {"figure_b9"}
         absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
         absent |= set() if self.left_out else {"figure_b5", "figure_b7", "figure_b8"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
@@ -206,8 +210,8 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        made = [*self.controls.values(), *self.robustness.values(), *self.figures.values(), self.scorecard]
-        for step in (*shared, *densities, *others, *made):
+        made = [*self.controls.values(), *self.robustness.values(), *self.untrained.values()]
+        for step in (*shared, *densities, *others, *made, *self.figures.values(), self.scorecard):
             add(step)
         return list(found.values())
 
@@ -338,6 +342,9 @@ class Pipeline:
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in PUBLISHED_FIGURES:
             more, needed = published_figure(self, name)
+            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
+        if name == "figure_b9":
+            more, needed = figure_b9(self)
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]

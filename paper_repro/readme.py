@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from paper_repro import across_networks
 from paper_repro.chains import tally
 from paper_repro.figures import FIGURES, module
 from paper_repro.keep import default_folder
@@ -33,7 +34,8 @@ def section(results: Path) -> str:
         "one again, in place, from the numbers kept beside it, without data or network."
     )
     notes = [f"- **{_title(folder)}.** {PROFILES[folder.name].note} {_accuracy(folder)}" for folder in folders]
-    return "\n\n".join([_scorecards(folders), "\n".join(map(_tidy, notes)), redrawn, *_pictures(folders[0])])
+    parts = [_scorecards(folders), "\n".join(map(_tidy, notes)), redrawn, *_pictures(folders[0])]
+    return "\n\n".join([*parts, *across_networks.picture(results)])
 
 
 FINDINGS = (
@@ -51,6 +53,7 @@ FINDINGS = (
     "figure_b6",
     "figure_b7",
     "figure_b8",
+    "figure_b9",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 
@@ -67,7 +70,7 @@ def findings(results: Path) -> str:
             lines = [f"- **{_sentence(FIGURES[f])}** {words}" for f, words in said.items()]
             said_of = f"<summary>{profile.title}, protocol <code>{protocol}</code></summary>"
             parts.append(f"<details>{said_of}\n\n" + "\n".join(lines) + "\n\n</details>")
-    return "\n\n".join(parts) if parts else NOTHING
+    return "\n\n".join(filter(None, [across_networks.section(results), *parts])) if parts else NOTHING
 
 
 def kept_profiles(results: Path) -> list[str]:
@@ -202,6 +205,7 @@ def _accuracy(folder: Path) -> str:
 
 def main() -> None:
     results = default_folder()
+    across_networks.write(results)
     for page, written in (
         (results.parents[1] / "README.md", section(results)),
         (results.parent / "FINDINGS.md", findings(results)),

@@ -1,6 +1,7 @@
-"""Made densities of points as fitted and left out, for figure B.5, and of test images, for B.8."""
+"""Made densities of points as fitted and left out, for figures B.5 and B.9, and of test images, for B.8."""
 
 import numpy as np
+from made_robustness import SENTENCE
 
 
 def made_figure_b5(high: int = 3, n: int = 40, few: int = 0, n_classes: int = 8):
@@ -33,4 +34,21 @@ def made_figure_b8(high: int = 3, n_classes: int = 8):
         "test": test,
         "test_labels": test_labels,
         "right": test[4] > np.median(test[4]),
+    }
+
+
+def made_figure_b9(scored=True):
+    """Figure B.5 of two made spaces; the densest of the first are in small components, and are memorized."""
+    b5 = made_figure_b5(n_classes=10)
+    last = b5["labels"] >= 7
+    return {
+        "places": ["Raw pixels", "Stage 4, untrained"],
+        "dimensions": [32, 64],
+        **{name: list(b5[name].values()) for name in ("seen", "left_out", "effective_draws")},
+        "small": [0.75 * last, np.zeros(len(last))],
+        "labels": b5["labels"],
+        "class_names": b5["class_names"],
+        "n_bins": 20,
+        "memorization": np.where(last, 0.75, 0.5 - b5["labels"] / 40) if scored else None,
+        "scale": {"n_trials": 60, "networks": SENTENCE} if scored else None,
     }

@@ -17,7 +17,7 @@ from paper_repro.steps import Work
 from paper_repro.traces import thinned
 
 SMALL_PROFILE = replace(
-    TINY_PROFILE, name="small", convnet=None, vit=None, mixer=None, robustness=None, n_control_seeds=0
+    TINY_PROFILE, name="small", convnet=None, vit=None, mixer=None, robustness=None, n_control_seeds=0, untrained={}
 )
 PROTOCOLS_RUN = {"paper": TINY_PROTOCOL, "em": EM}
 CLASSES = [str(g) for g in range(10)]

@@ -40,7 +40,9 @@ TINY_ROBUSTNESS = replace(
     kl_draws=50,
     n_held_out=50,
 )
-TINY_PROFILE = replace(TINY_PROFILE, robustness=TINY_ROBUSTNESS, n_control_seeds=1)
+TINY_PROFILE = replace(
+    TINY_PROFILE, robustness=TINY_ROBUSTNESS, n_control_seeds=1, untrained={"pixels": 4, "layer3": 8, "layer4": 8}
+)
 
 if __name__ == "__main__":
     import sys

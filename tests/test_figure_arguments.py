@@ -117,3 +117,23 @@ def test_figure_b3_has_shares_of_small_components_by_chain(tmp_path):
     stored = {"labels": labels, "group_offsets": np.array([0, 4])}
     work = work_of(tmp_path, {}, {"posterior_stage_4/posterior.npz": stored})
     assert figure_arguments._small_share(work, 4, 2, np.zeros((6, 2, 1))).tolist() == [[1.0], [0.0]]
+
+
+def test_figure_b9_has_points_of_all_files_in_the_order_of_classes(tmp_path):
+    densities = {name: RISING + k for k, name in enumerate(("seen", "left_out", "effective_draws"))}
+    files = {
+        "leave_one_out_pixels/densities.npz": densities | {"labels": LABELS.numpy()},
+        "posterior_pixels/posterior.npz": {"labels": np.array([[0, 1, 0, 0]]), "group_offsets": np.array([0, 2, 4])},
+        "memorization/scores.npz": {"value": RISING},
+    }
+    places = [{"name": "pixels", "title": "Raw pixels", "dimensions": 2}]
+    settings = {"places": places, "n_bins": 2, "n_trials": 3, "networks": "small networks"}
+    work = work_of(tmp_path, settings, files)
+    write_tensors(tmp_path / "dataset" / "data.safetensors", {"train_labels": torch.tensor([1, 0, 1, 0])})
+    found = figure_arguments._figure_b9(work)
+    assert found["memorization"].tolist() == [1, 3, 0, 2]
+    assert found["labels"].tolist() == LABELS.tolist()
+    assert found["small"][0].tolist() == [1, 1, 0, 0]
+    assert {name: found[name][0].tolist() for name in densities} == {name: v.tolist() for name, v in densities.items()}
+    del settings["n_trials"]
+    assert figure_arguments._figure_b9(work)["memorization"] is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from made_chains import made_figure_b3
 from made_controls import made_figure_b4
-from made_left_out import made_figure_b5, made_figure_b8
+from made_left_out import made_figure_b5, made_figure_b8, made_figure_b9
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
 from matplotlib.colors import to_hex
@@ -105,6 +105,8 @@ def stored_figure(name):
         numbers = made_figure_b5(n_classes=10)
     elif name == "figure_b8":
         numbers = made_figure_b8(n_classes=10)
+    elif name == "figure_b9":
+        numbers = made_figure_b9()
     elif name in ("figure_a9", "figure_a10"):
         numbers = made(stages=range(1, 7)) | {"network": "a small network"}
     elif name == "figure_a5":

@@ -7,7 +7,7 @@ from tolerances import PEER_RELATIVE, UNIT_ROUNDOFF
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from classfit import extract_representations
+from classfit import extract_representations, representations
 
 # Values are float32, sums over a few hundred entries of order one.
 VALUES = 1000 * UNIT_ROUNDOFF[torch.float32]
@@ -56,7 +56,10 @@ def loader(images, size=16):
     return DataLoader(TensorDataset(images, torch.arange(len(images))), batch_size=size)
 
 
-def test_values_are_the_pooled_activations_in_the_singular_basis(network, images):
+@pytest.mark.parametrize("block_numbers", [representations.BLOCK_NUMBERS, 1, 60])
+def test_values_are_the_pooled_activations_in_the_singular_basis(network, images, monkeypatch, block_numbers):
+    """Also where they are taken in blocks of few rows, the last of which is shorter."""
+    monkeypatch.setattr(representations, "BLOCK_NUMBERS", block_numbers)
     layers = ["body.1", "linear", "norm"]
     found = extract_representations(network, loader(images), layers)
     assert list(found) == layers

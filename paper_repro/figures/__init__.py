@@ -1,4 +1,4 @@
-"""The paper's figures and, beyond them, B.1 to B.8; one file each.
+"""The paper's figures and, beyond them, B.1 to B.9; one file each.
 
 A figure's module has
     compute(...)     numbers from numbers: a dict of arrays, which is stored
@@ -36,6 +36,7 @@ FIGURES = {
     "figure_b6": "KL divergence between classes by stage, at equal numbers of dimensions",
     "figure_b7": "Memorization in bins by log-density, of points as fitted and left out",
     "figure_b8": "Log-density of test images, and how many of them the network classifies rightly",
+    "figure_b9": "The same fits without training: raw pixels and an untrained network",
 }
 """In the order of the paper, and then B, beyond it: name of the module, and title."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -12,7 +13,7 @@ from paper_repro.figures import FIGURES, scores, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import bins_a_side, difference, rank_correlation
 
-__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "memorization_panel", "order_words", "table"]
 
 KINDS = {"seen": ("as fitted", style.LOW, "o"), "left_out": ("left out", style.LINE, "s")}
 MOSTLY = 0.5
@@ -106,10 +107,8 @@ def draw(stored: Stored) -> Figure:
     panels = figure.subplots(2, n_stages, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
     x = np.arange(1, stored["seen_density"].shape[1] + 1)
     for s, (stage, D) in enumerate(zip(stored["stages"], stored["dimensions"], strict=True)):
-        for kind, (words, colour, mark) in reversed(KINDS.items()):  # as fitted above left out
-            look: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 3, "linewidth": 1.2, "label": words}
-            panels[0, s].plot(x, stored[f"{kind}_memorization"][s], **look)
-            panels[1, s].plot(x, stored[f"{kind}_small"][s], **look)
+        _lines(panels[0, s], stored, s, "memorization")
+        _lines(panels[1, s], stored, s, "small")
         panels[0, s].set_title(f"Stage {stage}  (D = {D})")
         panels[1, s].set_xlabel("bin by log-density, lowest first")
         panels[1, s].set_xticks([1, *x[9::10]])
@@ -118,6 +117,21 @@ def draw(stored: Stored) -> Figure:
     panels[1, 0].set_ylabel("in components of\nfewer than D points")
     panels[0, 0].legend(loc="best", fontsize=8.5)
     return figure
+
+
+def memorization_panel(axes: Axes, stored: Stored, s: int) -> None:
+    """The upper panel of stage `stages[s]`, with an axis of bins."""
+    _lines(axes, stored, s, "memorization")
+    axes.set_xlabel("bin by log-density, lowest first")
+    axes.set_xticks([1, *range(10, stored["seen_density"].shape[1] + 1, 10)])
+
+
+def _lines(axes: Axes, stored: Stored, s: int, name: str) -> None:
+    """That number over the bins of both orders."""
+    x = np.arange(1, stored["seen_density"].shape[1] + 1)
+    for kind, (words, colour, mark) in reversed(KINDS.items()):  # as fitted above left out
+        values = stored[f"{kind}_{name}"][s]
+        axes.plot(x, values, color=colour, marker=mark, markersize=3, linewidth=1.2, label=words)
 
 
 def caption(stored: Stored) -> str:
@@ -156,10 +170,10 @@ def _stage(stored: Stored, s: int) -> str:
             f": they and the others have a mean log-density of {seen} nats as fitted, {left_out} left out, and a mean "
             f"memorization of {few:.2f} and {others:.2f}"
         )
-    return f"{text}. {_order(stored, s, 'seen')} {_order(stored, s, 'left_out')}"
+    return f"{text}. {order_words(stored, s, 'seen')} {order_words(stored, s, 'left_out')}"
 
 
-def _order(stored: Stored, s: int, kind: str) -> str:
+def order_words(stored: Stored, s: int, kind: str) -> str:
     """How memorization goes over the bins of one order, and what it does where points of small components begin."""
     values, errors, small = (stored[f"{kind}_{name}"][s] for name in ("memorization", "error", "small"))
     order = KINDS[kind][0]

@@ -1,0 +1,115 @@
+"""Controls of the training: the same fits to raw pixels, and to the network before its first update.
+
+dataset -> representations of both -> posterior of each -> densities of points left out -> figure B.9
+
+What they show as well is not of what the network learned. Under the protocol `paper`, as the controls of its sampler.
+"""
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from paper_repro import computations as compute
+from paper_repro.inputs import build_network, read_dataset
+from paper_repro.robustness_pipeline import PAPER_BINS, origin_of_scores
+from paper_repro.steps import Step, Work, derived_seed
+from paper_repro.storage import write_arrays
+
+if TYPE_CHECKING:
+    from paper_repro.pipeline import Pipeline
+
+__all__ = ["PIXELS", "PIXELS_TITLE", "estimate_representations", "figure_b9", "representations", "untrained_steps"]
+
+PIXELS, PIXELS_TITLE = "pixels", "Raw pixels"
+BATCH, N_BATCHES = 250, 20
+"""Of the images from which batch norm takes its means and variances."""
+
+
+def representations(work: Work) -> None:
+    """As those of the stages: leading singular vectors of all pixels, and of pooled activations, a file each."""
+    from classfit import extract_representations
+
+    data, _, prepare = read_dataset(work)
+    dimensions = dict(work.settings["dimensions"])
+    for network, layers in _networks(work).items():
+        batches = map(prepare, data["train_images"].split(512))
+        kept = {layer: dimensions[layer] for layer in layers}
+        for layer, found in extract_representations(network, batches, layers, n_components=kept).items():
+            write_arrays(work.folder / f"{layer}.npz", found._asdict())
+
+
+def estimate_representations(work: Work) -> float:
+    return sum(compute.estimate_passes(work, network, "train_images") for network in _networks(work))
+
+
+def _networks(work: Work) -> dict[nn.Module, list[str]]:
+    """What the layers are read from."""
+    stages = [layer for layer in work.settings["dimensions"] if layer != PIXELS]
+    return {nn.Sequential(OrderedDict({PIXELS: nn.Flatten()})): [PIXELS], _untrained(work): stages}
+
+
+def _untrained(work: Work) -> nn.Module:
+    """The network from which training starts. Its batch norm, which has seen nothing yet, is given the means and
+    variances of images drawn at random: without it activations would grow from block to block."""
+    data, _, prepare = read_dataset(work)
+    network: nn.Module = build_network(work, work.settings, pretrained=False)
+    images = data["train_images"]
+    rows = np.random.default_rng(derived_seed(work.settings["seed"], "untrained")).permutation(len(images))
+    chosen = torch.from_numpy(rows[: BATCH * N_BATCHES])
+    update_bn(map(prepare, images[chosen].split(BATCH)), network, device=next(network.parameters()).device)
+    return network
+
+
+def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
+    """By what they make: representations, and of either layer a posterior and densities of points left out.
+
+    Empty if the profile has no such control, and under other protocols than `paper`.
+    """
+    profile = pipeline.profile
+    if not profile.untrained or pipeline.protocol.density != "chain" or pipeline.official:
+        return {}
+    names = ("architecture", "width", "stem", "seed")
+    network = {name: value for name, value in pipeline.network.settings.items() if name in names}
+    found = Step(
+        "untrained/representations",
+        network | {"dimensions": dict(profile.untrained)},
+        representations,
+        (pipeline.dataset,),
+        estimate_representations,
+    )
+    steps = {"representations": found}
+    for layer in profile.untrained:
+        posterior = Step(
+            f"{pipeline.folder}/untrained/posterior_{layer}",
+            {"network": "untrained", "layer": layer} | pipeline.sampler(),
+            compute.posterior,
+            (pipeline.dataset, found),
+            compute.estimate_posterior,
+        )
+        steps[f"posterior_{layer}"] = posterior
+        steps[f"leave_one_out_{layer}"] = Step(
+            f"{pipeline.folder}/untrained/leave_one_out_{layer}",
+            {"layer": layer},
+            compute.leave_one_out,
+            (posterior,),
+            compute.estimate_leave_one_out,
+        )
+    return steps
+
+
+def figure_b9(pipeline: "Pipeline") -> tuple[dict[str, Any], tuple[Step, ...]]:
+    """Settings and inputs. Nothing of the trained network: figures B.5 and B.7 have that."""
+    places = [
+        {"name": layer, "title": PIXELS_TITLE if layer == PIXELS else f"Stage {layer[-1]}, untrained", "dimensions": D}
+        for layer, D in pipeline.profile.untrained.items()
+    ]
+    made = [step for name, step in pipeline.untrained.items() if name != "representations"]
+    settings: dict[str, Any] = {"places": places, "n_bins": PAPER_BINS}
+    if pipeline.profile.robustness:
+        made.append(pipeline.robustness["memorization"])
+        settings |= origin_of_scores(pipeline, "figure_b9")
+    return settings, (pipeline.dataset, *made)
