@@ -7,8 +7,8 @@ import pytest
 from kept_files import CHECKOUT, content, paths_of_a_machine
 from typer.testing import CliRunner
 
+from paper_repro import across_networks, readme
 from paper_repro import keep as keeping
-from paper_repro import readme
 from paper_repro.cli import app
 from paper_repro.figures.style import compact_svg
 from paper_repro.given_scores import given_before
@@ -43,6 +43,15 @@ def test_the_pages_are_those_of_the_kept_results(page, section):
     assert text.split(readme.BEGIN)[1].split(readme.END)[0] == f"\n{written}\n"
     if not KEPT_PROFILES:
         pytest.skip(f"{NONE_KEPT}: the pages say no more than that")
+
+
+def test_the_networks_beside_each_other_are_the_kept_ones(tmp_path):
+    rows = across_networks.table(across_networks.fits(RESULTS))
+    if not rows:
+        pytest.skip(NONE_KEPT)
+    write_csv(tmp_path / "rows.csv", rows)
+    kept = RESULTS / across_networks.FOLDER / f"{across_networks.FOLDER}.csv"
+    assert kept.read_bytes() == (tmp_path / "rows.csv").read_bytes()
 
 
 def test_a_table_holds_eight_digits_of_its_floats_and_all_of_the_rest(tmp_path):

@@ -164,7 +164,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
             paper = "none" if kind == "svg" else "white"
             for axes in figure.axes:
                 axes.set_facecolor(paper)
-            figure.savefig(buffer, format=kind, dpi=200, facecolor=paper, metadata=metadata[kind])
+            figure.savefig(buffer, format=kind, dpi=180, facecolor=paper, metadata=metadata[kind])
         small = compact_svg(buffer.getvalue().decode()).encode() if kind == "svg" else _few_colours(buffer)
         write_bytes(folder / f"{name}.{kind}", small)
 
