@@ -4,7 +4,7 @@ Written by `python -m paper_repro.readme` from the numbers of figures B.5 and B.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,14 +61,14 @@ def fits(results: Path) -> list[Fit]:
 
 
 def _pixels(results: Path) -> list[Fit]:
-    for name in PROFILES:
-        path = results / name / PAPER.name / "figure_b9" / "numbers.npz"
+    for protocol, name in product((DRAWN, PAPER.name), PROFILES):
+        path = results / name / protocol / "figure_b9" / "numbers.npz"
         if path.is_file():
             stored = read_arrays(path)
             names = tuple(str(each) for each in stored["class_names"])
             for p in np.flatnonzero(stored["places"] == PIXELS_TITLE):
                 parts = (stored[key][p] for key in ("seen_mean", "left_out_mean", "high"))
-                return [Fit(PIXELS_TITLE.lower(), PAPER.name, None, names, *parts)]
+                return [Fit(PIXELS_TITLE.lower(), protocol, None, names, *parts)]
     return []
 
 
@@ -148,7 +148,7 @@ def section(results: Path) -> str:
             "Classes above the largest gap as fitted, in two networks each. By chance: how many would be so in both if "
             "any classes were as likely as others; p: how often chance leaves as many. Then rank correlations of the "
             "classes' mean log-densities, as fitted and left out, with 95% intervals over classes."
-            + (f" Densities of raw pixels are those of `{PAPER.name}`." if found[0].stage is None else ""),
+            + (f" Densities of raw pixels are those of `{found[0].protocol}`." if found[0].stage is None else ""),
             "\n".join(f"| {' | '.join(line)} |" for line in lines),
         ]
     )

@@ -2,7 +2,7 @@
 
 dataset -> representations of both -> posterior of each -> densities of points left out -> figure B.9
 
-What they show as well is not of what the network learned. Under the protocol `paper`, as the controls of its sampler.
+What they show as well is not of what the network learned. Under the protocols `paper` and `converged`.
 """
 
 from collections import OrderedDict
@@ -67,10 +67,11 @@ def _untrained(work: Work) -> nn.Module:
 def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
     """By what they make: representations, and of either layer a posterior and densities of points left out.
 
-    Empty if the profile has no such control, and under other protocols than `paper`.
+    Empty if the profile has no such control, and where the densities of the protocol are not those of whole fits that
+    points can be left out of.
     """
     profile = pipeline.profile
-    if not profile.untrained or pipeline.protocol.density != "chain" or pipeline.official:
+    if not profile.untrained or pipeline.protocol.density not in ("chain", "converged") or pipeline.official:
         return {}
     names = ("architecture", "width", "stem", "seed")
     network = {name: value for name, value in pipeline.network.settings.items() if name in names}

@@ -27,7 +27,7 @@ def kept(results, name, protocol, high, class_names=NAMES):
     write_arrays(folder / "numbers.npz", stored | {"seen_mean": left_out + 50 * chosen, "left_out_mean": left_out})
 
 
-def kept_pixels(results, name, high):
+def kept_pixels(results, name, high, protocol="paper"):
     """Figure B.9 of a run: of its places the raw pixels are the second."""
     values = np.stack([np.zeros(10), np.arange(10.0)])
     stored = {"places": np.array(["Stage 4, untrained", "Raw pixels"]), "class_names": NAMES}
@@ -36,7 +36,7 @@ def kept_pixels(results, name, high):
         "left_out_mean": values,
         "high": np.stack([np.arange(10) < 1, np.arange(10) < high]),
     }
-    folder = results / name / "paper" / "figure_b9"
+    folder = results / name / protocol / "figure_b9"
     folder.mkdir(parents=True)
     write_arrays(folder / "numbers.npz", stored)
 
@@ -128,3 +128,6 @@ def test_raw_pixels_are_compared_with_every_network(results):
     assert axes.get_yticklabels()[0].get_text() == "Raw pixels (paper): 6"
     across_networks.write(results)
     assert "raw pixels,paper,,c0," in (results / "across_networks" / "across_networks.csv").read_text(encoding="utf-8")
+    kept_pixels(results, OTHER, 5, "converged")  # are preferred
+    assert across_networks.fits(results)[0].high.sum() == 5
+    assert "Densities of raw pixels are those of `converged`." in across_networks.section(results)

@@ -98,7 +98,17 @@ def test_the_fits_are_those_of_the_protocol(run):
     np.testing.assert_allclose(found["left_out"], model.leave_one_out().log_density[order], rtol=1e-9)
 
 
-@pytest.mark.parametrize("protocol", [CONVERGED, HELDOUT, EM])
+def test_the_strict_protocol_has_them_too():
+    pipeline = Pipeline(TINY_PROFILE, CONVERGED)
+    posterior = pipeline.untrained["posterior_pixels"]
+    assert posterior.name == "converged/untrained/posterior_pixels"
+    assert posterior.settings["density"] == "converged"
+    of_paper = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
+    assert pipeline.untrained["representations"].fingerprint == of_paper.untrained["representations"].fingerprint
+    assert "figure_b9" in pipeline.figures
+
+
+@pytest.mark.parametrize("protocol", [HELDOUT, EM])
 def test_there_are_none_under_other_protocols(protocol):
     for pipeline in (
         Pipeline(TINY_PROFILE, protocol),
