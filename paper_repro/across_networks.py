@@ -3,6 +3,8 @@
 Written by `python -m paper_repro.readme` from the numbers of figures B.5 and B.9 of every kept run.
 """
 
+import shutil
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -10,19 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from paper_repro.figures import scores, style
-from paper_repro.figures.style import styled
+from paper_repro.figures import RAW_PIXELS, scores, style
+from paper_repro.figures.class_density import parted
+from paper_repro.figures.style import Stored, styled
 from paper_repro.pipeline import protocol_folder
 from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
-from paper_repro.statistics import p_words
+from paper_repro.statistics import least_a_side, p_words
 from paper_repro.storage import read_arrays, write_csv
-from paper_repro.untrained import PIXELS_TITLE
 
 __all__ = ["FOLDER", "Fit", "draw", "fits", "pairs", "picture", "section", "table", "write"]
 
 FOLDER = "across_networks"
-HEADING = "Which classes are high-density in which network"
+HEADING = "Which classes are high-density in which network, and in raw pixels"
 DRAWN = "converged"
 """The protocol whose high-density classes are groups."""
 
@@ -40,12 +43,12 @@ class Fit(NamedTuple):
     left_out: np.ndarray
     """[G] likewise, each given all others of its class."""
     high: np.ndarray
-    """[G] bool: above the largest gap of the means as fitted."""
+    """[G] bool: above the largest gap of the means as fitted, if it parts them (`class_density.parted`)."""
 
 
 def fits(results: Path) -> list[Fit]:
     """Of all kept runs that have figure B.5, by protocol, stage and network, after the raw pixels of the first run that
-    has figure B.9: they are those of every network."""
+    has figure B.9: they are those of every network. Of runs with different classes those that most have."""
     found = []
     for protocol in PROTOCOLS.values():
         for name, profile in PROFILES.items():
@@ -54,26 +57,35 @@ def fits(results: Path) -> list[Fit]:
                 stored = read_arrays(path)
                 names = tuple(str(each) for each in stored["class_names"])
                 for s, stage in enumerate(stored["stages"].tolist()):
-                    parts = (stored[key][s] for key in ("seen_mean", "left_out_mean", "high"))
-                    found.append(Fit(profile.title, protocol.name, stage, names, *parts))
+                    found.append(Fit(profile.title, protocol.name, stage, names, *_parted(stored, s)))
+    if not found:
+        return []
+    (most, _), *_ = Counter(fit.class_names for fit in found).most_common(1)
     order = list(PROTOCOLS)
-    return [*_pixels(results), *sorted(found, key=lambda fit: (order.index(fit.protocol), fit.stage))]
+    found = [fit for fit in found if fit.class_names == most]
+    return [*_pixels(results, most), *sorted(found, key=lambda fit: (order.index(fit.protocol), fit.stage))]
 
 
-def _pixels(results: Path) -> list[Fit]:
+def _pixels(results: Path, class_names: tuple[str, ...]) -> list[Fit]:
     for protocol, name in product((DRAWN, PAPER.name), PROFILES):
         path = results / name / protocol / "figure_b9" / "numbers.npz"
         if path.is_file():
             stored = read_arrays(path)
-            names = tuple(str(each) for each in stored["class_names"])
-            for p in np.flatnonzero(stored["places"] == PIXELS_TITLE):
-                parts = (stored[key][p] for key in ("seen_mean", "left_out_mean", "high"))
-                return [Fit(PIXELS_TITLE.lower(), protocol, None, names, *parts)]
+            if tuple(str(each) for each in stored["class_names"]) == class_names:
+                for p in np.flatnonzero(stored["places"] == RAW_PIXELS):
+                    return [Fit(RAW_PIXELS.lower(), protocol, None, class_names, *_parted(stored, int(p)))]
     return []
 
 
+def _parted(stored: Stored, s: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means as fitted and left out, and which classes are high."""
+    seen = stored["seen_mean"][s]
+    return seen, stored["left_out_mean"][s], parted(seen, stored["seen_std"][s]).above
+
+
 def pairs(found: Sequence[Fit]) -> list[dict[str, Any]]:
-    """Two networks each, of the same classes under the same protocol at the same stage, or raw pixels and a network.
+    """Two networks each, under the same protocol at the same stage, or raw pixels and a network, where either has
+    enough high classes, and others, for a group.
 
     both counts the classes that are high in either; expected is how many there would be by chance, and p how often
     chance leaves as many, if any a of the G classes are as likely as any others to be the high ones
@@ -82,9 +94,10 @@ def pairs(found: Sequence[Fit]) -> list[dict[str, Any]]:
     from scipy.stats import hypergeom
 
     rows = []
-    for one, other in combinations(found, 2):
+    grouped = [fit for fit in found if min(fit.high.sum(), (~fit.high).sum()) >= least_a_side(len(fit.high))]
+    for one, other in combinations(grouped, 2):
         alike = (one.protocol, one.stage) == (other.protocol, other.stage)
-        if one.class_names == other.class_names and (alike or (one.stage is None and other.protocol == DRAWN)):
+        if alike or (one.stage is None and other.protocol in (one.protocol, DRAWN)):
             G, a, b = len(one.high), int(one.high.sum()), int(other.high.sum())
             both = int((one.high & other.high).sum())
             rows.append(
@@ -92,6 +105,7 @@ def pairs(found: Sequence[Fit]) -> list[dict[str, Any]]:
                     "protocol": other.protocol,
                     "stage": other.stage,
                     "networks": (one.network, other.network),
+                    "of_pixels": one.protocol if one.stage is None else "",
                     "high": (a, b),
                     "both": both,
                     "expected": a * b / G,
@@ -133,7 +147,9 @@ def section(results: Path) -> str:
             [
                 f"`{row['protocol']}`",
                 str(row["stage"]),
-                " and ".join(map(_short, row["networks"])),
+                " and ".join(map(_short, row["networks"])).replace(" and", f" (`{row['of_pixels']}`) and", 1)
+                if row["of_pixels"]
+                else " and ".join(map(_short, row["networks"])),
                 " and ".join(map(str, row["high"])),
                 str(row["both"]),
                 f"{row['expected']:.1f}",
@@ -145,19 +161,19 @@ def section(results: Path) -> str:
     return "\n\n".join(
         [
             "### Are the high classes the same in every network?",
-            "Classes above the largest gap as fitted, in two networks each. By chance: how many would be so in both if "
-            "any classes were as likely as others; p: how often chance leaves as many. Then rank correlations of the "
-            "classes' mean log-densities, as fitted and left out, with 95% intervals over classes."
-            + (f" Densities of raw pixels are those of `{found[0].protocol}`." if found[0].stage is None else ""),
+            "High classes, as fitted, in two networks each, where either has enough for a group. By chance: how many "
+            "would be high in both if any classes were as likely as others; p: how often chance leaves as many "
+            "(one-sided, not corrected for the number of rows). Then rank correlations of the classes' mean "
+            "log-densities, as fitted and left out, with 95% intervals over classes. With the same seed a class has "
+            "the same random numbers in every network, which may make some of the agreement.",
             "\n".join(f"| {' | '.join(line)} |" for line in lines),
         ]
     )
 
 
 def _where(fit: Fit) -> str:
-    if fit.stage is None:
-        return f"{fit.network.capitalize()} ({fit.protocol})"
-    return f"Stage {fit.stage}, {_short(fit.network)}"
+    where = fit.network.capitalize() if fit.stage is None else f"Stage {fit.stage}, {_short(fit.network)}"
+    return f"{where} ({fit.protocol})"
 
 
 def _short(title: str) -> str:
@@ -172,18 +188,21 @@ def draw(found: Sequence[Fit]) -> Figure:
     rank = np.stack([fit.left_out.argsort().argsort() for fit in found]).mean(0)
     order = np.lexsort((rank, -high.sum(0)))
     names = [found[0].class_names[g] for g in order]
-    subtitle = {"subtitle": np.array(f"protocol {found[-1].protocol} · every column is a class")}
-    figure = style.canvas(HEADING, subtitle, width=12.4, height=0.3 * len(found) + 1.5)
+    words = "every column is a class, sorted by the number of rows in which it is high"
+    figure = style.canvas(HEADING, {"subtitle": np.array(words)}, width=14, height=0.32 * len(found) + 1.9)
     axes = figure.subplots()
-    for row, fit in enumerate(found):
+    places = [row + (0.3 if fit.stage else 0) for row, fit in enumerate(found)]  # a gap after the pixels
+    for place, fit in zip(places, found, strict=True):
         for own, colour in ((True, style.HIGH), (False, style.GRID)):
             columns = np.flatnonzero(fit.high[order] == own)
-            axes.bar(columns, 0.84, 0.84, bottom=row - 0.42, color=colour, linewidth=0)
-    axes.set_yticks(range(len(found)), [f"{_where(fit)}: {int(fit.high.sum())}" for fit in found])
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+            axes.bar(columns, 0.84, 0.84, bottom=place - 0.42, color=colour, linewidth=0)
+    axes.set_yticks(places, [f"{_where(fit)}: {int(fit.high.sum())}" for fit in found])
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.tick_params(length=0)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_ylim(places[-1] + 0.5, -0.5)
+    marks = [Patch(color=style.HIGH, label="above the largest gap"), Patch(color=style.GRID, label="not")]
+    figure.legend(handles=marks, loc="upper right", ncols=2, fontsize=8)
     axes.grid(visible=False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -197,18 +216,17 @@ def picture(results: Path) -> list[str]:
     return [
         "**The networks beside each other:**",
         f"![{HEADING}](paper_repro/{results.name}/{FOLDER}/{FOLDER}.png)",
-        f"*Columns are classes, orange where a class is above the largest gap (protocol `{DRAWN}`); those that are so "
-        "in most rows come first.*",
+        "*Orange: the class is above the largest gap. Columns are sorted by the number of such rows, so that some "
+        "order would show by chance too; how much: [the table](paper_repro/FINDINGS.md).*",
     ]
 
 
 def write(results: Path) -> None:
-    """The table and the picture, in a folder of their own, if there are networks to compare."""
-    found = fits(results)
+    """The table and the picture, in a folder of their own, if there are networks to compare; else none."""
+    found, folder = fits(results), results / FOLDER
     drawn = [fit for fit in found if fit.protocol == DRAWN or fit.stage is None]
-    drawn = [fit for fit in drawn if fit.class_names == drawn[-1].class_names]
+    shutil.rmtree(folder, ignore_errors=True)
     if len({fit.network for fit in drawn if fit.stage}) > 1:
-        folder = results / FOLDER
-        folder.mkdir(exist_ok=True)
+        folder.mkdir()
         write_csv(folder / f"{FOLDER}.csv", table(found))
         style.save(draw(drawn), folder, FOLDER)

@@ -5,26 +5,27 @@ dataset -> representations of both -> posterior of each -> densities of points l
 What they show as well is not of what the network learned. Under the protocols `paper` and `converged`.
 """
 
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from paper_repro import computations as compute
+from paper_repro.figures import RAW_PIXELS
 from paper_repro.inputs import build_network, read_dataset
 from paper_repro.robustness_pipeline import PAPER_BINS, origin_of_scores
 from paper_repro.steps import Step, Work, derived_seed
 from paper_repro.storage import write_arrays
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from paper_repro.pipeline import Pipeline
 
-__all__ = ["PIXELS", "PIXELS_TITLE", "estimate_representations", "figure_b9", "representations", "untrained_steps"]
+__all__ = ["PIXELS", "estimate_representations", "figure_b9", "representations", "untrained_steps"]
 
-PIXELS, PIXELS_TITLE = "pixels", "Raw pixels"
+PIXELS = "pixels"
 BATCH, N_BATCHES = 250, 20
 """Of the images from which batch norm takes its means and variances."""
 
@@ -43,18 +44,35 @@ def representations(work: Work) -> None:
 
 
 def estimate_representations(work: Work) -> float:
-    return sum(compute.estimate_passes(work, network, "train_images") for network in _networks(work))
+    """Of all passes, and of the singular vectors of the pixels, which take longer than they are looked at."""
+    seconds = sum(compute.estimate_passes(work, network, "train_images") for network in _networks(work))
+    if PIXELS in work.settings["dimensions"]:
+        images = read_dataset(work)[0]["train_images"]
+        n_pixels = images[0].numel()
+        part = np.random.default_rng(0).normal(size=(min(len(images), 2 * n_pixels), n_pixels))
+        start = time.perf_counter()
+        np.linalg.qr(part, mode="r")
+        seconds += (time.perf_counter() - start) * len(images) / len(part)
+    return seconds
 
 
-def _networks(work: Work) -> dict[nn.Module, list[str]]:
+def _networks(work: Work) -> "dict[nn.Module, list[str]]":
     """What the layers are read from."""
-    stages = [layer for layer in work.settings["dimensions"] if layer != PIXELS]
-    return {nn.Sequential(OrderedDict({PIXELS: nn.Flatten()})): [PIXELS], _untrained(work): stages}
+    from torch import nn
+
+    layers = work.settings["dimensions"]
+    found: dict[nn.Module, list[str]] = {_untrained(work): [layer for layer in layers if layer != PIXELS]}
+    if PIXELS in layers:
+        found[nn.Sequential(OrderedDict({PIXELS: nn.Flatten()}))] = [PIXELS]
+    return found
 
 
-def _untrained(work: Work) -> nn.Module:
+def _untrained(work: Work) -> "nn.Module":
     """The network from which training starts. Its batch norm, which has seen nothing yet, is given the means and
     variances of images drawn at random: without it activations would grow from block to block."""
+    import torch
+    from torch.optim.swa_utils import update_bn
+
     data, _, prepare = read_dataset(work)
     network: nn.Module = build_network(work, work.settings, pretrained=False)
     images = data["train_images"]
@@ -105,7 +123,7 @@ def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
 def figure_b9(pipeline: "Pipeline") -> tuple[dict[str, Any], tuple[Step, ...]]:
     """Settings and inputs. Nothing of the trained network: figures B.5 and B.7 have that."""
     places = [
-        {"name": layer, "title": PIXELS_TITLE if layer == PIXELS else f"Stage {layer[-1]}, untrained", "dimensions": D}
+        {"name": layer, "title": RAW_PIXELS if layer == PIXELS else f"Stage {layer[-1]}, untrained", "dimensions": D}
         for layer, D in pipeline.profile.untrained.items()
     ]
     made = [step for name, step in pipeline.untrained.items() if name != "representations"]

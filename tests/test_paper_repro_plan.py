@@ -44,7 +44,7 @@ def dry(tmp_path_factory):
 def test_the_plan_times_what_can_be_timed(dry):
     workspace, pipeline, first, _ = dry
     assert first.seconds.keys() == {
-        "network", "convnet/network", "vit/network", "mixer/network", "memorization",
+        "network", "convnet/network", "vit/network", "mixer/network", "memorization", "untrained/representations",
     }  # fmt: skip
     assert all(np.isfinite(seconds) and seconds > 0 for seconds in first.seconds.values())
     timed = {step.name for step in pipeline.steps if step.estimate} - {

@@ -8,6 +8,7 @@ import pytest
 import torch
 from made_left_out import made_figure_b9
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from rich.console import Console
 
 from classfit import DPGaussianMixture
 from paper_repro.datasets import normalised
@@ -15,7 +16,7 @@ from paper_repro.figures import figure_b5, figure_b7, figure_b9
 from paper_repro.networks import build_from
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import CONVERGED, EM, HELDOUT
-from paper_repro.steps import Workspace, derived_seed
+from paper_repro.steps import Work, Workspace, derived_seed
 from paper_repro.storage import read_arrays, read_json, read_tensors
 from paper_repro.untrained import BATCH, N_BATCHES
 
@@ -81,6 +82,23 @@ def test_the_network_is_the_one_that_training_starts_from(run):
     np.testing.assert_allclose(found["singular_values"], singular_values, rtol=1e-3)
     np.testing.assert_allclose(np.abs(found["values"][:, 0]), np.abs(U[:, 0] * singular_values[0]), rtol=1e-3)
     assert data["train_labels"].shape == (len(x),)
+
+
+def test_larger_images_have_no_pixels(tmp_path, run):
+    """Whoever has none has the same layers, and an estimate of less."""
+    pipeline, workspace = run
+    settings = pipeline.untrained["representations"].settings
+    without = {**settings, "dimensions": {"layer3": 8, "layer4": 8}}
+    step = replace(pipeline.untrained["representations"], settings=without)
+    work = Work(tmp_path, step.settings, {"dataset": workspace.folder(pipeline.dataset)}, Console(quiet=True))
+    assert 0 < step.estimate(work) < 60
+    step.compute(work)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer3.npz", "layer4.npz"]
+    kept = workspace.folder(pipeline.untrained["representations"])
+    for layer in ("layer3", "layer4"):
+        values = read_arrays(tmp_path / f"{layer}.npz")["values"]
+        np.testing.assert_array_equal(values, read_arrays(kept / f"{layer}.npz")["values"])
+    assert pipeline.untrained["representations"].estimate(replace(work, settings=settings)) > 0
 
 
 def test_the_fits_are_those_of_the_protocol(run):
@@ -155,10 +173,11 @@ def test_words():
     words = figure_b9.finding(stored)
     std = stored["seen_std"][0]
     assert re.search(
-        r"^Raw pixels: the largest gap between sorted class means is \d+\.\d nats \(p = 0\.01\); the 3 of 10 classes "
+        r"^Raw pixels: largest gap \d+\.\d nats, p = 0\.01, between sorted class means as fitted; the 3 of 10 classes "
         rf"above it have a mean standard deviation within a class of {std[7:].mean():.1f} nats, the others "
-        rf"{std[:7].mean():.1f}, and left out a mean log-density of −\d+\.\d, the others \d+\.\d\. In bins by density "
-        r"as fitted the rank correlation of memorization with density is −\d\.\d+ up to bin 14, ",
+        rf"{std[:7].mean():.1f}, and left out a mean log-density of −\d+\.\d, the others \d+\.\d\. Left out it is "
+        r"\d+\.\d \(p = 0\.\d+\); the density of 0% of the points rests on fewer than 5 effective labellings then\. In "
+        r"bins by density as fitted the rank correlation of memorization with density is −\d\.\d+ up to bin 14, ",
         words,
     )
     assert words.count("In bins by density left out") == 2
@@ -169,11 +188,26 @@ def test_words():
     assert not stored["high"][0].any()
     assert stored["high"][1].tolist() == [False] * 7 + [True] * 3
     assert re.match(
-        r"Raw pixels: the largest gap between sorted class means is \d\.\d nats \(p = 0\.\d+\), with like spreads "
-        "within the classes on either side of it",
+        r"Raw pixels: largest gap \d\.\d nats, p = 0\.\d+, between sorted class means as fitted, with like spreads "
+        r"within the classes on either side of it\. Left out it is \d",
         figure_b9.finding(stored),
     )
     assert "bins" not in figure_b9.finding(stored) + figure_b9.caption(stored)
+
+
+def test_a_single_class_is_an_outlier_and_a_run_without_pixels_says_nothing_of_them():
+    made = made_figure_b9()
+    labels = made["labels"]
+    made["seen"][0] = labels + 300.0 * (labels == 9) + np.random.default_rng(0).normal(size=len(labels))
+    made["effective_draws"][0] = np.where(np.arange(len(labels)) < len(labels) // 4, 2.0, 20.0)
+    stored = figure_b9.compute(**made) | WORDS
+    words = figure_b9.finding(stored)
+    assert "; the 1 of 10 classes above it has a mean standard deviation" in words
+    assert "Fewer than 2 classes on one side are outliers, no group." in words
+    assert "the density of 25% of the points rests on fewer than 5 effective labellings then." in words
+    assert "the images themselves" in figure_b9.caption(stored)
+    stored = figure_b9.compute(**made | {"places": ["Stage 3, untrained", "Stage 4, untrained"]}) | WORDS
+    assert "images themselves" not in figure_b9.caption(stored)
 
 
 def test_the_picture_has_a_column_for_each_space_and_memorization_where_it_is_known():
@@ -182,7 +216,9 @@ def test_the_picture_has_a_column_for_each_space_and_memorization_where_it_is_kn
         titles = [axes.get_title("left") for axes in figure.axes]
         assert titles == ["Raw pixels  (D = 32)", "Stage 4, untrained  (D = 64)"] + [""] * 2 * (rows - 1)
         if scored:
-            _, as_fitted = figure.axes[2].lines
+            _, as_fitted, first = figure.axes[2].lines
+            assert set(first.get_xdata()) == {14.5}
+            assert len(figure.axes[3].lines) == 2
             np.testing.assert_array_equal(
                 as_fitted.get_ydata(), figure_b9.compute(**made_figure_b9())["seen_memorization"][0]
             )

@@ -14,7 +14,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["FIGURES", "module", "title"]
+__all__ = ["FIGURES", "RAW_PIXELS", "module", "title"]
 
 FIGURES = {
     "figure_1": "Class-conditional log-density of each class, stages 3 and 4",
@@ -36,9 +36,12 @@ FIGURES = {
     "figure_b6": "KL divergence between classes by stage, at equal numbers of dimensions",
     "figure_b7": "Memorization in bins by log-density, of points as fitted and left out",
     "figure_b8": "Log-density of test images, and how many of them the network classifies rightly",
-    "figure_b9": "The same fits without training: raw pixels and an untrained network",
+    "figure_b9": "The same fits without any training",
 }
 """In the order of the paper, and then B, beyond it: name of the module, and title."""
+
+RAW_PIXELS = "Raw pixels"
+"""The place of figure B.9 that is no network."""
 
 
 def title(name: str, stages: Iterable[int]) -> str:

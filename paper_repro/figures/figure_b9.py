@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paper_repro.figures import FIGURES, figure_b5, figure_b7, scores, style
-from paper_repro.figures.class_density import beside_seen, beside_seen_key, parted
+from paper_repro.figures import FIGURES, RAW_PIXELS, figure_b5, figure_b7, scores, style
+from paper_repro.figures.class_density import beside_seen, parted
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import p_words
+from paper_repro.statistics import least_a_side, p_words
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -71,28 +71,41 @@ def draw(stored: Stored) -> Figure:
     panels = figure.subplots(2 if scored else 1, P, squeeze=False)
     for p, title in enumerate(stored["places"]):
         beside_seen(panels[0, p], stored, p, {"left_out": (style.LINE, "s")}, bars=("seen", "left_out"))
-        panels[0, p].set_title(f"{title}  (D = {stored['dimensions'][p]})")
+        panels[0, p].set_title(f"{title}  (D = {stored['dimensions'][p]})", pad=style.LINE_POINTS + 6)
+        style.above(panels[0, p], _gap(stored, p))
         if scored:
             figure_b7.memorization_panel(panels[1, p], stored, p)
+            first = int(np.argmax(stored["seen_small"][p] > figure_b7.MOSTLY))
+            if first:
+                panels[1, p].axvline(first + 0.5, color=style.INK, linewidth=1, linestyle=style.DASHES)
     panels[0, 0].set_ylabel("log-density of own training points (nats)")
-    marks = beside_seen_key({"left out": (style.LINE, "s")})
+    looks = {
+        "as fitted": (style.LOW, style.MARKERS[False]),
+        "as fitted, above a gap that parts classes": (style.HIGH, style.MARKERS[True]),
+        "left out": (style.LINE, "s"),
+    }
+    marks = [Line2D([], [], linestyle="none", markersize=5, color=c, marker=m, label=w) for w, (c, m) in looks.items()]
     marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
     if scored:
         for axes in panels[1, 1:]:
             axes.sharey(panels[1, 0])
         panels[1, 0].set_ylabel("mean memorization")
+        words = "from here on mostly points in components of fewer than D points"
+        marks.append(Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label=words))
     figure.align_ylabels(panels[:, 0])
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)
     return figure
 
 
 def caption(stored: Stored) -> str:
+    pixels = "the images themselves, and of " if RAW_PIXELS in stored["places"] else ""
     text = (
         "Beyond the paper. Above: figure B.5 (mean and standard deviation of the log-density of each class's own "
-        "training points, sorted by the mean as fitted; green squares: each point left out of its fit), in spaces that "
-        "know nothing of the classes: leading singular vectors of the images themselves, and of the network before its "
-        "first update (random weights; its batch norm has the means and variances of some training images). Every "
-        "panel has a scale of its own, so that only shapes can be compared."
+        "training points, sorted by the mean as fitted; orange diamonds: above the largest gap, where it parts "
+        "classes; green squares: each point left out of its fit), in spaces that know nothing of the classes: leading "
+        f"singular vectors of {pixels}the network before its first update (random weights; its batch norm has the "
+        "means and variances of some training images). Every panel has a scale of its own, so that only shapes can be "
+        "compared."
     )
     if "n_points" in stored:
         text += (
@@ -106,8 +119,8 @@ def caption(stored: Stored) -> str:
 def look_for(stored: Stored) -> str:
     return (
         "What is there without training: groups of classes with a small spread above others with a large one, and "
-        "memorization that falls with density and jumps up where the dense classes begin. What is there cannot be a "
-        "mode in which a network fits a class; what figures B.5 and B.7 alone show may be."
+        "memorization that falls with density and jumps up where the dense classes begin. What is there is by itself "
+        "no evidence of how a network fits a class; what figures B.5 and B.7 alone show may be."
     )
 
 
@@ -115,20 +128,29 @@ def finding(stored: Stored) -> str:
     return " ".join(_place(stored, p) for p in range(len(stored["places"])))
 
 
+def _gap(stored: Stored, p: int) -> str:
+    return f"largest gap {float(stored['seen_gap'][p]):.1f} nats, {p_words(float(stored['seen_p'][p]))}"
+
+
 def _place(stored: Stored, p: int) -> str:
     high, std, left_out = stored["high"][p], stored["seen_std"][p], stored["left_out_mean"][p]
-    text = (
-        f"{stored['places'][p]}: the largest gap between sorted class means is {float(stored['seen_gap'][p]):.1f} nats "
-        f"({p_words(float(stored['seen_p'][p]))})"
-    )
+    text = f"{stored['places'][p]}: {_gap(stored, p)}, between sorted class means as fitted"
     if high.any():
+        n = int(high.sum())
         text += (
-            f"; the {int(high.sum())} of {len(high)} classes above it have a mean standard deviation within a class of "
-            f"{std[high].mean():.1f} nats, the others {std[~high].mean():.1f}, and left out a mean log-density of "
-            f"{style.nats(left_out[high].mean())}, the others {style.nats(left_out[~high].mean())}."
+            f"; the {n} of {len(high)} classes above it {'has' if n == 1 else 'have'} a mean standard deviation within "
+            f"a class of {std[high].mean():.1f} nats, the others {std[~high].mean():.1f}, and left out a mean "
+            f"log-density of {style.nats(left_out[high].mean())}, the others {style.nats(left_out[~high].mean())}."
         )
+        if min(n, len(high) - n) < least_a_side(len(high)):
+            text += f" Fewer than {least_a_side(len(high))} classes on one side are outliers, no group."
     else:
         text += ", with like spreads within the classes on either side of it."
+    text += (
+        f" Left out it is {float(stored['left_out_gap'][p]):.1f} ({p_words(float(stored['left_out_p'][p]))}); the "
+        f"density of {stored['few_draws'][p]:.0%} of the points rests on fewer than {figure_b5.FEW_DRAWS} effective "
+        "labellings then."
+    )
     if "n_points" in stored:
         text += f" {figure_b7.order_words(stored, p, 'seen')} {figure_b7.order_words(stored, p, 'left_out')}"
     return text
