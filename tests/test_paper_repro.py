@@ -33,7 +33,7 @@ from paper_repro.profiles import CONVERGED, DIGITS, EM, HELDOUT, PAPER, PROFILES
 from paper_repro.report import write_report
 from paper_repro.steps import State, Workspace, derived_seed
 
-SECONDS_TO_WAIT = 120
+SECONDS_TO_WAIT = 300
 FIGURES = list(Pipeline(TINY_PROFILE, TINY_PROTOCOL).figures)
 
 
