@@ -84,10 +84,10 @@ def _parted(stored: Stored, s: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def pairs(found: Sequence[Fit]) -> list[dict[str, Any]]:
-    """Two networks each, under the same protocol at the same stage, or raw pixels and a network, where either has
+    """Two networks each, under the same protocol at the same stage, or raw pixels and a network, where each has
     enough high classes, and others, for a group.
 
-    both counts the classes that are high in either; expected is how many there would be by chance, and p how often
+    both counts the classes that are high in both; expected is how many there would be by chance, and p how often
     chance leaves as many, if any a of the G classes are as likely as any others to be the high ones
     (hypergeometric). The rank correlations are Spearman's, over classes, with their 95% bootstrap intervals.
     """
@@ -143,13 +143,14 @@ def section(results: Path) -> str:
     columns = ("protocol", "stage", "networks", "high in each", "in both", "by chance", "p", "as fitted", "left out")
     lines = [columns, ["---"] * len(columns)]
     for row in rows:
+        networks = [_short(title) for title in row["networks"]]
+        if row["of_pixels"]:
+            networks[0] += f" (`{row['of_pixels']}`)"
         lines.append(
             [
                 f"`{row['protocol']}`",
                 str(row["stage"]),
-                " and ".join(map(_short, row["networks"])).replace(" and", f" (`{row['of_pixels']}`) and", 1)
-                if row["of_pixels"]
-                else " and ".join(map(_short, row["networks"])),
+                " and ".join(networks),
                 " and ".join(map(str, row["high"])),
                 str(row["both"]),
                 f"{row['expected']:.1f}",
@@ -161,8 +162,8 @@ def section(results: Path) -> str:
     return "\n\n".join(
         [
             "### Are the high classes the same in every network?",
-            "High classes, as fitted, in two networks each, where either has enough for a group. By chance: how many "
-            "would be high in both if any classes were as likely as others; p: how often chance leaves as many "
+            "High classes, as fitted, in two networks that each have enough for a group. By chance: how many would "
+            "be high in both if any classes were as likely as others; p: how often chance leaves as many "
             "(one-sided, not corrected for the number of rows). Then rank correlations of the classes' mean "
             "log-densities, as fitted and left out, with 95% intervals over classes. With the same seed a class has "
             "the same random numbers in every network, which may make some of the agreement.",

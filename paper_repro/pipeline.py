@@ -248,9 +248,9 @@ class Pipeline:
         return card if card.inputs else self.scorecard
 
     def _posterior(self, stage: int) -> Step:
-        return self._fit(f"posterior_stage_{stage}", {"stage": stage}, self.representations)
+        return self.fit(f"posterior_stage_{stage}", {"stage": stage}, self.representations)
 
-    def _fit(self, name: str, of: dict[str, Any], representations: Step) -> Step:
+    def fit(self, name: str, of: dict[str, Any], representations: Step) -> Step:
         """Posterior and densities of all classes at one stage or layer."""
 
         def step(protocol: Protocol, *more: Step) -> Step:
@@ -330,7 +330,7 @@ class Pipeline:
             compute.estimate_representations,
         )
         posteriors = {
-            layer: self._fit(f"{name}/posterior_{layer}", {"network": name, "layer": layer}, representations)
+            layer: self.fit(f"{name}/posterior_{layer}", {"network": name, "layer": layer}, representations)
             for layer in other.dimensions
         }
         return Other(other.title, network, representations, posteriors)

@@ -83,7 +83,7 @@ def _untrained(work: Work) -> "nn.Module":
 
 
 def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
-    """By what they make: representations, and of either layer a posterior and densities of points left out.
+    """By what they make: representations, and of each layer a posterior and densities of points left out.
 
     Empty if the profile has no such control, and where the densities of the protocol are not those of whole fits that
     points can be left out of.
@@ -102,13 +102,7 @@ def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
     )
     steps = {"representations": found}
     for layer in profile.untrained:
-        posterior = Step(
-            f"{pipeline.folder}/untrained/posterior_{layer}",
-            {"network": "untrained", "layer": layer} | pipeline.sampler(),
-            compute.posterior,
-            (pipeline.dataset, found),
-            compute.estimate_posterior,
-        )
+        posterior = pipeline.fit(f"untrained/posterior_{layer}", {"network": "untrained", "layer": layer}, found)
         steps[f"posterior_{layer}"] = posterior
         steps[f"leave_one_out_{layer}"] = Step(
             f"{pipeline.folder}/untrained/leave_one_out_{layer}",
