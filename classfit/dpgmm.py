@@ -251,6 +251,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         X = self._validated(X)
         return self._posterior().most_probable_component(X, groups)
 
+    def fit_predict(self, X: Any, y: Any = None, groups: Any = None) -> np.ndarray:
+        """[N] int64 most probable component of each point: `fit` and `predict`. Args: as `fit`."""
+        return self.fit(X, y, groups).predict(X, groups)
+
     def _posterior(self) -> Posterior:
         """On the device as it is set now, which may be another than in `fit`."""
         return self.posterior_.to(self.device)

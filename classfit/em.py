@@ -211,6 +211,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """[N] int64 most probable component within the row's own group. Args: as `score_samples`."""
         return self.predict_proba(X, groups).argmax(1)
 
+    def fit_predict(self, X: Any, y: Any = None, groups: Any = None) -> np.ndarray:
+        """[N] int64 most probable component of each row: `fit` and `predict`. Args: as `fit`."""
+        return self.fit(X, y, groups).predict(X, groups)
+
     def bic(self, X: Any, groups: Any = None) -> float | np.ndarray:
         """Bayesian information criterion -2 log p(X) + (number of parameters) log N; lower is better.
 
@@ -219,12 +223,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Returns:
             A float; if fitted with groups [G] float64, nan for a group without points in X.
         """
-        log_density = self.score_samples(X, groups)
-        bic = np.full(len(self.groups_), np.nan)
-        for g, rows in self._rows_of_groups(len(log_density), groups):
-            mean = log_density[rows].mean()
-            bic[g] = _bic(mean, len(rows), int(np.diff(self.component_offsets_)[g]), self.n_features_in_)
-        return bic if self._with_groups else float(bic[0])
+        return self._criterion(X, groups, _bic)
+
+    def aic(self, X: Any, groups: Any = None) -> float | np.ndarray:
+        """Akaike's information criterion -2 log p(X) + 2 (number of parameters), else as `bic`."""
+        return self._criterion(X, groups, _aic)
 
     def sample(self, n_samples: int = 1, group: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Draw points from the mixture of a group.
@@ -248,6 +251,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             noise[rows] = means[k] + np.linalg.solve(precision_chol[k], noise[rows].T).T
         centre, scale = self._frames[g]
         return centre + scale * noise, components
+
+    def _criterion(self, X: Any, groups: Any, of: Callable[[float, int, int, int], float]) -> float | np.ndarray:
+        """[G] of mean log-density, points, components and features of each group; a float if fitted without groups."""
+        log_density = self.score_samples(X, groups)
+        found = np.full(len(self.groups_), np.nan)
+        for g, rows in self._rows_of_groups(len(log_density), groups):
+            n_components = int(np.diff(self.component_offsets_)[g])
+            found[g] = of(log_density[rows].mean(), len(rows), n_components, self.n_features_in_)
+        return found if self._with_groups else float(found[0])
 
     def _check_parameters(self) -> list[int]:
         """The numbers of components to try."""
@@ -367,8 +379,15 @@ def _in_units(mixture: Mixtures, centre: np.ndarray, scale: np.ndarray) -> tuple
 
 
 def _bic(mean_log_density: float, N: int, K: int, D: int) -> float:
-    n_parameters = K * (1 + D + D * (D + 1) / 2) - 1
-    return float(-2 * N * mean_log_density + n_parameters * np.log(N))
+    return float(-2 * N * mean_log_density + _n_parameters(K, D) * np.log(N))
+
+
+def _aic(mean_log_density: float, N: int, K: int, D: int) -> float:
+    return float(-2 * N * mean_log_density + 2 * _n_parameters(K, D))
+
+
+def _n_parameters(K: int, D: int) -> float:
+    return K * (1 + D + D * (D + 1) / 2) - 1
 
 
 def _batches(starts: list[_Start], points: list[np.ndarray]) -> Iterator[list[_Start]]:

@@ -278,7 +278,7 @@ def _c4(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
         _below(
             "the mean distance within a class does not explain it: less than a quarter of the variance of ranks",
             f"size of the rank correlation over classes (a quarter is {LITTLE} squared)",
-            *resampled(len(density), lambda rows: abs(rank_correlation(distance[rows], density[rows]))),
+            *rank_correlation_interval(distance, density, size=True),
             LITTLE,
         ),
     ], remark
@@ -327,7 +327,7 @@ def _c5(figures: Mapping[str, Stored]) -> tuple[list[Part], str]:
     def trend(values: np.ndarray) -> Interval:
         if at < LEAST_BINS:
             return (rank_correlation(values[:at], np.arange(at)), float("nan"), float("nan"))
-        return resampled(at, lambda rows: rank_correlation(values[rows], rows))
+        return rank_correlation_interval(values[:at], np.arange(at))
 
     parts = [
         _above(

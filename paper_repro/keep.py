@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paper_repro.pipeline import Pipeline
-from paper_repro.report import write_report
+from paper_repro.report import write_reports
 from paper_repro.steps import PROVENANCE, State, Step, Workspace
 from paper_repro.storage import write_json
 
@@ -94,9 +94,7 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
                         _copy(workspace, written, step, whole=step.name in whole)
         if not kept:
             raise KeepError(f"there is nothing to keep: no figure is finished in {workspace.root}")
-        for pipeline in pipelines:  # when all are there: each report names the others
-            if pipeline.folder in kept:
-                write_report(written, pipeline)
+        write_reports(written, [pipeline for pipeline in pipelines if pipeline.folder in kept])
         n_bytes = _check_size(copy, limit, apart={step.name for step in _trained(pipelines[0])})
         if folder.exists():
             folder.rename(previous)

@@ -5,6 +5,7 @@ It is self-contained, but for the report on kept results: that shows the picture
 
 import csv
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import State, Step, Workspace
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_reports"]
 
 MANY_FLAGGED = 12
 """More names of classes than these are folded."""
@@ -42,6 +43,13 @@ def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
             other.scorecard = other.scorecard_there(workspace)
             _write(workspace, other, comparison)
     return _write(workspace, pipeline, comparison)
+
+
+def write_reports(workspace: Workspace, pipelines: Sequence[Pipeline]) -> None:
+    """Write the reports of several protocols, as `write_report`: what compares them is drawn once."""
+    comparison = compare(workspace, pipelines[0])
+    for pipeline in pipelines:
+        _write(workspace, pipeline, comparison)
 
 
 def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | None) -> Path:

@@ -1,6 +1,7 @@
 """The statistics of the scorecard: gaps that chance does not leave, and intervals."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -91,7 +92,12 @@ def gap_p_value(values: np.ndarray, seed: int = 0) -> float:
     `unimodal_bandwidth`, shrunk to their variance (Silverman's smoothed bootstrap). Samples are drawn N_BOOTSTRAP at a
     time until it is clear on which side of 1 - LEVEL the p-value lies (four standard errors), or MOST_BATCHES times.
     """
-    values = np.asarray(values, dtype=np.float64)
+    return _gap_p_value(np.asarray(values, dtype=np.float64).tobytes(), seed)
+
+
+@lru_cache(maxsize=256)  # a figure, its words, the table of classes and the scorecard ask for the same ones
+def _gap_p_value(of: bytes, seed: int) -> float:
+    values = np.frombuffer(of)
     if np.ptp(values) == 0:
         return 1.0
     bandwidth = unimodal_bandwidth(values)
@@ -166,18 +172,20 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Interval:
-    """Rank correlation of two numbers of n units, [n] each, and its 95% interval over them, as `resampled`."""
+def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0, *, size: bool = False) -> Interval:
+    """Rank correlation of two numbers of n units, [n] each, or its size, and its 95% interval over them, as
+    `resampled`."""
     from scipy.stats import rankdata
 
+    value = rank_correlation(a, b)
     if len(a) < LEAST_IN_GROUP:
-        return rank_correlation(a, b), float("nan"), float("nan")
+        return abs(value) if size else value, float("nan"), float("nan")
     rows = np.random.default_rng(seed).integers(len(a), size=(N_BOOTSTRAP, len(a)))
     ranks = [rankdata(values[rows], axis=1) for values in (a, b)]
     x, y = (part - part.mean(1, keepdims=True) for part in ranks)
     with np.errstate(invalid="ignore"):  # all the same in a draw: nan, which is left out
         draws = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return _with_interval(rank_correlation(a, b), draws)
+    return _with_interval(abs(value), np.abs(draws)) if size else _with_interval(value, draws)
 
 
 def bins_a_side(n_bins: int, at: int) -> int:

@@ -57,4 +57,4 @@ if __name__ == "__main__":
     pipeline = Pipeline(TINY_PROFILE, TINY_PROTOCOL)
     workspace = Workspace(Path(sys.argv[1]))
     with workspace.lock():
-        workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
+        workspace.run([*(pipeline.figures[name] for name in sys.argv[2:]), pipeline.classes])

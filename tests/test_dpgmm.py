@@ -239,6 +239,7 @@ def test_predict_names_the_component_of_well_separated_points():
     labels = model.predict(X)
     assert len(np.unique(labels)) == 3
     assert all(len(np.unique(labels[truth == k])) == 1 for k in range(3))
+    np.testing.assert_array_equal(model.fit_predict(X), labels)
     probability = model.posterior_.component_probabilities(X)
     assert np.allclose(probability.sum(1), 1)
 

@@ -51,6 +51,7 @@ def test_attributes_are_those_of_scikit_learn():
     np.testing.assert_array_equal(ours.predict(new), peer.predict(new))
     assert ours.score(new) == pytest.approx(peer.score(new), rel=PEER_RELATIVE)
     assert ours.bic(new) == pytest.approx(peer.bic(new), rel=PEER_RELATIVE)
+    assert ours.aic(new) == pytest.approx(peer.aic(new), rel=PEER_RELATIVE)
     product = ours.precisions_cholesky_ @ ours.precisions_cholesky_.swapaxes(1, 2) @ ours.covariances_
     np.testing.assert_allclose(product, np.broadcast_to(np.eye(3), product.shape), atol=PEER_RELATIVE)
 
@@ -120,6 +121,9 @@ def test_bic_chooses_the_number_of_components_in_each_group():
     only = model.bic(X[:200], groups[:200])
     assert only[0] == pytest.approx(singles[0][0], rel=PEER_RELATIVE)
     assert np.isnan(only[1])
+    # They differ by 5 and 11 parameters, each at 2 in place of log 200.
+    np.testing.assert_allclose(model.bic(X, groups) - model.aic(X, groups), np.array([5, 11]) * (np.log(200) - 2))
+    np.testing.assert_array_equal(model.fit_predict(X, groups=groups), model.predict(X, groups))
     probability = model.predict_proba(X, groups)
     assert probability.shape == (400, 2)
     np.testing.assert_array_equal(probability[:200], np.repeat([[1.0, 0.0]], 200, axis=0))

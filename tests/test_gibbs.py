@@ -418,14 +418,16 @@ def draw_points(rng, labels: np.ndarray, D: int, kappa0: float, nu0: float) -> n
 
 def draw_partitions(rng, alpha: np.ndarray, n: int) -> np.ndarray:
     """Chinese restaurant process, one partition of n points for each alpha."""
-    labels = np.zeros((len(alpha), n), np.int64)
-    for c, a in enumerate(alpha):
-        sizes = [1.0]
-        for i in range(1, n):
-            k = rng.choice(len(sizes) + 1, p=np.array([*sizes, a]) / (i + a))
-            labels[c, i] = k
-            sizes = [*sizes, 0.0] if k == len(sizes) else sizes
-            sizes[k] += 1
+    every = np.arange(len(alpha))
+    labels, weight, K = np.zeros((len(alpha), n), np.int64), np.zeros((len(alpha), n + 1)), np.zeros_like(every)
+    for i in range(n):
+        weight[every, K] = alpha
+        k = (weight.cumsum(1) <= (i + alpha)[:, None] * rng.random((len(alpha), 1))).sum(1)
+        k = np.minimum(k, K)  # rounding
+        weight[every, K] = 0
+        weight[every, k] += 1
+        labels[:, i] = k
+        K += k == K
     return labels
 
 

@@ -23,6 +23,7 @@ from paper_repro.statistics import (
     negative,
     normal_interval,
     p_words,
+    rank_correlation,
     rank_correlation_interval,
     resampled,
     share_error,
@@ -630,6 +631,20 @@ def test_bootstrap_intervals_are_of_95_percent():
     assert (high - low) / (2 * 1.96 * values.std() / np.sqrt(200)) == pytest.approx(1, abs=0.08)
     ends = np.array([rank_correlation_interval(rng.random(200), rng.random(200))[1:] for _ in range(10)])
     assert np.diff(ends).mean() / (2 * 1.96 / np.sqrt(199)) == pytest.approx(1, abs=0.08)
+
+
+def test_the_interval_of_a_rank_correlation_is_the_resampled_one():
+    rng = np.random.default_rng(0)
+    values = np.round(3 * rng.standard_normal(40))  # with ties
+    others = rng.standard_normal(40) - values
+    found = resampled(40, lambda rows: rank_correlation(values[rows], others[rows]))
+    assert rank_correlation_interval(values, others) == pytest.approx(found, rel=1e-12)
+    of_size = resampled(40, lambda rows: abs(rank_correlation(values[rows], others[rows])))
+    assert found[0] == -of_size[0]
+    assert rank_correlation_interval(values, others, size=True) == pytest.approx(of_size, rel=1e-12)
+    # All units of a draw are often alike.
+    found = resampled(6, lambda rows: rank_correlation(rows % 2, rows))
+    assert rank_correlation_interval(np.arange(6) % 2, np.arange(6)) == pytest.approx(found, rel=1e-12)
 
 
 def test_a_difference_across_a_bin_without_a_value_has_none():

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
@@ -47,7 +48,8 @@ def pipeline():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, pipeline):
     workspace = Workspace(tmp_path_factory.mktemp("robustness") / "tiny")
-    workspace.run([*(pipeline.figures[name] for name in FIGURES), control_of(pipeline)])
+    with pictures.left_empty():
+        workspace.run([*(pipeline.figures[name] for name in FIGURES), control_of(pipeline)])
     return workspace
 
 

@@ -1,5 +1,7 @@
 """Split-merge and corrected block moves: engine against reference label for label; enumeration; Geweke's test."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -265,6 +267,12 @@ def assert_posterior_over_partitions(labels: np.ndarray, exact: dict[tuple[int, 
     assert np.mean(error**2) < 1 + MONTE_CARLO_SIGMAS * np.sqrt(2 / len(error))
 
 
+@cache
+def exact_posterior_of_six_points(inverse_temperature: float = 1.0) -> dict[tuple[int, ...], float]:
+    prior = make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3)
+    return exact_posterior(POINTS, prior, 0.7, inverse_temperature)
+
+
 def six_points(n_chains: int):
     prior = make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3)
     arguments = {
@@ -273,7 +281,7 @@ def six_points(n_chains: int):
     }
     alpha = torch.full((n_chains,), 0.7, dtype=torch.float64)
     state = GibbsState(torch.zeros(6 * n_chains, dtype=torch.int64), alpha)
-    return exact_posterior(POINTS, prior, 0.7), state, torch.from_numpy(np.tile(POINTS, (n_chains, 1))), arguments
+    return exact_posterior_of_six_points(), state, torch.from_numpy(np.tile(POINTS, (n_chains, 1))), arguments
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -312,7 +320,7 @@ def test_tempered_sweeps_sample_the_tempered_posterior(block_size):
     rng = np.random.default_rng(51)
     n_chains, n_sweeps, n_discard, beta = 300, 260, 40, 0.6
     _, state, x, arguments = six_points(n_chains)
-    exact = exact_posterior(POINTS, make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3), 0.7, beta)
+    exact = exact_posterior_of_six_points(beta)
     order, uniforms, _ = make_noise(rng, arguments["group_offsets"], n_sweeps)
     arguments |= {"block_size": block_size, "inverse_temperature": torch.full((n_chains,), beta, dtype=torch.float64)}
     result = gibbs_sweep(state, x, order, uniforms, correction=torch.from_numpy(rng.random(order.shape)), **arguments)

@@ -13,7 +13,7 @@ from paper_repro.chains import SHATTERED
 from paper_repro.controls import EXACT, PAPER, STATISTICS, VARIANTS
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import rank_correlation, resampled
+from paper_repro.statistics import rank_correlation_interval
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -199,7 +199,7 @@ def finding(stored: Stored) -> str:
         )
     if len(stored["memorization"]):
         tendency = _tendency(stored, c)
-        value, low, high = resampled(G, lambda rows: rank_correlation(tendency[rows], stored["memorization"][rows]))
+        value, low, high = rank_correlation_interval(tendency, stored["memorization"])
         if np.isfinite(value):
             text += (
                 f"Rank correlation of a class's tendency to shatter at stage {cell_stage} with its published mean "
