@@ -1,5 +1,6 @@
 """Set-up that all tests share."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_checks
+
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+    import quick_interpreter
+
+    quick_interpreter.use()
 
 # scikit-learn's estimator checks skip their array-API part without it; scipy reads it when it is first imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
