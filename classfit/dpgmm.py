@@ -231,7 +231,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1, group: Any = None) -> np.ndarray:
         """[n_samples, D] draws from the posterior predictive of a group, of the dtype of the X of `fit`.
 
-        The same each time if random_state is an int. `group` may be None if there is only one.
+        The same each time if random_state is an int. `group` may be None if there is only one. There are no components
+        with them, as of `GaussianMixture.sample`: the predictive is a mean over sweeps, each with its own.
         """
         check_is_fitted(self, "posterior_")
         seed = int(check.random_state_of(self.random_state).randint(2**31 - 1))

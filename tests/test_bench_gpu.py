@@ -1,6 +1,5 @@
 """`make bench-gpu` without a GPU: its checks under the interpreter, small, and its file; and the performance model."""
 
-import functools
 import importlib
 import json
 import subprocess
@@ -27,13 +26,10 @@ SMALL = gpu.Sizes(
     chain_groups=0,
 )  # fmt: skip
 
-TINY = SMALL._replace(group=4, sweeps=1, proposals=1, states=1)
-
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered in log:RuntimeWarning")
 
 
-def test_a_run_checks_everything_times_everything_and_is_stored(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_timings, "timed", functools.partial(gpu_timings.timed, warm_up=0))  # nothing is compiled
+def test_a_run_checks_everything_times_everything_and_is_stored(tmp_path):
     said = []
     report = gpu.run(DEVICE, seed=1, seconds=FAR, sizes=SMALL, say=said.append)
     failed = [check for check in report["checks"] if not check["passed"]]
@@ -80,7 +76,7 @@ def test_what_is_timed_is_the_engine_without_argument_checks(monkeypatch):
         return {"median": 2.0 if checked else 1.0}
 
     monkeypatch.setattr(gpu_timings, "timed", was_checked)
-    for name, _, measure in gpu_timings.measurements(DEVICE, TINY, seed=1):
+    for name, _, measure in gpu_timings.measurements(DEVICE, SMALL, seed=1):
         found = measure()
         assert found["seconds"]["median"] == 1.0, name
         assert found["seconds_with_argument_checks"] == 2.0, name
@@ -164,7 +160,7 @@ def test_a_wrong_answer_at_the_timed_shape_fails_and_has_no_ratio(monkeypatch):
     monkeypatch.setattr(gpu_timings, "timed", no_warm_up)
     for name, change in changes.items():
         monkeypatch.setattr(engine, name, wrong(getattr(engine, name), change))
-    report = gpu.run(DEVICE, seed=1, seconds=FAR, sizes=TINY, say=lambda line: None)
+    report = gpu.run(DEVICE, seed=1, seconds=FAR, sizes=SMALL, say=lambda line: None)
     assert not report["passed"]
     assert len(report["timings"]) == 10
     for timing in report["timings"]:

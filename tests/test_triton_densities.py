@@ -424,8 +424,7 @@ def everything(case):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_output_is_written_and_two_runs_give_the_same_bits(request, dtype):
-    tile = 128 if dtype == torch.float32 else 64
-    cases = [mixture_case(N, M, D, dtype) for N, M, D in ((1, 1, 1), (63, 17, 3), (tile + 1, 2, 100))]
+    cases = [mixture_case(N, M, D, dtype) for N, M, D in ((1, 1, 1), (63, 17, 3), (129, 2, 100))]
     expected = [everything(case) for case in cases]
     request.getfixturevalue("poisoned")
     for case, values in zip(cases, expected, strict=True):
