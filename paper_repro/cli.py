@@ -170,11 +170,11 @@ def run(
             cannot = error
         if figures or cannot:
             # Of the claims, those whose figures are there and up to date.
-            behind = workspace.to_do(pipeline.figures.values())
+            behind = workspace.to_do(pipeline.figures.values(), kept=True)
             pipeline.scorecard = pipeline.scorecard_of(
                 name for name, step in pipeline.figures.items() if step not in behind
             )
-            computed += workspace.run([pipeline.scorecard] if pipeline.scorecard.inputs else [])
+            computed += workspace.run([pipeline.scorecard] if pipeline.scorecard.inputs else [], kept=True)
         path = write_report(workspace, pipeline)
     if not computed and not cannot:
         console.print("Everything was up to date.")

@@ -538,8 +538,8 @@ def extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int
     """Seconds for `all_` from the timings of `few` and `more`, on a straight line."""
     if all_ <= few:
         return seconds(all_)
-    seconds(few)  # what is compiled or loaded on the first call is not what is measured
-    first = seconds(few)
-    if first / few * all_ < WORTH_SAYING_SECONDS:
-        return first / few * all_
+    for _ in range(2):  # what is compiled or loaded on the first call is not what is measured, unless it hardly counts
+        first = seconds(few)
+        if first / few * all_ < WORTH_SAYING_SECONDS:
+            return first / few * all_
     return first + max(seconds(more) - first, 0) / (more - few) * (all_ - few)

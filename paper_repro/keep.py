@@ -1,7 +1,7 @@
 """Results that stay in the repository: figures, scorecards, tables, provenance; not what they were computed from.
 
 A kept folder is a workspace whose steps are either whole (figures, scorecard, table of classes, and, if they are small,
-the network and the trials of memorization) or kept in part (the rest): of those the report reads a few small files, and
+networks and the trials of memorization) or kept in part (the rest): of those the report reads a few small files, and
 the provenance has the hashes of the others, so that what was made from what can still be checked. `paper-repro draw
 --runs-dir` redraws figures and report from it, and a run that begins from a copy of it does not train those again.
 """
@@ -21,7 +21,7 @@ __all__ = ["LIMIT_BYTES", "KeepError", "Kept", "default_folder", "keep"]
 LIMIT_BYTES = 10_000_000
 """Of all that is kept but what was trained: it lies in the repository for good."""
 TRAINED_BYTES = 6_000_000
-"""The network, and the trials of memorization, are kept beside it if each is up to this size: they take longest."""
+"""Networks, and the trials of memorization, are kept beside it if each is up to this size: they take longest."""
 FILES = {"dataset": ("dataset.json",), "network": ("network.json", "history.csv")}
 """What the report reads of steps that are kept in part, by the last part of their names."""
 
@@ -66,7 +66,7 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
         workspace: of the run, locked.
         pipelines: of one profile, by protocol; those without a finished figure are left out.
         folder: where to keep it.
-        limit: most bytes in all, but for the network and the trials of memorization.
+        limit: most bytes in all, but for networks and the trials of memorization.
 
     Raises:
         KeepError: no finished figure, something out of date or damaged, or more bytes than the limit.
@@ -123,7 +123,8 @@ def _whole(pipeline: Pipeline) -> list[Step]:
 def _trained(pipeline: Pipeline) -> list[Step]:
     """The steps that are hours of training, and small."""
     memorization = pipeline.robustness.get("memorization")
-    return [pipeline.network, *([memorization] if memorization else [])]
+    others = [other.network for other in pipeline.others.values()]
+    return [pipeline.network, *others, *([memorization] if memorization else [])]
 
 
 def _bytes(workspace: Workspace, step: Step) -> int:
@@ -168,7 +169,7 @@ def _check_size(folder: Path, limit: int, apart: set[str]) -> int:
     files = [path for path in folder.rglob("*") if path.is_file()]
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     n_bytes = sum(sizes.values())
-    sizes = {name: size for name, size in sizes.items() if name.split("/")[0] not in apart}
+    sizes = {name: size for name, size in sizes.items() if name.rpartition("/")[0] not in apart}
     total = sum(sizes.values())
     if total > limit:
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]

@@ -159,10 +159,8 @@ def _code(text: str) -> Any:
 
 
 def inline_svg(svg: str, name: str) -> str:
-    """The <svg> element alone, with ids of its own and the colours of the page, so that it follows light and dark."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    """The <svg> element alone, with names of its own and the colours of the page, so that it follows light and dark."""
+    svg = re.sub(r'(\bid="|href="#|url\(#|\bclass="|(?<=})\.(?=\w+{))', rf"\g<1>{name}-", svg)
     for variable, colour in _page_colours().items():
         svg = re.sub(re.escape(colour), f"var(--{variable})", svg, flags=re.IGNORECASE)
     # The page sets the width; the height follows from the view box.

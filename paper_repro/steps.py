@@ -182,8 +182,12 @@ class Workspace:
         files = record["files"] if record else {}
         return [name for name, digest in files.items() if not _matches(folder / name, digest)]
 
-    def run(self, targets: Iterable[Step]) -> list[Step]:
+    def run(self, targets: Iterable[Step], *, kept: bool = False) -> list[Step]:
         """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed.
+
+        Args:
+            targets: what is wanted.
+            kept: steps kept in part count as done: the targets read nothing of them.
 
         Raises:
             DiscardError: some are finished, or begun, with other settings, inputs or versions, or are damaged, and took
@@ -191,12 +195,12 @@ class Workspace:
             CannotError: some cannot be computed; all that does not need them has been.
         """
         targets = list(targets)
-        self._refuse_to_discard(self.to_do(targets))
+        self._refuse_to_discard(self.to_do(targets, kept=kept))
         computed: list[Step] = []
         finished: set[str] = set()
         failed: dict[str, CannotError] = {}
         for step in targets:
-            self._ensure(step, finished, computed, failed)
+            self._ensure(step, finished, computed, failed, kept)
         if failed:
             raise CannotError("\n".join(dict.fromkeys(map(str, failed.values()))))
         return computed
@@ -266,16 +270,16 @@ class Workspace:
             yield
 
     def _ensure(
-        self, step: Step, finished: set[str], computed: list[Step], failed: dict[str, CannotError]
+        self, step: Step, finished: set[str], computed: list[Step], failed: dict[str, CannotError], kept: bool
     ) -> CannotError | None:
         """Returns why it cannot be computed, if so."""
         if step.name in finished:
             return failed.get(step.name)
         # All of them: what one lacks does not keep the others from being finished.
-        behind = [error for step_in in step.inputs if (error := self._ensure(step_in, finished, computed, failed))]
-        if behind:
+        errors = [self._ensure(step_in, finished, computed, failed, kept) for step_in in step.inputs]
+        if behind := list(filter(None, errors)):
             failed[step.name] = behind[0]
-        elif not self._is_up_to_date(step):
+        elif not self._is_up_to_date(step, kept):
             try:
                 self._compute(step)
                 computed.append(step)
@@ -285,9 +289,9 @@ class Workspace:
         finished.add(step.name)
         return failed.get(step.name)
 
-    def _is_up_to_date(self, step: Step) -> bool:
+    def _is_up_to_date(self, step: Step, kept: bool) -> bool:
         """As `state`, knowing that the inputs are finished; says why if not."""
-        if self._is_done(step):
+        if self._is_done(step, kept=kept):
             return True
         state = self.state(step, with_inputs=False)
         if state == State.DONE:

@@ -109,14 +109,21 @@ def test_what_is_kept(kept_once, run):
         assert (kept_once / "small" / name).read_bytes() == (run.root / name).read_bytes()
 
 
-def test_the_trials_of_memorization_are_kept_as_the_network_is(tmp_path):
+def test_other_networks_and_trials_of_memorization_are_kept_as_the_network_is(tmp_path):
     digits = Pipeline(PROFILES["digits"], PROTOCOLS["paper"])
-    assert [step.name for step in keeping._trained(digits)] == ["network", "memorization"]
+    trained = [step.name for step in keeping._trained(digits)]
+    assert trained == ["network", "convnet/network", "vit/network", "mixer/network", "memorization"]
     workspace = Workspace(tmp_path)
     step = Step("memorization", {}, lambda work: storage.write_bytes(work.folder / "trials.npz", b"0" * 1_000), ())
     assert keeping._bytes(workspace, step) == 0
     workspace.run([step])
     assert keeping._bytes(workspace, step) == 1_000
+    for name in ("convnet/network/weights.safetensors", "convnet/representations/provenance.json"):
+        (tmp_path / "kept" / name).parent.mkdir(parents=True)
+        (tmp_path / "kept" / name).write_bytes(b"0" * 1_000)
+    assert keeping._check_size(tmp_path / "kept", limit=1_000, apart=set(trained)) == 2_000
+    with pytest.raises(KeepError, match=r"0.0 MB are more .* the largest: convnet/representations/prov\S+ 0.00 MB\. "):
+        keeping._check_size(tmp_path / "kept", limit=999, apart=set(trained))
 
 
 def test_steps_are_whole_or_in_part(kept_once, run):
@@ -144,7 +151,7 @@ def test_large_weights_are_left_out(run, tmp_path, monkeypatch):
         page = " ".join((tmp_path / "small" / "paper" / "report.html").read_text(encoding="utf-8").split())
         without = "without images and fits." if names else "without images, networks and fits."
         assert without in page
-        assert ("and the weights of the residual network" in page) == bool(names)
+        assert ("and the weights of the networks whose classes are fitted" in page) == bool(names)
 
 
 def test_nothing_is_taken_for_what_a_run_could_go_on_from(kept_once):

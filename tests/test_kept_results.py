@@ -21,7 +21,7 @@ from paper_repro.traces import thinned
 
 RESULTS = CHECKOUT / "paper_repro" / "results"
 KEPT_PROFILES = readme.kept_profiles(RESULTS)
-TRAINED = ("network", "memorization")
+TRAINED = ("network", "convnet/network", "memorization")
 NONE_KEPT = "no result is kept in paper_repro/results yet"
 
 
@@ -123,12 +123,16 @@ def test_thinned_traces():
 def test_compact_pictures():
     style = ' clip-path="url(#p)" style="fill: none; stroke: #0072b2"'
     svg = (
-        '<svg>\n <!-- 20 -->\n <defs>\n  <clipPath id="p"><rect id="r" width="1"/></clipPath>\n'
+        '<?xml version="1.0"?>\n<svg xmlns:xlink="http://www.w3.org/1999/xlink" width="9pt">\n <!-- 20 -->\n <defs>\n'
+        '  <style type="text/css">*{stroke-linecap: butt}</style>\n'
+        '  <clipPath id="p"><rect id="r" width="1"/></clipPath>\n'
         '  <path id="m" d="M 0 1.2345678 \nL 2 -0.00049 \nz\n" style="stroke: #0072b2"/>\n'
         '  <path id="n" d="M 0 1" style="stroke: #0072b2"/>\n </defs>\n <g id="lines">\n'
-        f'  <g id="line_1">\n   <path d="M 1 2 \nL 3 1.5 \nL 2.9 4.5 \nz\nM 9 9 \nL 6 9 \n"{style}/>\n  </g>\n'
+        '  <g id="line_1">\n   <path d="M 1 2 \nL 3 1.5 \nL 2.9 4.5 \nz\nM 9 9 \nL 6 9 \nL 6 19.5 \n"'
+        f"{style}/>\n  </g>\n"
         f'  <g id="line_2">\n   <path d="M 5 6 \nC 7 8 9 10 11 12 \n"{style}/>\n  </g>\n'
-        '  <g transform="scale(0.1)">\n   <use xlink:href="#n"/>\n'
+        '  <g id="tick"><g id="mark"><use xlink:href="#m" x="7" style="stroke: #0072b2"/></g><g id="none"/></g>\n'
+        '  <g transform="translate(231.293436 8.5) scale(0.0123 -0.0123)">\n   <use xlink:href="#n"/>\n'
         '   <use xlink:href="#m" transform="translate(40.625 0)"/>\n'
         '   <use xlink:href="#n" transform="translate(80 -9.5) scale(0.7)"/>\n'
         '   <use xlink:href="#m" transform="translate(90 -9.5)"/>\n  </g>\n'
@@ -137,14 +141,16 @@ def test_compact_pictures():
     )
     short = ' clip-path="url(#i0)" style="fill:none;stroke:#0072b2"'
     assert compact_svg(svg) == (
-        '<svg><defs><clipPath id="i0"><rect width="1"/></clipPath>'
-        '<path id="i2" d="M0 1.23l2-1.23z" style="stroke:#0072b2"/>'
-        '<path id="i1" d="M0 1" style="stroke:#0072b2"/></defs>'
-        f'<g><g{short}><path d="M1 2l2-.5l-.1 3zM9 9l-3 0"/><path d="M5 6C7 8 9 10 11 12"/></g>'
-        '<g transform="scale(0.1)"><use xlink:href="#i1"/><use xlink:href="#i2" x="40.62"/>'
-        '<use xlink:href="#i1" transform="translate(80 -9.5) scale(0.7)"/><use xlink:href="#i2" x="90" y="-9.5"/></g>'
-        '<use xlink:href="#i1" x="1.23" y="2" style="opacity:0.5"/>'
-        '<use xlink:href="#i2" x="3" y="4" style="opacity:0.5"/>'
+        '<svg width="9pt"><defs><style type="text/css">svg{stroke-linecap: butt}.c0{stroke:#0072b2}</style>'
+        '<clipPath id="i0"><rect width="1"/></clipPath>'
+        '<path id="i1" d="M0 1.23l2-1.23z" class="c0"/>'
+        '<path id="i2" d="M0 1" class="c0"/></defs>'
+        f'<g><g{short}><path d="M1 2l2-.5l-.1 3zM9 9h-3v10.5"/><path d="M5 6C7 8 9 10 11 12"/></g>'
+        '<use href="#i1" x="7" class="c0"/>'
+        '<g transform="translate(231.29 8.5) scale(0.0123 -0.0123)"><use href="#i2"/><use href="#i1" x="40.62"/>'
+        '<use href="#i2" transform="translate(80 -9.5) scale(0.7)"/><use href="#i1" x="90" y="-9.5"/></g>'
+        '<use href="#i2" x="1.23" y="2" style="opacity:0.5"/>'
+        '<use href="#i1" x="3" y="4" style="opacity:0.5"/>'
         "</g></svg>"
     )
     for compact in (

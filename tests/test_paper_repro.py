@@ -36,6 +36,7 @@ from paper_repro.steps import State, Workspace, derived_seed
 
 SECONDS_TO_WAIT = 300
 FIGURES = list(Pipeline(TINY_PROFILE, TINY_PROTOCOL).figures)
+DRAWN_AGAIN = ("figure_1", "figure_3", "figure_a5", "figure_b4")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "tiny", TINY_PROFILE)
         patch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
-        result = CliRunner().invoke(app, ["run", "--profile", "tiny", "--runs-dir", str(runs)])
+        # Of pictures those that tests compare with others: all are written from kept numbers elsewhere.
+        with pictures.left_empty(but=(*DRAWN_AGAIN, "figure_2", "figure_a6")):
+            result = CliRunner().invoke(app, ["run", "--profile", "tiny", "--runs-dir", str(runs)])
     assert result.exit_code == 0, result.output
     report = runs / "tiny" / "paper" / "report.html"
     assert result.output.splitlines()[-1] == str(report.resolve())
@@ -202,17 +205,31 @@ def test_one_figure_alone_needs_only_its_own_steps(tmp_path, command):
 
 
 def test_draw_needs_no_network_and_no_data(finished, tmp_path, command):
-    some = ("figure_1", "figure_3", "figure_a5", "figure_b4")
-    for name in some:
+    for name in DRAWN_AGAIN:
         shutil.copytree(finished / "tiny" / "paper" / name, tmp_path / "tiny" / "paper" / name)
     (tmp_path / "tiny" / "paper" / "figure_1" / "figure_1.svg").unlink()
-    before = {key: value for key, value in results(finished).items() if any(f"/{name}/" in key for name in some)}
+    before = {key: value for key, value in results(finished).items() if any(f"/{name}/" in key for name in DRAWN_AGAIN)}
     result = command("draw", "--profile", "tiny", "--runs-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert results(tmp_path) == before
     page = (tmp_path / "tiny" / "paper" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<figure ") == len(some)
+    assert page.count("<figure ") == len(DRAWN_AGAIN)
     assert "Out of date" not in page
+
+
+def test_a_run_from_kept_results_tests_the_claims_of_all_its_figures(finished, command, tmp_path):
+    where = ("--profile", "tiny", "--runs-dir")
+    assert command("keep", *where, finished, "--into", tmp_path).exit_code == 0
+    shutil.rmtree(tmp_path / "tiny" / "paper" / "figure_2")
+    path = tmp_path / "tiny" / "paper" / "scorecard" / "scorecard.json"
+    before = storage.read_json(path)
+    with pictures.left_empty():
+        result = command("run", "figure_2", *where, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "✓ paper/figure_2" in result.output
+    assert "figure_1" not in result.output
+    assert storage.read_json(path) == before
+    assert command("check", *where, tmp_path).exit_code == 0
 
 
 def test_draw_refuses_damaged_numbers(runs, command):

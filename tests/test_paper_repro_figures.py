@@ -513,6 +513,10 @@ def test_inline_svg_is_self_contained_and_follows_the_page(tmp_path):
     used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
     assert used
     assert used <= set(ids)
+    classes = set(re.findall(r'class="([^"]+)"', svg))
+    assert classes
+    assert classes == set(re.findall(r"}\.([^{]+){", svg))
+    assert all(name.startswith("figure_1-") for name in classes)
     assert "var(--low)" in svg
     assert "var(--high)" in svg
     assert style.LOW not in svg

@@ -110,6 +110,22 @@ def test_folds_that_are_done_take_no_more_time(tmp_path, monkeypatch):
         assert computations.estimate_posterior(work) == left * 10
 
 
+def test_what_is_short_is_timed_once_and_what_is_long_without_what_the_first_call_compiles():
+    def timings(compiling, fixed, each):
+        asked = []
+
+        def seconds(n):
+            asked.append(n)
+            return (compiling if len(asked) == 1 else 0) + fixed + each * n
+
+        return computations.extrapolated(seconds, 10, 40, 1000), asked
+
+    assert timings(0, 0, 0.01) == (pytest.approx(10), [10])
+    assert timings(100, 0, 0.01) == (pytest.approx(10), [10, 10])
+    assert timings(100, 2, 0.1) == (pytest.approx(102), [10, 10, 40])
+    assert computations.extrapolated(lambda n: n, 10, 40, 7) == 7
+
+
 def test_the_line_says_what_is_known():
     text = plan.describe(plan.Plan(7, {"a": 30.0, "b": 7200.0}, ["c"], 2_500_000_000, 10**11))
     assert text == (

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -9,6 +10,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
@@ -72,7 +74,9 @@ _RC: Any = {
 }
 
 HEAD_INCHES, DPI = 0.62, 100
-PNG_COLOURS = 128
+PNG_COLOURS, PNG_DPI = 128, 180
+_SAID_OF_SVG = ("Creator", "Date", "Format", "Type")
+"""Metadata that matplotlib writes of itself, and that are left out."""
 LINE_POINTS = 9
 """Height of a line of small print."""
 
@@ -155,35 +159,43 @@ def nats(value: float) -> str:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write the picture as SVG (transparent) and PNG (white), both small; the same figure gives the same bytes."""
-    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
     with mpl.rc_context(_RC):
         _settle(figure)
-    for kind in ("svg", "png"):
-        buffer = io.BytesIO()
-        with mpl.rc_context(_RC):
-            paper = "none" if kind == "svg" else "white"
-            for axes in figure.axes:
-                axes.set_facecolor(paper)
-            figure.savefig(buffer, format=kind, dpi=180, facecolor=paper, metadata=metadata[kind])
-        small = compact_svg(buffer.getvalue().decode()).encode() if kind == "svg" else _few_colours(buffer)
-        write_bytes(folder / f"{name}.{kind}", small)
+        _on_paper(figure, "none")
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", facecolor="none", metadata=dict.fromkeys(_SAID_OF_SVG))
+        _on_paper(figure, "white")
+        figure.dpi = PNG_DPI
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    write_bytes(folder / f"{name}.svg", compact_svg(svg.getvalue()).encode())
+    write_bytes(folder / f"{name}.png", _few_colours(np.asarray(canvas.buffer_rgba())))
+
+
+def _on_paper(figure: Figure, colour: str) -> None:
+    figure.set_facecolor(colour)
+    for axes in figure.axes:
+        axes.set_facecolor(colour)
 
 
 def compact_svg(svg: str) -> str:
     """The same picture in half the bytes or fewer: hundredths of a point, lines by their steps, letters by their
-    places, short names of what is used again and of nothing else, and what neighbours share said once."""
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    places, short names of what is used again and of nothing else, and looks that several share said once."""
+    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"(?<=>)\s+(?=<)", "", svg)
+    svg = re.sub(r' xmlns:xlink="[^"]*"|\bxlink:(?=href=)', "", svg)  # since SVG 2
+    svg = svg.replace(">*{", ">svg{")  # what each element were told, it would not take from its group
     svg = _short_names(svg)
     svg = _LETTER.sub(r'\1 x="\2" y="\3"/>', svg).replace(' y="0"/>', "/>")
-    svg = re.sub(r'\b(d|x|y)="([^"]*)"', lambda found: f'{found[1]}="{_hundredths(found[2])}"', svg)
+    svg = re.sub(r'\b(d="|x="|y="|translate\()([^")]*)', lambda found: found[1] + _hundredths(found[2]), svg)
     svg = re.sub(r'(?<=\bd=")(?:[ML]-?[\d.]+ -?[\d.]+|z)+(?=")', lambda found: _by_steps(found[0]), svg)
     svg = _ALIKE.sub(_said_once, svg)
-    return re.sub(r' style="[^"]*"', lambda found: re.sub("(?<=[:;]) ", "", found[0]), svg)
+    svg = re.sub(r' style="[^"]*"', lambda found: re.sub("(?<=[:;]) ", "", found[0]), svg)
+    return _by_class(svg)
 
 
 # A letter of a text, at its place in the line.
-_LETTER = re.compile(r'(<use xlink:href="#\w+") transform="translate\((-?[\d.]+) (-?[\d.]+)\)"/>')
+_LETTER = re.compile(r'(<use href="#\w+") transform="translate\((-?[\d.]+) (-?[\d.]+)\)"/>')
 # Elements side by side with the same clip path and style; not definitions, which do not inherit where they are used.
 _ALIKE = re.compile(r'<(path|use)(?! id=) [^<>]*?((?: clip-path="[^"]*")? style="[^"]*")/>(?:<\1(?! id=) [^<>]*?\2/>)+')
 
@@ -193,7 +205,10 @@ def _short_names(svg: str) -> str:
     short = {name: f"i{k:x}" for k, name in enumerate(used)}
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{short[found[1]]}"' if found[1] in short else "", svg)
     svg = re.sub(r'(href="#|url\(#)([^")]*)', lambda found: found[1] + short[found[2]], svg)
-    return re.sub(r"<g>(<[^<>]*/>)</g>", r"\1", svg)
+    n = 1
+    while n:
+        svg, n = re.subn(r"<g>(<[^<>]*/>)?</g>|<g/>", r"\1", svg)
+    return svg
 
 
 def _said_once(found: re.Match[str]) -> str:
@@ -215,21 +230,35 @@ def _by_steps(path: str) -> str:
             found += "z"
             continue
         there = (round(100 * float(x)), round(100 * float(y)))
-        step = " ".join(f"{(b - a) / 100:.2f}".rstrip("0").rstrip(".") for a, b in zip(place, there, strict=True))
-        found += f"M{x} {y}" if letter == "M" else "l" + re.sub(r"\b0\.", ".", step.replace(" -", "-"))
+        along, down = (f"{(b - a) / 100:.2f}".rstrip("0").rstrip(".") for a, b in zip(place, there, strict=True))
+        step = f"h{along}" if down == "0" else f"v{down}" if along == "0" else f"l{along} {down}"
+        found += f"M{x} {y}" if letter == "M" else re.sub(r"(?<!\d)0\.", ".", step.replace(" -", "-"))
         place = there
     return found
 
 
-def _few_colours(png: io.BytesIO) -> bytes:
-    """With a palette: a picture of few colours in a third of the bytes."""
+def _by_class(svg: str) -> str:
+    """Styles of three elements and more go to the picture's own style sheet."""
+    if "</style>" not in svg:
+        return svg
+    n_times = Counter(re.findall(r' style="([^"]*)"', svg))
+    names = {style: f"c{k:x}" for k, style in enumerate(style for style, n in n_times.items() if n > 2)}
+    rules = "".join(f".{name}{{{style}}}" for style, name in names.items())
+    svg = re.sub(
+        r' style="([^"]*)"', lambda found: f' class="{names[found[1]]}"' if found[1] in names else found[0], svg
+    )
+    return svg.replace("</style>", f"{rules}</style>", 1)
+
+
+def _few_colours(pixels: np.ndarray) -> bytes:
+    """PNG of [height, width, 4] bytes, with a palette: a picture of few colours in a third of the bytes."""
     from PIL import Image
 
     small = io.BytesIO()
-    with Image.open(png) as picture:
-        # Median cut, the default, leaves out the colour of a few marks among lines of many shades.
-        palette = picture.convert("RGB").quantize(PNG_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        palette.save(small, "png", optimize=True)
+    picture = Image.fromarray(pixels).convert("RGB")
+    # Median cut, the default, leaves out the colour of a few marks among lines of many shades.
+    palette = picture.quantize(PNG_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette.save(small, "png", optimize=True)
     return small.getvalue()
 
 
