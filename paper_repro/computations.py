@@ -534,12 +534,17 @@ def _seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+SHORT_SECONDS = 5.0
+"""A first timing of at most this is good enough."""
+
+
 def extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int) -> float:
     """Seconds for `all_` from the timings of `few` and `more`, on a straight line."""
     if all_ <= few:
         return seconds(all_)
-    for _ in range(2):  # what is compiled or loaded on the first call is not what is measured, unless it hardly counts
+    for most in (SHORT_SECONDS, WORTH_SAYING_SECONDS):
+        # What is compiled or loaded on the first call is not what is measured, unless it hardly counts.
         first = seconds(few)
-        if first / few * all_ < WORTH_SAYING_SECONDS:
+        if first / few * all_ < most:
             return first / few * all_
     return first + max(seconds(more) - first, 0) / (more - few) * (all_ - few)

@@ -282,7 +282,7 @@ FAULTS = [
           'name.rpartition("/")[0] not in apart', 'name.split("/")[0] not in apart',
           ("test_keep.py", "other_networks")),
     Fault("an estimate takes what was compiled for work", "paper_repro/computations.py",
-          "    for _ in range(2):  # what", "    for _ in range(1):  # what",
+          "in (SHORT_SECONDS, WORTH_SAYING_SECONDS):", "in (WORTH_SAYING_SECONDS,):",
           ("test_paper_repro_plan.py", "what_is_short")),
     Fault("pictures: a line down runs along", "paper_repro/figures/style.py",
           'f"v{down}"', 'f"h{down}"', ("test_kept_results.py", "compact_pictures")),

@@ -120,7 +120,8 @@ def test_what_is_short_is_timed_once_and_what_is_long_without_what_the_first_cal
 
         return computations.extrapolated(seconds, 10, 40, 1000), asked
 
-    assert timings(0, 0, 0.01) == (pytest.approx(10), [10])
+    assert timings(0, 0, 0.001) == (pytest.approx(1), [10])
+    assert timings(1, 0, 0.001) == (pytest.approx(1), [10, 10])
     assert timings(100, 0, 0.01) == (pytest.approx(10), [10, 10])
     assert timings(100, 2, 0.1) == (pytest.approx(102), [10, 10, 40])
     assert computations.extrapolated(lambda n: n, 10, 40, 7) == 7
