@@ -86,7 +86,7 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
         software=_software(workspace, pipeline),
         command=command,
         kept=kept,
-        kept_weights=kept and workspace.state(pipeline.network, with_inputs=False) == State.DONE,
+        kept_weights=kept and _all_networks(workspace, pipeline),
         folder=run_folder(pipeline.profile.name, pipeline.seed),
         written=f"{datetime.now().astimezone():%d %B %Y, %H:%M}",
     )
@@ -158,8 +158,16 @@ def _code(text: str) -> Any:
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
+def _all_networks(workspace: Workspace, pipeline: Pipeline) -> bool:
+    """Whether of every network whose classes are fitted, if it has been trained, the weights are there."""
+    others = [other.network for other in pipeline.others.values()]
+    trained = [step for step in others if workspace.provenance(step)]
+    return all(workspace.state(step, with_inputs=False) == State.DONE for step in (pipeline.network, *trained))
+
+
 def inline_svg(svg: str, name: str) -> str:
     """The <svg> element alone, with names of its own and the colours of the page, so that it follows light and dark."""
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(\bid="|href="#|url\(#|\bclass="|(?<=})\.(?=\w+{))', rf"\g<1>{name}-", svg)
     for variable, colour in _page_colours().items():
         svg = re.sub(re.escape(colour), f"var(--{variable})", svg, flags=re.IGNORECASE)

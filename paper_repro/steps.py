@@ -281,6 +281,8 @@ class Workspace:
             failed[step.name] = behind[0]
         elif not self._is_up_to_date(step, kept):
             try:
+                if partial := [s.name for s in step.inputs if kept and self.state(s, with_inputs=False) == State.KEPT]:
+                    raise CannotError(f"{step.name} needs files of {', '.join(partial)} that were not kept")
                 self._compute(step)
                 computed.append(step)
             except CannotError as error:

@@ -169,6 +169,12 @@ def test_the_report_needs_no_other_resource(finished):
     # A name within one picture may be defined twice, never with two meanings; between pictures none is shared.
     owners = {name: name.split("-")[0] for name in ids if name.startswith("figure_")}
     assert set(owners.values()) == set(FIGURES)
+    drawn = {name: re.findall(rf'<figure id="{name}".*?</figure>', page, re.DOTALL) for name in DRAWN_AGAIN}
+    for name, (picture,) in drawn.items():
+        of_svg = picture[picture.index("<svg") : picture.index("</svg>")]
+        named = re.findall(r'\b(?:id|class)="([^"]+)"|}\.(\w[^{]*){', of_svg)
+        assert len(named) > 10
+        assert {"".join(names).split("-")[0] for names in named} == {name}
 
 
 def test_a_second_run_computes_nothing(runs, command):

@@ -70,6 +70,24 @@ def workspace(tmp_path, said):
     return Workspace(tmp_path / "runs", Console(file=said, width=200))
 
 
+def test_steps_kept_in_part_count_as_done_only_for_what_does_not_read_them(toy, workspace):
+    toy.run(workspace)
+    first = toy.steps()["first"]
+    record = workspace.provenance(first)
+    storage.write_json(
+        workspace.folder(first) / "provenance.json", {**record, "files": {}, "left_out": record["files"]}
+    )
+    (workspace.folder(first) / "result.json").unlink()
+    toy.settings["third"] = 1
+    toy.computed.clear()
+    workspace.run([toy.steps()["third"]], kept=True)
+    assert toy.computed == ["third"]
+    toy.settings["second"] = 1
+    with pytest.raises(CannotError, match="second needs files of first that were not kept"):
+        workspace.run([toy.steps()["second"]], kept=True)
+    assert toy.run(workspace) == ["first", "second", "third"]
+
+
 def test_finished_steps_are_reused(toy, workspace):
     assert toy.run(workspace) == ["first", "second", "third", "lone"]
     assert toy.run(workspace) == []
