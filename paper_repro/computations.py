@@ -535,7 +535,7 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 SHORT_SECONDS = 5.0
-"""A first timing of at most this is good enough."""
+"""An estimate below this may be of a first call, which compiles and loads as well."""
 
 
 def extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int) -> float:
@@ -543,7 +543,7 @@ def extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int
     if all_ <= few:
         return seconds(all_)
     for most in (SHORT_SECONDS, WORTH_SAYING_SECONDS):
-        # What is compiled or loaded on the first call is not what is measured, unless it hardly counts.
+        # The second call has nothing to compile or load.
         first = seconds(few)
         if first / few * all_ < most:
             return first / few * all_

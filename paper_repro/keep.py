@@ -123,8 +123,7 @@ def _whole(pipeline: Pipeline) -> list[Step]:
 def _trained(pipeline: Pipeline) -> list[Step]:
     """The steps that are hours of training, and small."""
     memorization = pipeline.robustness.get("memorization")
-    others = [other.network for other in pipeline.others.values()]
-    return [pipeline.network, *others, *([memorization] if memorization else [])]
+    return [*pipeline.networks, *([memorization] if memorization else [])]
 
 
 def _bytes(workspace: Workspace, step: Step) -> int:

@@ -169,6 +169,11 @@ class Pipeline:
         return protocol_folder(self.protocol_of_whole, self.official)
 
     @property
+    def networks(self) -> list[Step]:
+        """The trained ones whose classes are fitted, the residual one first."""
+        return [self.network, *(other.network for other in self.others.values())]
+
+    @property
     def of_all_points(self) -> str:
         """What a caption says of points as fitted, where other figures show held-out ones."""
         return ALL_POINTS if self.protocol.density == "heldout" else ""

@@ -159,10 +159,9 @@ def _code(text: str) -> Any:
 
 
 def _all_networks(workspace: Workspace, pipeline: Pipeline) -> bool:
-    """Whether of every network whose classes are fitted, if it has been trained, the weights are there."""
-    others = [other.network for other in pipeline.others.values()]
-    trained = [step for step in others if workspace.provenance(step)]
-    return all(workspace.state(step, with_inputs=False) == State.DONE for step in (pipeline.network, *trained))
+    """Whether of every network that was trained, and whose classes are fitted, the weights are there."""
+    trained = [step for step in pipeline.networks if workspace.provenance(step)]
+    return all(workspace.state(step, with_inputs=False) == State.DONE for step in trained)
 
 
 def inline_svg(svg: str, name: str) -> str:

@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "tiny", TINY_PROFILE)
         patch.setitem(PROTOCOLS, "paper", TINY_PROTOCOL)
-        # Of pictures those that tests compare with others: all are written from kept numbers elsewhere.
+        # Of pictures those that tests compare with others: all are written from made numbers elsewhere.
         with pictures.left_empty(but=(*DRAWN_AGAIN, "figure_2", "figure_a6")):
             result = CliRunner().invoke(app, ["run", "--profile", "tiny", "--runs-dir", str(runs)])
     assert result.exit_code == 0, result.output

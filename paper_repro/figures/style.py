@@ -163,7 +163,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         _settle(figure)
         _on_paper(figure, "none")
         svg = io.StringIO()
-        figure.savefig(svg, format="svg", dpi=PNG_DPI, facecolor="none", metadata=dict.fromkeys(_SAID_OF_SVG))
+        figure.savefig(svg, format="svg", dpi=PNG_DPI, metadata=dict.fromkeys(_SAID_OF_SVG))
         _on_paper(figure, "white")
         figure.dpi = PNG_DPI
         canvas = FigureCanvasAgg(figure)
