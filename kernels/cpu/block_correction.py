@@ -40,9 +40,8 @@ def excess(
         c = components.size[k] - removed
         if c == 0:
             return math.inf
-        remove_block(
-            components.y[k], lane, block, labels, k, prior.kappa0 + components.size[k], scratch.block_y, scratch.block_q
-        )
+        kappa = prior.kappa0 + components.size[k]
+        remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q, scratch.v)
         points = scratch.block_y[rest[:together]]
         gain = 0.0
         for i in range(together):

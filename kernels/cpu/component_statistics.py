@@ -8,6 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
+from kernels.cpu.compiled import leaf
 from kernels.cpu.moments import add_scatter
 from kernels.cpu.tile import lanes, padded
 from kernels.types import ComponentStatistics
@@ -50,7 +51,7 @@ def scatter_buffers(x: np.ndarray, D: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((n_lanes, width), x.dtype), np.zeros((2 * padded((D + 1) // 2), width), x.dtype)
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def members_of(x: np.ndarray, labels: np.ndarray, k: int, members: np.ndarray, mean: np.ndarray) -> int:
     """List the points of label k in `members`, write their mean, return their number."""
     count = 0
@@ -66,7 +67,7 @@ def members_of(x: np.ndarray, labels: np.ndarray, k: int, members: np.ndarray, m
     return count
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def lower_scatter(
     x: np.ndarray,
     members: np.ndarray,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from kernels.cpu.compiled import leaf
 from kernels.cpu.component_statistics import lower_scatter, members_of, scatter_buffers
 from kernels.cpu.moments import FactorScratch, factor_lower
 from kernels.cpu.tile import lanes, load_tile, padded, squared_distance
@@ -67,6 +68,7 @@ class Prior(NamedTuple):
 
     kappa0: float
     nu0: float
+    S0: np.ndarray
     log_det: float
     mean: np.ndarray
     W: np.ndarray
@@ -138,7 +140,7 @@ def make_prior(
             - 0.5 * D * math.log(math.pi * (kappa + 1) / kappa)
         )
     y, q = np.zeros((Dp, n_lanes), x.dtype), np.zeros(n_lanes, x.dtype)
-    return Prior(kappa0, nu0, log_det, mean, W, y, q, predictive, log_count)
+    return Prior(kappa0, nu0, S0, log_det, mean, W, y, q, predictive, log_count)
 
 
 @njit(nogil=True, cache=True)
@@ -195,11 +197,27 @@ def rebuild_one(
     """`rebuild` for component k; False if its scale matrix is not positive definite."""
     if not components.changed[k]:
         return True
-    n, D = x.shape
-    S = np.empty((D, D))
-    xbar = np.empty(D)
-    members = np.empty(n, np.int64)
+    members = np.empty(len(x), np.int64)
+    xbar = np.empty(x.shape[1])
     c = members_of(x, labels, k, members, xbar)
+    return build(x, members, c, xbar, k, kappa0, S0, components, scratch)
+
+
+@njit(nogil=True, cache=True)
+def build(
+    x: np.ndarray,
+    members: np.ndarray,
+    c: int,
+    xbar: np.ndarray,
+    k: int,
+    kappa0: float,
+    S0: np.ndarray,
+    components: Components,
+    scratch: FactorScratch,
+) -> bool:
+    """Component k from its c members and their mean; False if its scale matrix is not positive definite."""
+    D = x.shape[1]
+    S = np.empty((D, D))
     kappa = kappa0 + c
     for i in range(D):
         for j in range(i + 1):
@@ -255,7 +273,7 @@ def compact(labels: np.ndarray, n_slots: int, components: Components) -> int:
     return used
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def copy(source: np.ndarray, target: np.ndarray) -> None:
     """The entries of source into the first ones of target. A loop, because it compiles ten times faster than slices."""
     flat_source, flat_target = source.reshape(-1), target.reshape(-1)

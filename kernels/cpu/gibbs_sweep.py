@@ -26,6 +26,7 @@ from torch import Tensor
 
 from kernels.cpu import threads
 from kernels.cpu.block_correction import excess
+from kernels.cpu.compiled import leaf
 from kernels.cpu.components import (
     DONE,
     FAR,
@@ -34,6 +35,7 @@ from kernels.cpu.components import (
     Components,
     Prior,
     Scratch,
+    build,
     centred,
     check_outcomes,
     compact,
@@ -41,10 +43,27 @@ from kernels.cpu.components import (
     grow,
     make_components,
     make_prior,
-    rebuild,
+    rebuild_one,
 )
-from kernels.cpu.moments import factor_scratch
+from kernels.cpu.moments import FactorScratch, factor_scratch
 from kernels.cpu.rank_one import move, remove_block, without
+from kernels.cpu.small_components import (
+    FEWEST,
+    FEWEST_DIMENSIONS,
+    MOST_POINTS,
+    SmallComponents,
+    append,
+    clear,
+    grow_small,
+    inner_products,
+    load_products,
+    make_small_components,
+    rebuild_small,
+    remove,
+    squared_distances,
+    without_block,
+    without_point,
+)
 from kernels.cpu.tile import FASTMATH, lanes, load_tile, padded, whiten
 from kernels.cpu.vector_math import log1p
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
@@ -175,10 +194,23 @@ def _sweep_group(
         np.zeros((block_size, Dp), x.dtype),
         np.zeros(block_size),
     )
+    # What few points many components hold, and so which form each has, depends on the labels a sweep starts from alone.
+    has_products, worth_it = False, not corrected and D >= FEWEST_DIMENSIONS and n <= MOST_POINTS
+    small = make_small_components(x, capacity, np.empty((0, 0)))
     for sweep in range(len(orders)):
-        if not rebuild(x, labels, n_components, kappa0, S0, components, factors):
-            return NOT_POSITIVE_DEFINITE
-        components, n_slots, too_far = _sweep(
+        n_small = _count(labels, n_components, components, small)
+        if worth_it and not has_products and n_small >= FEWEST:
+            small = make_small_components(x, len(components.size), inner_products(x, kappa0, S0, factors))
+            has_products = worth_it = len(small.products) > 0
+        uses_small = has_products and n_small >= FEWEST
+        for k in range(n_components):
+            small.is_small[k] = uses_small and components.size[k] <= len(small.w)
+            if small.is_small[k]:
+                if small.changed[k]:
+                    rebuild_small(labels, k, prior, components, small)
+            elif not rebuild_one(x, labels, k, kappa0, S0, components, factors):
+                return NOT_POSITIVE_DEFINITE
+        components, small, n_slots, too_far = _sweep(
             x,
             labels,
             n_components,
@@ -188,7 +220,10 @@ def _sweep_group(
             accept[sweep],
             prior,
             components,
+            small,
+            uses_small,
             scratch,
+            factors,
             block_size,
             shared_new,
             corrected,
@@ -196,7 +231,11 @@ def _sweep_group(
         )
         if too_far:
             return TOO_FAR
+        first_empty = 0
+        while first_empty < n_slots and components.size[first_empty] > 0:
+            first_empty += 1
         n_components = compact(labels, n_slots, components)
+        small.changed[first_empty:] = True
         for i in range(n):
             labels_out[sweep, i] = labels[i]
         if resample:
@@ -205,6 +244,19 @@ def _sweep_group(
             )
         alpha_out[sweep] = alpha
     return DONE
+
+
+@leaf()
+def _count(labels: np.ndarray, n_components: int, components: Components, small: SmallComponents) -> int:
+    """Write components.size; the number of components that may be small."""
+    size, most, n_small = components.size, len(small.w), 0
+    for k in range(n_components):
+        size[k] = 0
+    for label in labels:
+        size[label] += 1
+    for k in range(n_components):
+        n_small += size[k] <= most
+    return n_small
 
 
 @njit(nogil=True, cache=True)
@@ -218,12 +270,15 @@ def _sweep(
     accept: np.ndarray,
     prior: Prior,
     components: Components,
+    small: SmallComponents,
+    uses_small: bool,
     scratch: Scratch,
+    factors: FactorScratch,
     block_size: int,
     shared_new: bool,
     corrected: bool,
     beta: float,
-) -> tuple[Components, int, bool]:
+) -> tuple[Components, SmallComponents, int, bool]:
     """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use; True
     if it has stopped at a point that is too far away, as the first sweep does if there is one."""
     n = len(order)
@@ -238,16 +293,20 @@ def _sweep(
         whiten(prior.W, prior.mean, scratch.tile, scratch.work, prior.y, prior.q)
         for j in range(last - first):
             if not prior.q[j] <= furthest:
-                return components, n_slots, True
+                return components, small, n_slots, True
+        if uses_small:
+            load_products(order, first, last, small)
         for k in range(n_slots):
-            if components.size[k] > 0:
+            if small.is_small[k]:
+                squared_distances(k, prior.kappa0, components, small)
+            elif components.size[k] > 0:
                 whiten(
                     components.W[k], components.mean[k], scratch.tile, scratch.work, components.y[k], components.q[k]
                 )
         for start in range(first, last, block_size):
             block = order[start : min(start + block_size, last)]
             lane = start - first
-            _weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, scratch, conditionals)
+            _weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, small, scratch, conditionals)
             any_new, any_change = False, False
             for i in range(len(block)):
                 was[i] = labels[block[i]]
@@ -264,15 +323,18 @@ def _sweep(
                 capacity = len(components.size)
                 if n_slots + block_size > capacity:
                     components = grow(components, make_components(x, 2 * capacity))
+                    small = grow_small(small, make_small_components(x, 2 * capacity, small.products))
                     conditionals = _make_conditionals(block_size, beta, prior, components)
-            if any_change:
-                _relabel(x, block, lane, labels, drawn, prior, components, scratch)
+            if any_change and not _relabel(
+                x, block, lane, labels, drawn, prior, components, small, uses_small, scratch, factors
+            ):
+                return components, small, n_slots, True
             for i in range(len(block)):
                 _set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
                 if any_change:
                     k = drawn[i]
                     _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
-    return components, n_slots, False
+    return components, small, n_slots, False
 
 
 @njit(nogil=True, cache=True)
@@ -291,7 +353,7 @@ def _make_conditionals(block_size: int, beta: float, prior: Prior, components: C
     return conditionals
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _set_slot(k: int, c: int, log_det: float, beta: float, prior: Prior, conditionals: Conditionals) -> None:
     """What a component of c points gives to the conditional of any point outside it."""
     if c == 0:
@@ -303,7 +365,7 @@ def _set_slot(k: int, c: int, log_det: float, beta: float, prior: Prior, conditi
     conditionals.shrink[k] = kappa / (kappa + 1)
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def _weigh(
     block: np.ndarray,
     lane: int,
@@ -313,6 +375,7 @@ def _weigh(
     beta: float,
     prior: Prior,
     components: Components,
+    small: SmallComponents,
     scratch: Scratch,
     conditionals: Conditionals,
 ) -> None:
@@ -339,11 +402,18 @@ def _weigh(
         size = components.size[k]
         log_det = components.log_det[k]
         kappa = prior.kappa0 + size
-        if b == 1 and size > 1:
+        if b == 1 and size > 1 and small.is_small[k]:
+            scratch.block_q[0], change = without_point(k, block[0], size, prior.kappa0, small)
+            log_det += change
+        elif b == 1 and size > 1:
             scratch.block_q[0], change = without(components.q[k, lane], kappa)
             log_det += change
+        elif size > removed and small.is_small[k]:
+            log_det += without_block(k, block, size, prior.kappa0, small, scratch.block_q)
         elif size > removed:
-            log_det += remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q)
+            log_det += remove_block(
+                components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q, scratch.v
+            )
         _set_slot(k, size - removed, log_det, beta, prior, conditionals)
         for i in range(b):
             conditionals.distance[i, k] = scratch.block_q[i] * conditionals.shrink[k] if size > removed else 0.0
@@ -363,35 +433,86 @@ def _relabel(
     drawn: np.ndarray,
     prior: Prior,
     components: Components,
+    small: SmallComponents,
+    uses_small: bool,
     scratch: Scratch,
-) -> None:
-    """Move the points of a block whose label changed: all out of their old components, then all into their new ones."""
-    size = components.size
+    factors: FactorScratch,
+) -> bool:
+    """Move the points of a block whose label changed: all out of their old components, then all into their new ones.
+
+    False if the scale matrix of a component that is no longer small is not positive definite.
+    """
+    size, kappa0 = components.size, prior.kappa0
     for i in range(len(block)):
         k = labels[block[i]]
         if drawn[i] != k:
             size[k] -= 1
-            components.changed[k] = True
-            if size[k] > 0:
-                kappa = prior.kappa0 + size[k]
+            components.changed[k] = small.changed[k] = True
+            if size[k] > 0 and small.is_small[k]:
+                components.log_det[k] += remove(k, block[i], size[k] + 1, kappa0, small)
+                squared_distances(k, kappa0, components, small)
+            elif size[k] > 0:
+                kappa = kappa0 + size[k]
                 move(x[block[i]], lane + i, -(kappa + 1) / kappa, -1 / kappa, components, k, scratch)
     for i in range(len(block)):
         k = drawn[i]
         if k != labels[block[i]]:
             if size[k] == 0:
-                components.log_det[k] = prior.log_det
-                copy(prior.mean, components.mean[k])
-                copy(prior.W, components.W[k])
-                copy(prior.y, components.y[k])
-                copy(prior.q, components.q[k])
-            kappa = prior.kappa0 + size[k]
-            size[k] += 1
-            components.changed[k] = True
-            move(x[block[i]], lane + i, kappa / (kappa + 1), 1 / (kappa + 1), components, k, scratch)
+                _open(k, uses_small, prior, components, small)
+            full = small.is_small[k] and size[k] == len(small.w)
+            if full and not _enlarge(x, k, prior, components, small, scratch, factors):
+                return False
+            if small.is_small[k]:
+                components.log_det[k] += append(k, block[i], size[k], kappa0, small)
+                size[k] += 1
+                squared_distances(k, kappa0, components, small)
+            else:
+                kappa = kappa0 + size[k]
+                size[k] += 1
+                move(x[block[i]], lane + i, kappa / (kappa + 1), 1 / (kappa + 1), components, k, scratch)
+            components.changed[k] = small.changed[k] = True
             labels[block[i]] = k
+    return True
+
+
+@leaf()
+def _open(k: int, uses_small: bool, prior: Prior, components: Components, small: SmallComponents) -> None:
+    """A component without points in an empty slot."""
+    small.is_small[k] = uses_small
+    if uses_small:
+        clear(k, prior, components, small)
+    else:
+        components.log_det[k] = prior.log_det
+        copy(prior.mean, components.mean[k])
+        copy(prior.W, components.W[k])
+        copy(prior.y, components.y[k])
+        copy(prior.q, components.q[k])
 
 
 @njit(nogil=True, cache=True)
+def _enlarge(
+    x: np.ndarray,
+    k: int,
+    prior: Prior,
+    components: Components,
+    small: SmallComponents,
+    scratch: Scratch,
+    factors: FactorScratch,
+) -> bool:
+    """Give a small component its scale matrix; False if that is not positive definite."""
+    c, members = components.size[k], small.members[k]
+    xbar = np.zeros(x.shape[1])
+    for j in range(c):
+        for i in range(len(xbar)):
+            xbar[i] += x[members[j], i] / c
+    if not build(x, members, c, xbar, k, prior.kappa0, prior.S0, components, factors):
+        return False
+    small.is_small[k] = False
+    whiten(components.W[k], components.mean[k], scratch.tile, scratch.work, components.y[k], components.q[k])
+    return True
+
+
+@leaf()
 def _draw(log_weight: np.ndarray, uniform: float) -> int:
     """The first index at which the cumulative weight exceeds `uniform` times the total; log_weight is overwritten."""
     largest = log_weight[0]
@@ -438,7 +559,7 @@ def _open_slots(
     return used
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _resample_alpha(alpha: float, smaller: int, beta: np.ndarray, gamma: np.ndarray, choice: float) -> float:
     """Escobar & West (1995) from exponentials and one uniform, as in `kernels.reference`; smaller = a + K - 1."""
     n = len(beta)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from kernels.cpu.compiled import leaf
 from kernels.cpu.tile import FASTMATH, ROWS, lanes, multiply_columns, multiply_tall, padded
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def add_scatter(rows: np.ndarray, n: int, work: np.ndarray, scatter: np.ndarray) -> None:
     """scatter += sum_{j < n} a_j a_j', a_j the rows of `rows`; lower triangle only.
 
@@ -44,7 +45,7 @@ def factor_scratch(D: int) -> FactorScratch:
     return FactorScratch(np.zeros((Dp, width)), np.zeros((Dp, width)), np.zeros((Dp, width)))
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def factor_lower(S: np.ndarray, scratch: FactorScratch) -> float:
     """scratch.W = inverse of the lower Cholesky factor of S; returns log det S, or nan if S is not positive definite.
 

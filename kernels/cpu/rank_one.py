@@ -3,13 +3,13 @@
 import math
 
 import numpy as np
-from numba import njit
 
+from kernels.cpu.compiled import leaf
 from kernels.cpu.components import Components, Scratch
 from kernels.cpu.tile import FASTMATH
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def without(q: float, kappa: float) -> tuple[float, float]:
     """Squared distance of a member to its component without the member, from the one with it, q; the log det's change.
 
@@ -22,7 +22,7 @@ def without(q: float, kappa: float) -> tuple[float, float]:
     return q * ratio * ratio / left, math.log1p(-ratio * q)
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def remove_block(
     y: np.ndarray,
     lane: int,
@@ -32,10 +32,12 @@ def remove_block(
     kappa: float,
     block_y: np.ndarray,
     block_q: np.ndarray,
+    v: np.ndarray,
 ) -> float:
     """Squared distances block_q of the block's points to component k without the block's members; the log det's change.
 
-    Works on a copy of the block's whitened points: nothing is changed in the component. kappa counts all members.
+    Works on a copy of the block's whitened points: nothing is changed in the component. kappa counts all members. v is
+    overwritten.
     """
     b, Dp = len(block), len(y)
     for i in range(b):
@@ -52,7 +54,8 @@ def remove_block(
             squared += block_y[i, r] * block_y[i, r]
         log_det_change += math.log1p(c * squared)
         g = _root_gain(c, squared)
-        v = block_y[i].copy()
+        for r in range(Dp):
+            v[r] = block_y[i, r]
         for j in range(b):
             _shift(block_y[j], v, squared, s, g)
     for i in range(b):
@@ -63,7 +66,7 @@ def remove_block(
     return log_det_change
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def _shift(y: np.ndarray, v: np.ndarray, squared: float, s: float, g: float) -> None:
     """y <- (I - g v v')(y - s v), |v|^2 = squared: a whitened point after the component took in or let go v's point."""
     inner = 0.0
@@ -74,7 +77,7 @@ def _shift(y: np.ndarray, v: np.ndarray, squared: float, s: float, g: float) -> 
         y[r] += h * v[r]
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def join(v: np.ndarray, kappa: float, rest: np.ndarray) -> float:
     """Whitened points `rest` [., Dp] after the component, of strength kappa, took in v's; the log det's change."""
     c, s = kappa / (kappa + 1), 1 / (kappa + 1)
@@ -87,14 +90,14 @@ def join(v: np.ndarray, kappa: float, rest: np.ndarray) -> float:
     return math.log1p(c * squared)
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _root_gain(c: float, q: float) -> float:
     """g with (I - g v v')^2 = (I + c v v')^-1, |v|^2 = q: (1 - (1 + c q)^-1/2) / q, without cancellation at small q."""
     root = math.sqrt(1 + c * q)
     return c / (root * (1 + root))
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def move(x: np.ndarray, lane: int, c: float, s: float, components: Components, k: int, scratch: Scratch) -> None:
     """Add a point to component k (c = kappa / (kappa + 1), s = 1 / (kappa + 1)) or remove it (c, s negative).
 
@@ -127,7 +130,7 @@ def move(x: np.ndarray, lane: int, c: float, s: float, components: Components, k
     components.log_det[k] += move_factor(x, c, s, W, mean, v, z)
 
 
-@njit(nogil=True, fastmath=FASTMATH | {"reassoc"}, cache=True)
+@leaf(fastmath=FASTMATH | {"reassoc"})
 def move_factor(
     x: np.ndarray, c: float, s: float, W: np.ndarray, mean: np.ndarray, v: np.ndarray, z: np.ndarray
 ) -> float:

@@ -15,6 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
+from kernels.cpu.compiled import leaf
 from kernels.cpu.components import (
     DONE,
     NOT_POSITIVE_DEFINITE,
@@ -158,7 +159,7 @@ def _split_merge_group(
     return DONE
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _propose(
     x: np.ndarray,
     labels: np.ndarray,
@@ -227,7 +228,7 @@ def _propose(
     return log_split
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _start_from(size: int, log_det: float, mean: np.ndarray, W: np.ndarray, parts: Components, part: int) -> None:
     parts.size[part] = size
     parts.log_det[part] = log_det
@@ -235,7 +236,7 @@ def _start_from(size: int, log_det: float, mean: np.ndarray, W: np.ndarray, part
     copy(W, parts.W[part])
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _move(x: np.ndarray, sign: int, kappa0: float, parts: Components, part: int, v: np.ndarray, z: np.ndarray) -> None:
     """A point into (sign 1) or out of (-1) a part; an anchor stays in each, so none is left empty."""
     kappa = kappa0 + parts.size[part] + min(0, sign)
@@ -244,7 +245,7 @@ def _move(x: np.ndarray, sign: int, kappa0: float, parts: Components, part: int,
     parts.size[part] += sign
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _transfer(
     x: np.ndarray, source: int, target: int, kappa0: float, parts: Components, v: np.ndarray, z: np.ndarray
 ) -> None:
@@ -252,7 +253,7 @@ def _transfer(
     _move(x, 1, kappa0, parts, target, v, z)
 
 
-@njit(nogil=True, fastmath={"contract", "nsz", "reassoc"}, cache=True)
+@leaf(fastmath={"contract", "nsz", "reassoc"})
 def _log_weight(x: np.ndarray, part: int, is_member: bool, prior: Prior, parts: Components, v: np.ndarray) -> float:
     """log n_k t_k(x) of a part without the point itself (see `rank_one.without`)."""
     D = len(x)

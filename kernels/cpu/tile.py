@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
+
+from kernels.cpu.compiled import leaf
 
 ROWS = 4
 TILE_BYTES = 256
@@ -115,7 +117,7 @@ multiply_rows, multiply_columns, add_squares = _multiply(), _multiply(transposed
 multiply_tall = _multiply(transposed=True, n_rows=2 * ROWS)
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def squared_distance(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray, q: np.ndarray) -> None:
     """q = |W (x - location)|^2 for a tile: x, work [Dp, LANES], q [1, LANES], W [Dp, Dp], location [D].
 
@@ -132,7 +134,7 @@ def squared_distance(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: n
         q[0, j] = q[0, j] if q[0, j] == q[0, j] else math.inf
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def whiten(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray, y: np.ndarray, q: np.ndarray) -> None:
     """y = W (x - location) and q = |y|^2 for a tile: as `squared_distance`, with y [Dp, LANES] and q [LANES]."""
     n_lanes = x.shape[1]
@@ -146,7 +148,7 @@ def whiten(W: np.ndarray, location: np.ndarray, x: np.ndarray, work: np.ndarray,
                 q[j] += y[r, j] * y[r, j]
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def _centre(x: np.ndarray, location: np.ndarray, work: np.ndarray) -> None:
     """work = x - location for a tile, zero past the last feature."""
     D, n_lanes = len(location), x.shape[1]
@@ -159,7 +161,7 @@ def _centre(x: np.ndarray, location: np.ndarray, work: np.ndarray) -> None:
             work[i, j] = 0
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def load_tile(x: np.ndarray, rows: np.ndarray, start: int, stop: int, tile: np.ndarray) -> None:
     """tile[:, j] = x[rows[start + j]]; the last point fills the lanes past `stop`, so that no lane holds rubbish."""
     for j in range(tile.shape[1]):
@@ -168,7 +170,7 @@ def load_tile(x: np.ndarray, rows: np.ndarray, start: int, stop: int, tile: np.n
             tile[i, j] = x[row, i]
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def load_triangle(source: np.ndarray, W: np.ndarray) -> None:
     """Copy the lower triangle of source [D, D] into W [Dp, Dp], whose other entries are zero already."""
     for i in range(len(source)):

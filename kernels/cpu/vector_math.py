@@ -5,8 +5,8 @@ as long as whitening a point in 16 dimensions. Errors are below two units in the
 """
 
 import numpy as np
-from numba import njit
 
+from kernels.cpu.compiled import leaf
 from kernels.cpu.tile import FASTMATH
 
 LOG2_E = 1.4426950408889634
@@ -17,7 +17,7 @@ ROUND = 1.5 * 2.0**52
 INVERSE_FACTORIALS = tuple(1 / float(np.prod(np.arange(1.0, k + 1))) for k in range(14))
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def exp(x: np.ndarray, power: np.ndarray, out: np.ndarray) -> None:
     """out = e^x for x in -708..708, as 2^n e^r with |r| <= ln2 / 2; `power` is overwritten. All float64 [n]."""
     bits = power.view(np.int64)
@@ -46,7 +46,7 @@ def exp(x: np.ndarray, power: np.ndarray, out: np.ndarray) -> None:
         out[j] *= power[j]
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
+@leaf(fastmath=FASTMATH)
 def log1p(x: np.ndarray, power: np.ndarray, out: np.ndarray) -> None:
     """out = log(1 + x) for finite x >= 0, as n ln2 + log(m), m in 0.7..1.5; `power` is overwritten. All float64 [n].
 
