@@ -39,6 +39,7 @@ GAUSSIAN = ("test_log_densities.py", "equal_the_reference and gaussian and dtype
 STUDENT_T = ("test_log_densities.py", "equal_the_reference and student_t and dtype1 and 10.0")
 EM = ("test_em_statistics.py", "equal_the_reference and dtype1 and 10.0")
 MOMENTS = ("test_component_statistics.py", "equal_the_reference and dtype1")
+SMALL = "test_small_components.py"
 PARTITIONS = ("test_gibbs.py", "203_partitions and 0.7")
 SPLIT_MERGE = ("test_split_merge.py", "split_merge_samples_the_posterior and all_points")
 PEELS = ("test_split_merge.py", "split_merge_samples_the_posterior and two_candidates")
@@ -108,6 +109,19 @@ FAULTS = [
     Fault("Gibbs: alpha's shape drawn at the wrong odds", "kernels/reference.py",
           "probability = smaller / (smaller + n * rate)", "probability = smaller / (smaller + n)",
           ("test_gibbs.py", "draws_the_labels_of_the_reference and 1-1-False")),
+    Fault("small components: a distance without the prior's strength", "kernels/cpu/small_components.py",
+          "explained[0, j] - inverse_shrink", "explained[0, j] - 1", (SMALL, "distances_and_determinant")),
+    Fault("small components: determinant of those that are joined again", "kernels/cpu/small_components.py",
+          "change += append(k, members[j + 1]", "append(k, members[j + 1]", (SMALL, "a_point_that_leaves")),
+    Fault("small components: only the first point of a block leaves", "kernels/cpu/small_components.py",
+          "for point in block:", "for point in block[:1]:", (SMALL, "a_block_that_leaves")),
+    Fault("small components: a slot that moved is not built again", "kernels/cpu/gibbs_sweep.py",
+          "small.changed[first_empty:] = True", "small.changed[n_components:] = True",
+          (SMALL, "other_slots")),
+    Fault("small components: the mean of one that outgrows its form", "kernels/cpu/gibbs_sweep.py",
+          "xbar[i] += x[members[j], i] / c", "xbar[i] += x[members[j], i] / (c + 1)", (SMALL, "outgrows_its")),
+    Fault("small components: products however large", "kernels/cpu/small_components.py",
+          "if not q[j] + 1 / kappa0 < LARGEST_PRODUCT:", "if False:", (SMALL, "too_large")),
     # Split-merge moves, corrected blocks and annealing: against enumeration.
     Fault("split-merge: probability of the proposal dropped", "kernels/cpu/split_merge.py",
           "- log_proposal\n", "\n", SPLIT_MERGE),

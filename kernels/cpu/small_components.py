@@ -172,7 +172,7 @@ def remove(k: int, point: int, c: int, kappa0: float, small: SmallComponents) ->
 def rebuild_small(labels: np.ndarray, k: int, prior: Prior, components: Components, small: SmallComponents) -> None:
     """Slot k from its points, in order."""
     clear(k, prior, components, small)
-    c = np.int64(0)  # a plain 0 would be compiled as a type of its own, too
+    c = 0
     for i in range(len(labels)):
         if labels[i] == k:
             components.log_det[k] += append(k, i, c, prior.kappa0, small)
@@ -236,7 +236,7 @@ def without_block(
     """Squared distances block_q of the points of a block to slot k without those of them that it holds; the change of
     log det S_n. Some of its c points are not in the block."""
     between = len(small.R) - 1
-    left, change = np.int64(0), 0.0
+    left, change = 0, 0.0
     for j in range(c):
         change += 2 * math.log(small.R[k, j, j]) - math.log((kappa0 + j) / (kappa0 + j + 1))
         stays = True
