@@ -122,6 +122,10 @@ FAULTS = [
           "xbar[i] += x[members[j], i] / c", "xbar[i] += x[members[j], i] / (c + 1)", (SMALL, "outgrows_its")),
     Fault("small components: products however large", "kernels/cpu/small_components.py",
           "if not q[j] + 1 / kappa0 < LARGEST_PRODUCT:", "if False:", (SMALL, "too_large")),
+    Fault("small components: log joint without the prior's determinant", "kernels/cpu/log_joint.py",
+          "prior.log_det + log_det_of_members", "log_det_of_members", (SMALL, "log_joint")),
+    Fault("rank one: a row of four without the ones before it", "kernels/cpu/rank_one.py",
+          "total += v_1 * w", "total += v_0 * w", SPLIT_MERGE),
     # Split-merge moves, corrected blocks and annealing: against enumeration.
     Fault("split-merge: probability of the proposal dropped", "kernels/cpu/split_merge.py",
           "- log_proposal\n", "\n", SPLIT_MERGE),

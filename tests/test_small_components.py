@@ -8,7 +8,7 @@ import torch
 from test_gibbs import make_labels, make_noise, make_prior
 from tolerances import PEER_RELATIVE
 
-from kernels import AlphaNoise, GibbsState, gibbs_sweep
+from kernels import AlphaNoise, GibbsState, gibbs_sweep, log_joint
 from kernels.cpu import small_components as small_form
 from kernels.cpu.components import Scratch, make_components
 from kernels.cpu.components import make_prior as engine_prior
@@ -30,7 +30,8 @@ def held():
     S0 = root @ root.T
     scratch = factor_scratch(D)
     prior, components = engine_prior(x, KAPPA0, D + 2.0, S0, scratch), make_components(x, 1)
-    small = small_form.make_small_components(x, 1, small_form.inner_products(x, KAPPA0, S0, scratch))
+    u = small_form.features(x, KAPPA0, S0, scratch)
+    small = small_form.make_small_components(x, 1, small_form.inner_products(u))
     members = [11, 3, 30, 7, 25, 0]
     small_form.clear(0, prior, components, small)
     for c, point in enumerate(members):
@@ -67,6 +68,14 @@ def test_distances_and_determinant_are_those_of_the_scale_matrix(held):
     assert components.log_det[0] == pytest.approx(log_det(x, S0, members), rel=PEER_RELATIVE)
     expected = [squared_distance(x, S0, members, i) for i in range(components.q.shape[1])]
     np.testing.assert_allclose(distances_of_tile(components, small), expected, rtol=PEER_RELATIVE)
+
+
+def test_determinant_by_features(held):
+    x, S0, members, *_ = held
+    u = small_form.features(x, KAPPA0, S0, factor_scratch(D))
+    found = small_form.log_det_of_members(u, np.array([*members, 99]), len(members), KAPPA0, np.full((8, 8), np.nan))
+    expected = log_det(x, S0, members) - np.linalg.slogdet(S0)[1]
+    assert found == pytest.approx(expected, rel=PEER_RELATIVE)
 
 
 @pytest.mark.parametrize("point", [11, 7, 0])
@@ -209,7 +218,7 @@ def test_where_products_are_too_large_scale_matrices_take_over(kappa0, far):
     prior = (field[0].numpy() for field in arguments["prior"])
     mu0, _, _, S0 = prior
     points = x[:72].numpy() - mu0
-    assert len(small_form.inner_products(points, kappa0, S0, factor_scratch(D))) == 0
+    assert len(small_form.features(points, kappa0, S0, factor_scratch(D))) == 0
     assert_labels_of_the_reference(state, x, order, uniforms, noise, arguments)
 
 
@@ -227,3 +236,21 @@ def test_one_that_outgrows_its_form_gets_its_scale_matrix(held):
     assert components.log_det[0] == pytest.approx(log_det(x, S0, members), rel=PEER_RELATIVE)
     expected = [squared_distance(x, S0, members, i) for i in range(components.q.shape[1])]
     np.testing.assert_allclose(components.q[0], expected, rtol=PEER_RELATIVE)
+
+
+@pytest.mark.parametrize("kappa0", [0.01, 1e-9])
+def test_log_joint_of_the_reference(kappa0):
+    # Three labellings, of which the second has no components that are held in this form.
+    state, x, _, _, _, arguments = problem(35)
+    arguments["prior"] = arguments["prior"]._replace(kappa0=torch.full((2,), kappa0, dtype=torch.float64))
+    labels = torch.stack([state.labels, state.labels * 0, torch.arange(len(x)) % 18])
+    labels[2, :40] = 0
+    labels[2, 72:] = torch.unique(labels[2, 72:], return_inverse=True)[1]
+    assert sizes(labels[2, :72])[0] > MOST
+    state = GibbsState(labels, state.alpha.expand(3, 2))
+    expected = log_joint(state, x, engine="reference", **arguments)
+    found = log_joint(state, x, **arguments)
+    assert torch.allclose(found, expected, rtol=PEER_RELATIVE)
+    for t in range(3):
+        alone = log_joint(GibbsState(labels[t], state.alpha[t]), x, **arguments)
+        assert torch.equal(alone, found[t]), "a labelling does not look at others"

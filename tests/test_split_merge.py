@@ -205,13 +205,13 @@ def test_a_point_that_is_all_of_a_component_leaves_no_number():
     for q in (0.8, 0.9):
         assert np.isnan(rank_one.without(q, kappa=5.0)).all()
     for x in (1.0, 2.0):
-        factor, mean, scratch = np.eye(2), np.zeros(2), np.empty((2, 2))
+        factor, mean, scratch = np.diag([1.0, 1, 0, 0]), np.zeros(2), np.empty((2, 4))
         assert np.isnan(rank_one.move_factor(np.array([x, 0.0]), -1.0, -0.25, factor, mean, *scratch))
 
 
 def test_a_candidate_that_cannot_be_taken_out_of_a_part_leaves_no_ratio():
     # The factor of a component as rounding may leave it: 1 - r q of the candidate is below 0, of the anchors 1.
-    x, labels, scratch = np.array([[0.0], [0.0], [1.0]]), np.zeros(3, np.int64), np.empty(1)
+    x, labels, scratch = np.array([[0.0], [0.0], [1.0]]), np.zeros(3, np.int64), np.empty(4)
     prior = components.make_prior(x, 0.01, 3.0, np.eye(1), factor_scratch(1))
     one, parts = components.make_components(x, 1), components.make_components(x, 3)
     one.size[0], one.W[0, 0, 0] = 3, 2.0

@@ -168,23 +168,6 @@ def has_far_point(x: np.ndarray, prior: Prior) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def rebuild(
-    x: np.ndarray,
-    labels: np.ndarray,
-    n_components: int,
-    kappa0: float,
-    S0: np.ndarray,
-    components: Components,
-    scratch: FactorScratch,
-) -> bool:
-    """Count, mean, factor and log det of every component whose members changed, from the data, in float64."""
-    ok = True
-    for k in range(n_components):
-        ok = ok and rebuild_one(x, labels, k, kappa0, S0, components, scratch)
-    return ok
-
-
-@njit(nogil=True, cache=True)
 def rebuild_one(
     x: np.ndarray,
     labels: np.ndarray,
@@ -194,7 +177,8 @@ def rebuild_one(
     components: Components,
     scratch: FactorScratch,
 ) -> bool:
-    """`rebuild` for component k; False if its scale matrix is not positive definite."""
+    """Count, mean, factor and log det of component k from the data, in float64, if its members changed; False if its
+    scale matrix is not positive definite."""
     if not components.changed[k]:
         return True
     members = np.empty(len(x), np.int64)

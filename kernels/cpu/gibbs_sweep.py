@@ -54,6 +54,7 @@ from kernels.cpu.small_components import (
     SmallComponents,
     append,
     clear,
+    features,
     grow_small,
     inner_products,
     load_products,
@@ -200,8 +201,10 @@ def _sweep_group(
     for sweep in range(len(orders)):
         n_small = _count(labels, n_components, components, small)
         if worth_it and not has_products and n_small >= FEWEST:
-            small = make_small_components(x, len(components.size), inner_products(x, kappa0, S0, factors))
-            has_products = worth_it = len(small.products) > 0
+            u = features(x, kappa0, S0, factors)
+            has_products = worth_it = len(u) > 0
+            if has_products:
+                small = make_small_components(x, len(components.size), inner_products(u))
         uses_small = has_products and n_small >= FEWEST
         for k in range(n_components):
             small.is_small[k] = uses_small and components.size[k] <= len(small.w)

@@ -9,8 +9,10 @@ from numba import njit
 from torch import Tensor
 
 from kernels.cpu import threads
-from kernels.cpu.components import centred, log_marginals, make_components, make_prior, rebuild
+from kernels.cpu.component_statistics import members_of
+from kernels.cpu.components import build, centred, log_marginals, make_components, make_prior
 from kernels.cpu.moments import factor_scratch
+from kernels.cpu.small_components import FEWEST, FEWEST_DIMENSIONS, features, log_det_of_members
 from kernels.types import GibbsState, NIWPrior
 
 STIRLING = 1e5
@@ -49,22 +51,31 @@ def _log_joint_group(
     n, D = x.shape
     factors = factor_scratch(D)
     prior = make_prior(x, kappa0, nu0, S0, factors)
+    value = np.full(len(labels), math.nan)
+    if math.isnan(prior.log_det):
+        return value
     marginal = log_marginals(prior)
-    value = np.empty(len(labels))
-    components = make_components(x, labels.max() + 1)
+    components = make_components(x, 1)
+    members, xbar = np.empty(n, np.int64), np.empty(D)
+    most, tried, u = D // 2, D < FEWEST_DIMENSIONS, np.empty((0, 0))
+    A = np.empty((most, most))
     for t in range(len(labels)):
-        n_components = labels[t].max() + 1
-        components.changed[:n_components] = True
-        if math.isnan(prior.log_det) or not rebuild(x, labels[t], n_components, kappa0, S0, components, factors):
-            value[t] = math.nan
-            continue
         value[t] = -_log_rising(alpha[t], n)
-        for k in range(n_components):
-            size = components.size[k]
+        many_small = (np.bincount(labels[t]) <= most).sum() >= FEWEST
+        if many_small and not tried:
+            tried, u = True, features(x, kappa0, S0, factors)
+        for k in range(labels[t].max() + 1):
+            size = members_of(x, labels[t], k, members, xbar)
             if size == 0:
                 continue
+            if many_small and size <= most and len(u) > 0:
+                log_det = prior.log_det + log_det_of_members(u, members, size, kappa0, A)
+            elif build(x, members, size, xbar, 0, kappa0, S0, components, factors):
+                log_det = components.log_det[0]
+            else:
+                log_det = math.nan
             value[t] += math.log(alpha[t]) + math.lgamma(size) + marginal[size]
-            value[t] += 0.5 * (nu0 * prior.log_det - (nu0 + size) * components.log_det[k])
+            value[t] += 0.5 * (nu0 * prior.log_det - (nu0 + size) * log_det)
     return value
 
 

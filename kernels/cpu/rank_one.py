@@ -137,30 +137,58 @@ def move_factor(
     """Factor and mean of a component after a point was added or removed (c and s as in `move`); the log det's change.
 
     With sigma_i = 1 + c sum_{l <= i} v_l^2 and z = sum_{l < i} v_l W_l, row i of the new factor is
-    sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z. v and z are overwritten. NaN if rounding
+    sqrt(sigma_{i-1} / sigma_i) W_i - c v_i / sqrt(sigma_{i-1} sigma_i) z. v and z [Dp] are overwritten. NaN if rounding
     leaves nothing of a sigma; factor and mean are then of no use.
     """
-    D = len(x)
-    for i in range(D):
-        v[i] = 0
-        z[i] = 0
-    for i in range(D):
-        total = 0.0
-        for j in range(i + 1):
-            total += W[i, j] * (x[j] - mean[j])
-        v[i] = total
+    Dp = len(W)
+    whiten_point(x, mean, W, z, v)
+    for j in range(len(x)):
+        mean[j] += s * z[j]
+    for j in range(Dp):
+        z[j] = 0
     sigma = 1.0
-    for i in range(D):
-        sigma_next = sigma + c * v[i] * v[i]
-        if not sigma_next > 0:
+    for i in range(0, Dp, 4):
+        v_0, v_1, v_2, v_3 = v[i], v[i + 1], v[i + 2], v[i + 3]
+        sigma_0 = sigma + c * v_0 * v_0
+        sigma_1 = sigma_0 + c * v_1 * v_1
+        sigma_2 = sigma_1 + c * v_2 * v_2
+        sigma_3 = sigma_2 + c * v_3 * v_3
+        if not (sigma_0 > 0 and sigma_1 > 0 and sigma_2 > 0 and sigma_3 > 0):
             return math.nan
-        a = math.sqrt(sigma / sigma_next)
-        h = c * v[i] / math.sqrt(sigma * sigma_next)
-        sigma = sigma_next
-        for j in range(i + 1):
+        h_0, h_1 = 1 / math.sqrt(sigma * sigma_0), 1 / math.sqrt(sigma_0 * sigma_1)
+        h_2, h_3 = 1 / math.sqrt(sigma_1 * sigma_2), 1 / math.sqrt(sigma_2 * sigma_3)
+        a_0, a_1, a_2, a_3 = sigma * h_0, sigma_0 * h_1, sigma_1 * h_2, sigma_2 * h_3
+        h_0, h_1, h_2, h_3 = c * v_0 * h_0, c * v_1 * h_1, c * v_2 * h_2, c * v_3 * h_3
+        sigma = sigma_3
+        for j in range(i + 4):
+            total = z[j]
             w = W[i, j]
-            W[i, j] = a * w - h * z[j]
-            z[j] += v[i] * w
-    for i in range(D):
-        mean[i] += s * (x[i] - mean[i])
+            W[i, j] = a_0 * w - h_0 * total
+            total += v_0 * w
+            w = W[i + 1, j]
+            W[i + 1, j] = a_1 * w - h_1 * total
+            total += v_1 * w
+            w = W[i + 2, j]
+            W[i + 2, j] = a_2 * w - h_2 * total
+            total += v_2 * w
+            w = W[i + 3, j]
+            W[i + 3, j] = a_3 * w - h_3 * total
+            z[j] = total + v_3 * w
     return math.log(sigma)
+
+
+@leaf(fastmath=FASTMATH | {"reassoc"})
+def whiten_point(x: np.ndarray, mean: np.ndarray, W: np.ndarray, d: np.ndarray, v: np.ndarray) -> None:
+    """d = x - mean and v = W d, both [Dp]; four rows (ROWS) at a time, so that d is read a quarter as often."""
+    for j in range(len(x)):
+        d[j] = x[j] - mean[j]
+    for j in range(len(x), len(W)):
+        d[j] = 0
+    for i in range(0, len(W), 4):
+        v_0, v_1, v_2, v_3 = 0.0, 0.0, 0.0, 0.0
+        for j in range(i + 4):
+            v_0 += W[i, j] * d[j]
+            v_1 += W[i + 1, j] * d[j]
+            v_2 += W[i + 2, j] * d[j]
+            v_3 += W[i + 3, j] * d[j]
+        v[i], v[i + 1], v[i + 2], v[i + 3] = v_0, v_1, v_2, v_3

@@ -91,15 +91,16 @@ def grow_small(small: SmallComponents, larger: SmallComponents) -> SmallComponen
     return larger
 
 
-@njit(nogil=True, fastmath=FASTMATH, cache=True)
-def inner_products(x: np.ndarray, kappa0: float, S0: np.ndarray, scratch: FactorScratch) -> np.ndarray:
-    """P of all points, which are about the prior's mean; empty if float64 is not enough for one of them."""
+@njit(nogil=True, cache=True)
+def features(x: np.ndarray, kappa0: float, S0: np.ndarray, scratch: FactorScratch) -> np.ndarray:
+    """[n, D + 1], whose inner products are P: u, and a constant that gives the 1 / kappa0. x is about the prior's mean.
+
+    Rows are added up to a multiple of ROWS. Empty if float64 is not enough for one of the points.
+    """
     n, D = x.shape
     Dp, n_lanes = padded(D), lanes(S0)
     factor_lower(S0, scratch)
-    n_rows, width = padded(n), (n + n_lanes - 1) // n_lanes * n_lanes
-    # One more feature gives the 1 / kappa0.
-    u, u_transposed = np.zeros((n_rows, D + 1)), np.zeros((D + 1, width))
+    u = np.zeros((padded(n), D + 1))
     origin, every_row = np.zeros(D), np.arange(n)
     tile, work, y, q = np.empty((Dp, n_lanes)), np.empty((Dp, n_lanes)), np.empty((Dp, n_lanes)), np.empty(n_lanes)
     for first in range(0, n, n_lanes):
@@ -109,18 +110,47 @@ def inner_products(x: np.ndarray, kappa0: float, S0: np.ndarray, scratch: Factor
             if not q[j] + 1 / kappa0 < LARGEST_PRODUCT:
                 return np.empty((0, 0))
             for r in range(D):
-                u[first + j, r] = u_transposed[r, first + j] = y[r, j]
-            u[first + j, D] = u_transposed[D, first + j] = 1 / math.sqrt(kappa0)
+                u[first + j, r] = y[r, j]
+            u[first + j, D] = 1 / math.sqrt(kappa0)
+    return u
+
+
+@njit(nogil=True, cache=True)
+def inner_products(u: np.ndarray) -> np.ndarray:
+    """P of all points by their features, with some more rows and columns."""
+    n_lanes = lanes(u)
+    n_rows, width = len(u), (len(u) + n_lanes - 1) // n_lanes * n_lanes
+    transposed = np.zeros((u.shape[1], width))
+    for i in range(n_rows):
+        for r in range(len(transposed)):
+            transposed[r, i] = u[i, r]
+    # Rows one after another in memory must not lie a multiple of 4 KiB apart: columns are read, too.
     products = np.empty((n_rows, width + 8))
     for column in range(0, width, n_lanes):
         last = min(column + n_lanes, n_rows)
         for i in range(0, last, ROWS):
-            multiply_rows(u, i, D + 1, u_transposed, products, column)
+            multiply_rows(u, i, len(transposed), transposed, products, column)
             if i < column:
                 for j in range(column, last):
                     for r in range(i, i + ROWS):
                         products[j, r] = products[r, j]
     return products
+
+
+@leaf(fastmath=FASTMATH | {"reassoc"})
+def log_det_of_members(u: np.ndarray, members: np.ndarray, c: int, kappa0: float, A: np.ndarray) -> float:
+    """log det S_n / det S_0 of c points by their features; A [c, c] or larger is overwritten."""
+    total = math.log(kappa0 / (kappa0 + c))
+    for i in range(c):
+        for j in range(i + 1):
+            product = 1.0 if i == j else 0.0
+            for r in range(u.shape[1]):
+                product += u[members[i], r] * u[members[j], r]
+            for r in range(j):
+                product -= A[i, r] * A[j, r]
+            A[i, j] = math.sqrt(product) if i == j else product / A[j, j]
+        total += 2 * math.log(A[i, i])
+    return total
 
 
 @leaf()

@@ -35,7 +35,8 @@ from kernels.cpu.components import (
 )
 from kernels.cpu.gibbs_sweep import FIRST_CAPACITY
 from kernels.cpu.moments import factor_scratch
-from kernels.cpu.rank_one import move_factor, without
+from kernels.cpu.rank_one import move_factor, whiten_point, without
+from kernels.cpu.tile import FASTMATH, padded
 from kernels.types import GibbsState, NIWPrior, SplitMergeInfo, SplitMergeProposals
 
 WITH_I, WITH_J, BOTH = 0, 1, 2
@@ -107,7 +108,7 @@ def _split_merge_group(
         components.size[label] += 1
     parts = make_components(x, 3)
     with_i = np.empty(n, np.bool_)
-    v, z = np.empty(D), np.empty(D)
+    v, z = np.empty(padded(D)), np.empty(padded(D))
     for p in range(len(accept)):
         i, j = anchors[p]
         if i == j:
@@ -205,8 +206,8 @@ def _propose(
             k = candidates[t]
             if k < 0 or (labels[k] != a and labels[k] != b):
                 continue
-            log_odds = _log_weight(x[k], WITH_I, with_i[k], prior, parts, v) - _log_weight(
-                x[k], WITH_J, not with_i[k], prior, parts, v
+            log_odds = _log_weight(x[k], WITH_I, with_i[k], prior, parts, v, z) - _log_weight(
+                x[k], WITH_J, not with_i[k], prior, parts, v, z
             )
             log_i = min(log_odds, 0.0) - math.log1p(math.exp(-abs(log_odds)))
             joins_i = labels[k] == a if last and a != b else uniforms[scan, t] < math.exp(log_i)
@@ -253,19 +254,15 @@ def _transfer(
     _move(x, 1, kappa0, parts, target, v, z)
 
 
-@leaf(fastmath={"contract", "nsz", "reassoc"})
-def _log_weight(x: np.ndarray, part: int, is_member: bool, prior: Prior, parts: Components, v: np.ndarray) -> float:
+@leaf(fastmath=FASTMATH | {"reassoc"})
+def _log_weight(
+    x: np.ndarray, part: int, is_member: bool, prior: Prior, parts: Components, v: np.ndarray, z: np.ndarray
+) -> float:
     """log n_k t_k(x) of a part without the point itself (see `rank_one.without`)."""
-    D = len(x)
-    W, mean = parts.W[part], parts.mean[part]
-    for j in range(D):
-        v[j] = x[j] - mean[j]
+    whiten_point(x, parts.mean[part], parts.W[part], z, v)
     q = 0.0
-    for i in range(D):
-        total = 0.0
-        for j in range(i + 1):
-            total += W[i, j] * v[j]
-        q += total * total
+    for i in range(len(v)):
+        q += v[i] * v[i]
     n, log_det = parts.size[part], parts.log_det[part]
     if is_member:
         q, change = without(q, prior.kappa0 + n)
