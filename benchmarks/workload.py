@@ -81,6 +81,11 @@ def gibbs_sweep_of_blocks() -> Callable[[], Any]:
     return _sweeps(block_size=4)
 
 
+def gibbs_sweep_of_many_components() -> Callable[[], Any]:
+    """Of seven points each, as classes of 500 points have in 64 dimensions."""
+    return _sweeps(block_size=1, n_components=70)
+
+
 def split_merge() -> Callable[[], Any]:
     """Two proposals a class that name all points, and twenty that name ten, from random labels."""
     import kernels
@@ -123,12 +128,12 @@ def fit_by_em() -> Callable[[], Any]:
     return lambda: GaussianMixture(4, tol=0.1, random_state=0).fit(X, groups=groups)
 
 
-def _sweeps(block_size: int, D: int = 64) -> Callable[[], Any]:
+def _sweeps(block_size: int, D: int = 64, n_components: int = 6) -> Callable[[], Any]:
     """Four sweeps from random labels: many points move."""
     import kernels
 
     T = 4
-    case, state, prior, random = _start(D)
+    case, state, prior, random = _start(D, n_components)
     G, n = GROUPS, GROUP
     order = torch.stack([torch.cat([torch.randperm(n, generator=random) for _ in range(G)]) for _ in range(T)])
     uniforms = torch.rand(T, G * n, generator=random, dtype=torch.float64)
@@ -137,7 +142,7 @@ def _sweeps(block_size: int, D: int = 64) -> Callable[[], Any]:
     )
 
 
-def _start(D: int) -> tuple[ClassInputs, Any, Any, torch.Generator]:
+def _start(D: int, n_components: int = 6) -> tuple[ClassInputs, Any, Any, torch.Generator]:
     """Classes, random labels with alpha, a prior (of the types of the tree that is timed), and what to draw from."""
     import kernels
 
@@ -147,7 +152,7 @@ def _start(D: int) -> tuple[ClassInputs, Any, Any, torch.Generator]:
     ones = torch.ones(G, dtype=torch.float64)
     prior = kernels.NIWPrior(torch.zeros(G, D, dtype=torch.float64), 0.01 * ones, (D + 2) * ones, 10 * identity)
     random = torch.Generator().manual_seed(0)
-    state = kernels.GibbsState(torch.randint(6, (G * n,), generator=random), ones)
+    state = kernels.GibbsState(torch.randint(n_components, (G * n,), generator=random), ones)
     return case, state, prior, random
 
 
@@ -164,6 +169,7 @@ OPERATIONS = {
         gibbs_sweep,
         gibbs_sweep_of_16_features,
         gibbs_sweep_of_blocks,
+        gibbs_sweep_of_many_components,
         split_merge,
         log_joint,
         fit,
