@@ -201,7 +201,7 @@ def _sweep_group(
     for sweep in range(len(orders)):
         n_small = _count(labels, n_components, components, small)
         if worth_it and not has_products and n_small >= FEWEST:
-            u = features(x, kappa0, S0, factors)
+            u = features(x.astype(np.float64), kappa0, S0, factors)
             has_products = worth_it = len(u) > 0
             if has_products:
                 small = make_small_components(x, len(components.size), inner_products(u))

@@ -61,13 +61,20 @@ def _log_joint_group(
     A = np.empty((most, most))
     for t in range(len(labels)):
         value[t] = -_log_rising(alpha[t], n)
-        many_small = (np.bincount(labels[t]) <= most).sum() >= FEWEST
+        sizes = np.zeros(labels[t].max() + 1, np.int64)
+        for label in labels[t]:
+            sizes[label] += 1
+        n_small = 0
+        for size in sizes:
+            n_small += size <= most
+        many_small = n_small >= FEWEST
         if many_small and not tried:
             tried, u = True, features(x, kappa0, S0, factors)
-        for k in range(labels[t].max() + 1):
-            size = members_of(x, labels[t], k, members, xbar)
+        for k in range(len(sizes)):
+            size = sizes[k]
             if size == 0:
                 continue
+            members_of(x, labels[t], k, members, xbar)
             if many_small and size <= most and len(u) > 0:
                 log_det = prior.log_det + log_det_of_members(u, members, size, kappa0, A)
             elif build(x, members, size, xbar, 0, kappa0, S0, components, factors):

@@ -202,11 +202,11 @@ def remove(k: int, point: int, c: int, kappa0: float, small: SmallComponents) ->
 def rebuild_small(labels: np.ndarray, k: int, prior: Prior, components: Components, small: SmallComponents) -> None:
     """Slot k from its points, in order."""
     clear(k, prior, components, small)
-    c = 0
+    components.size[k] = 0
     for i in range(len(labels)):
         if labels[i] == k:
-            components.log_det[k] += append(k, i, c, prior.kappa0, small)
-            c += 1
+            components.log_det[k] += append(k, i, components.size[k], prior.kappa0, small)
+            components.size[k] += 1
     small.changed[k] = False
 
 
@@ -266,6 +266,7 @@ def without_block(
     """Squared distances block_q of the points of a block to slot k without those of them that it holds; the change of
     log det S_n. Some of its c points are not in the block."""
     between = len(small.R) - 1
+    R, members, products = small.R[between], small.members[between], small.products
     left, change = 0, 0.0
     for j in range(c):
         change += 2 * math.log(small.R[k, j, j]) - math.log((kappa0 + j) / (kappa0 + j + 1))
@@ -273,9 +274,10 @@ def without_block(
         for point in block:
             stays &= small.members[k, j] != point
         if stays:
-            change += append(between, small.members[k, j], left, kappa0, small)
+            members[left] = small.members[k, j]
             left += 1
-    R, members, products = small.R[between], small.members[between], small.products
+    for r in range(left):
+        change += append(between, members[r], r, kappa0, small)
     for i in range(len(block)):
         s = 1 + products[block[i], block[i]]
         for r in range(left):
