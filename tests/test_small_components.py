@@ -96,9 +96,9 @@ def test_a_block_that_leaves(held):
     x, S0, members, _, small, _ = held
     before = small.R[0].copy()
     block, q = np.array([3, 14, 25, 0]), np.zeros(4)
-    change = small_form.without_block(0, block, len(members), KAPPA0, small, q)
+    of_rest = small_form.without_block(0, block, len(members), KAPPA0, small, q)
     rest = [11, 30, 7]
-    assert change == pytest.approx(log_det(x, S0, rest) - log_det(x, S0, members), rel=PEER_RELATIVE)
+    assert of_rest == pytest.approx(log_det(x, S0, rest) - np.linalg.slogdet(S0)[1], rel=PEER_RELATIVE)
     np.testing.assert_allclose(q, [squared_distance(x, S0, rest, i) for i in block], rtol=PEER_RELATIVE)
     assert np.array_equal(small.R[0], before)
 
@@ -171,7 +171,8 @@ def test_both_forms_at_once_and_a_component_that_outgrows_the_small_one():
 
 def test_more_components_than_memory_was_first_set_aside_for():
     # Nearly by the restaurant process alone, of many tables.
-    state, x, order, uniforms, _, arguments = problem(16)
+    state, x, order, uniforms, _, arguments = problem(20)
+    assert (sizes(state.labels[:72]) <= MOST).sum() >= small_form.FEWEST
     state = state._replace(alpha=torch.full((2,), 300.0, dtype=torch.float64))
     arguments["inverse_temperature"] = torch.full((2,), 0.01, dtype=torch.float64)
     for block_size in (1, 4):
@@ -254,3 +255,30 @@ def test_log_joint_of_the_reference(kappa0):
     for t in range(3):
         alone = log_joint(GibbsState(labels[t], state.alpha[t]), x, **arguments)
         assert torch.equal(alone, found[t]), "a labelling does not look at others"
+
+
+def test_corrected_blocks_of_the_reference():
+    *numbers, arguments = problem(35)
+    accept = torch.from_numpy(np.random.default_rng(6).random(numbers[2].shape))
+    expected = assert_labels_of_the_reference(*numbers, arguments | {"block_size": 4, "correction": accept})
+    refused = gibbs_sweep(*numbers, block_size=4, **arguments)
+    assert not torch.equal(refused.labels, expected.labels), "no block is refused"
+
+
+def test_a_component_that_changes_its_form_has_the_determinant_of_that_form(held):
+    x, S0, _, _, small, prior = held
+    labels, scratch = np.arange(N) % 5, factor_scratch(D)
+
+    def begun():
+        components = make_components(x, 8)
+        components.size[:5] = N // 5
+        return components, small_form.make_small_components(x, 8, small.products)
+
+    components, forms = begun()
+    for uses_small in (False, True, False, True):
+        fresh = begun()
+        for each in ((components, forms), fresh):
+            assert gibbs._rebuild(x, labels, 5, uses_small, prior, *each, scratch)
+        assert np.array_equal(components.log_det, fresh[0].log_det)
+        expected = [log_det(x, S0, np.flatnonzero(labels == k)) for k in range(5)]
+        np.testing.assert_allclose(components.log_det[:5], expected, rtol=PEER_RELATIVE)

@@ -11,9 +11,9 @@ q = |W (x - m)|^2 is all that a point needs of it. Three facts make a sweep chea
 - Only components whose members changed are rebuilt, in float64 from the data, before the next sweep. The rebuilt factor
   depends on the members alone, so a sweep's result depends on the state alone, however many sweeps run in one call.
 
-Where many components hold fewer than half as many points as there are dimensions, these are held in another form, by
-the inner products of their points (`small_components.py`): with 70 components of seven points in 64 dimensions a sweep
-takes two fifths of the time. Which form each has is decided by the labels that a sweep begins with.
+Where FEWEST components or more hold at most half as many points as there are dimensions, these are held in another
+form, by the inner products of their points (`small_components.py`): with 70 components of seven points in 64 dimensions
+a sweep takes two fifths of the time. Whether a sweep does so depends on the labels that it begins with.
 
 A member's distance to its component without it is q r^2 / (1 - r q), r a little above 1. For a member far from all the
 others float32 rounds 1 - r q to anything, below 0 too: a group with such a point is computed in float64.
@@ -65,6 +65,7 @@ from kernels.cpu.small_components import (
     make_small_components,
     rebuild_small,
     remove,
+    room,
     squared_distances,
     without_block,
     without_point,
@@ -199,7 +200,7 @@ def _sweep_group(
         np.zeros((block_size, Dp), x.dtype),
         np.zeros(block_size),
     )
-    # What few points many components hold, and so which form each has, depends on the labels a sweep starts from alone.
+    # Whether a sweep holds components in this form depends on the labels that it begins with, and on nothing before it.
     has_products, worth_it = False, not corrected and D >= FEWEST_DIMENSIONS and n <= MOST_POINTS
     small = make_small_components(x, capacity, np.empty((0, 0)))
     for sweep in range(len(orders)):
@@ -210,14 +211,9 @@ def _sweep_group(
             if has_products:
                 small = make_small_components(x, len(components.size), inner_products(u))
         uses_small = has_products and n_small >= FEWEST
-        for k in range(n_components):
-            small.is_small[k] = uses_small and components.size[k] <= len(small.w)
-            if small.is_small[k]:
-                if small.changed[k]:
-                    rebuild_small(labels, k, prior, components, small)
-            elif not rebuild_one(x, labels, k, kappa0, S0, components, factors):
-                return NOT_POSITIVE_DEFINITE
-        components, small, n_slots, too_far = _sweep(
+        if not _rebuild(x, labels, n_components, uses_small, prior, components, small, factors):
+            return NOT_POSITIVE_DEFINITE
+        components, small, n_slots, outcome = _sweep(
             x,
             labels,
             n_components,
@@ -236,8 +232,8 @@ def _sweep_group(
             corrected,
             beta[sweep],
         )
-        if too_far:
-            return TOO_FAR
+        if outcome != DONE:
+            return outcome
         first_empty = 0
         while first_empty < n_slots and components.size[first_empty] > 0:
             first_empty += 1
@@ -256,7 +252,7 @@ def _sweep_group(
 @leaf()
 def _count(labels: np.ndarray, n_components: int, components: Components, small: SmallComponents) -> int:
     """Write components.size; the number of components that may be small."""
-    size, most, n_small = components.size, len(small.w), 0
+    size, most, n_small = components.size, room(small), 0
     for k in range(n_components):
         size[k] = 0
     for label in labels:
@@ -267,6 +263,34 @@ def _count(labels: np.ndarray, n_components: int, components: Components, small:
 
 
 @njit(nogil=True, cache=True)
+def _rebuild(
+    x: np.ndarray,
+    labels: np.ndarray,
+    n_components: int,
+    uses_small: bool,
+    prior: Prior,
+    components: Components,
+    small: SmallComponents,
+    factors: FactorScratch,
+) -> bool:
+    """Give every component the form that it begins the sweep with, from the data, if its members changed or it had the
+    other form; False if a scale matrix is not positive definite."""
+    for k in range(n_components):
+        small.is_small[k] = uses_small and components.size[k] <= room(small)
+        # The two forms share the determinant, whose last digits are those of one of them.
+        if small.is_small[k]:
+            components.changed[k] = True
+            if small.changed[k]:
+                rebuild_small(labels, k, prior, components, small)
+        else:
+            small.changed[k] = True
+            if not rebuild_one(x, labels, k, prior.kappa0, prior.S0, components, factors):
+                return False
+    return True
+
+
+# Functions that are called once are compiled as a part of their caller: compiling takes a sixth less time.
+@njit(nogil=True, inline="always")
 def _sweep(
     x: np.ndarray,
     labels: np.ndarray,
@@ -285,9 +309,9 @@ def _sweep(
     shared_new: bool,
     corrected: bool,
     beta: float,
-) -> tuple[Components, SmallComponents, int, bool]:
-    """One sweep; labels are changed in place. Returns the components, which may have moved, and the slots in use; True
-    if it has stopped at a point that is too far away, as the first sweep does if there is one."""
+) -> tuple[Components, SmallComponents, int, int]:
+    """One sweep; labels are changed in place. Returns the components, which may have moved, the slots in use and the
+    outcome: the first sweep stops at a point that is too far away, if there is one."""
     n = len(order)
     furthest = FAR / np.finfo(x.dtype).eps
     step = lanes(x) // block_size * block_size
@@ -300,7 +324,7 @@ def _sweep(
         whiten(prior.W, prior.mean, scratch.tile, scratch.work, prior.y, prior.q)
         for j in range(last - first):
             if not prior.q[j] <= furthest:
-                return components, small, n_slots, True
+                return components, small, n_slots, TOO_FAR
         if uses_small:
             load_products(order, first, last, small)
         for k in range(n_slots):
@@ -335,13 +359,13 @@ def _sweep(
             if any_change and not _relabel(
                 x, block, lane, labels, drawn, prior, components, small, uses_small, scratch, factors
             ):
-                return components, small, n_slots, True
+                return components, small, n_slots, NOT_POSITIVE_DEFINITE
             for i in range(len(block)):
                 _set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
                 if any_change:
                     k = drawn[i]
                     _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
-    return components, small, n_slots, False
+    return components, small, n_slots, DONE
 
 
 @njit(nogil=True, cache=True)
@@ -416,7 +440,7 @@ def _weigh(
             scratch.block_q[0], change = without(components.q[k, lane], kappa)
             log_det += change
         elif size > removed and small.is_small[k]:
-            log_det += without_block(k, block, size, prior.kappa0, small, scratch.block_q)
+            log_det = prior.log_det + without_block(k, block, size, prior.kappa0, small, scratch.block_q)
         elif size > removed:
             log_det += remove_block(
                 components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q, scratch.v
@@ -431,7 +455,7 @@ def _weigh(
             log_weight[k] = conditionals.constant[k] - conditionals.factor[k] * log_weight[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, inline="always")
 def _relabel(
     x: np.ndarray,
     block: np.ndarray,
@@ -466,7 +490,7 @@ def _relabel(
         if k != labels[block[i]]:
             if size[k] == 0:
                 _open(k, uses_small, prior, components, small)
-            full = small.is_small[k] and size[k] == len(small.w)
+            full = small.is_small[k] and size[k] == room(small)
             if full and not _enlarge(x, k, prior, components, small, scratch, factors):
                 return False
             if small.is_small[k]:
@@ -496,7 +520,7 @@ def _open(k: int, uses_small: bool, prior: Prior, components: Components, small:
         copy(prior.q, components.q[k])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, inline="always")
 def _enlarge(
     x: np.ndarray,
     k: int,

@@ -9,7 +9,7 @@ P_ij = 1 / kappa0 + u_i . u_j. For a component of c points, kappa = kappa0 + c,
 
 all by Schur complements and det(I_D + U' H U) = det(I_c + H U U'). Where c is 7 and D is 64, a point costs 28
 multiplications in place of 2,080, and a component that changes 100 in place of 10,000. The products are computed once
-for all sweeps of a call. Everything is in float64.
+for all sweeps of a call. Everything is in float64; distances are stored in the dtype of the points.
 """
 
 import math
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 
 from kernels.cpu.compiled import leaf
 from kernels.cpu.components import Components, Prior, copy
@@ -28,7 +29,6 @@ FEWEST = 16
 FEWEST_DIMENSIONS = 32
 MOST_POINTS = 2048
 """In a group whose products are kept: 32 MiB."""
-ROWS_AT_ONCE = 32
 LARGEST_PRODUCT = 1e8
 """s is 1 at least, and its rounding errors are this times those of float64."""
 
@@ -37,7 +37,7 @@ class SmallComponents(NamedTuple):
     """Of the component slots of a group. A slot that is small has as many points as `Components.size` says."""
 
     products: np.ndarray
-    """[n, n] P, with more rows and columns for the inner loop; empty if there is none."""
+    """[n, n] P, with more rows and columns for the inner loop; empty if no slot is small, as members and R are then."""
     is_small: np.ndarray
     """[C] bool: the slot is held in this form, in the sweep at hand."""
     changed: np.ndarray
@@ -64,12 +64,13 @@ class SmallComponents(NamedTuple):
 def make_small_components(x: np.ndarray, capacity: int, products: np.ndarray) -> SmallComponents:
     n_lanes = lanes(x)
     most = max(ROWS, x.shape[1] // 2 // ROWS * ROWS)
+    slots = capacity + 1 if len(products) > 0 else 0
     return SmallComponents(
         products,
         np.zeros(capacity, np.bool_),
         np.ones(capacity, np.bool_),
-        np.zeros((capacity + 1, most), np.int64),
-        np.zeros((capacity + 1, most, most)),
+        np.zeros((slots, most), np.int64),
+        np.zeros((slots, most, most)),
         np.zeros(n_lanes, np.int64),
         np.empty((min(len(x), len(products)), n_lanes)),
         np.empty(n_lanes),
@@ -77,6 +78,12 @@ def make_small_components(x: np.ndarray, capacity: int, products: np.ndarray) ->
         np.zeros((1, n_lanes)),
         np.zeros(most),
     )
+
+
+@register_jitable
+def room(small: SmallComponents) -> int:
+    """Points that a small component has room for."""
+    return small.members.shape[1]
 
 
 @njit(nogil=True, cache=True)
@@ -212,7 +219,7 @@ def rebuild_small(labels: np.ndarray, k: int, prior: Prior, components: Componen
 
 @leaf()
 def load_products(order: np.ndarray, start: int, stop: int, small: SmallComponents) -> None:
-    """As `load_tile`, the products of the tile. Some rows at a time, so that what is written stays close by."""
+    """As `load_tile`, the products of the tile."""
     n, n_lanes = small.tile.shape
     points = small.tile_points
     for j in range(n_lanes):
@@ -263,13 +270,12 @@ def without_point(k: int, point: int, c: int, kappa0: float, small: SmallCompone
 def without_block(
     k: int, block: np.ndarray, c: int, kappa0: float, small: SmallComponents, block_q: np.ndarray
 ) -> float:
-    """Squared distances block_q of the points of a block to slot k without those of them that it holds; the change of
-    log det S_n. Some of its c points are not in the block."""
+    """Squared distances block_q of the points of a block to slot k without those of them that it holds, and log det S_n
+    / det S_0 of the rest. Some of its c points are not in the block."""
     between = len(small.R) - 1
     R, members, products = small.R[between], small.members[between], small.products
-    left, change = 0, 0.0
+    left, log_det = 0, 0.0
     for j in range(c):
-        change += 2 * math.log(small.R[k, j, j]) - math.log((kappa0 + j) / (kappa0 + j + 1))
         stays = True
         for point in block:
             stays &= small.members[k, j] != point
@@ -277,7 +283,7 @@ def without_block(
             members[left] = small.members[k, j]
             left += 1
     for r in range(left):
-        change += append(between, members[r], r, kappa0, small)
+        log_det += append(between, members[r], r, kappa0, small)
     for i in range(len(block)):
         s = 1 + products[block[i], block[i]]
         for r in range(left):
@@ -286,7 +292,7 @@ def without_block(
                 total += R[r, j] * products[block[i], members[j]]
             s -= total * total
         block_q[i] = s - (kappa0 + left + 1) / (kappa0 + left)
-    return change
+    return log_det
 
 
 @leaf()

@@ -48,7 +48,8 @@ def exp(x: np.ndarray, power: np.ndarray, out: np.ndarray) -> None:
 
 @leaf(fastmath=FASTMATH)
 def log1p(x: np.ndarray, power: np.ndarray, out: np.ndarray) -> None:
-    """out = log(1 + x) for finite x >= 0, as n ln2 + log(m), m in 0.7..1.5; `power` is overwritten. All float64 [n].
+    """out = log(1 + x) for finite x >= 0 (or, by rounding, a little below), as n ln2 + log(m), m in 0.7..1.5; `power`
+    is overwritten. All float64 [n].
 
     log(m) = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.18, as a series in s^2. What rounding 1 + x loses is added back.
     """
