@@ -129,7 +129,7 @@ FAULTS = [
     Fault("small components: log joint without the prior's determinant", "kernels/cpu/log_joint.py",
           "prior.log_det + log_det_of_members", "log_det_of_members", (SMALL, "log_joint")),
     Fault("rank one: a row of four without the ones before it", "kernels/cpu/rank_one.py",
-          "total += v_1 * w", "total += v_0 * w", SPLIT_MERGE),
+          "total += v_1 * w", "total += v_0 * w", ("test_split_merge.py", "came_and_after")),
     # Split-merge moves, corrected blocks and annealing: against enumeration.
     Fault("split-merge: probability of the proposal dropped", "kernels/cpu/split_merge.py",
           "- log_proposal\n", "\n", SPLIT_MERGE),

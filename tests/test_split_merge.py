@@ -200,6 +200,26 @@ def test_a_ratio_that_is_no_number_is_refused(n_candidates):
         assert info.log_ratio[~info.split].isnan().all()
 
 
+@pytest.mark.parametrize("D", [1, 2, 7, 64])
+def test_the_factor_after_a_point_came_and_after_it_left(D):
+    rng, kappa = np.random.default_rng(D), 3.5
+    root = np.tril(rng.normal(size=(D, D))) / 8 + np.eye(D)
+    x, mean, Dp = rng.normal(size=D), rng.normal(size=D), -(-D // 4) * 4
+    W = np.zeros((Dp, Dp))
+    W[:D, :D] = np.linalg.inv(root)
+    S, d, scratch, now = root @ root.T, x - mean, np.full((2, Dp), np.nan), mean.copy()
+    larger = S + kappa / (kappa + 1) * np.outer(d, d)
+    change = rank_one.move_factor(x, kappa / (kappa + 1), 1 / (kappa + 1), W, now, *scratch)
+    np.testing.assert_allclose(W[:D, :D] @ larger @ W[:D, :D].T, np.eye(D), atol=PEER_RELATIVE)
+    np.testing.assert_allclose(now, mean + d / (kappa + 1), rtol=PEER_RELATIVE)
+    assert change == pytest.approx(np.linalg.slogdet(larger)[1] - np.linalg.slogdet(S)[1], rel=PEER_RELATIVE)
+    assert rank_one.move_factor(x, -(kappa + 1) / kappa, -1 / kappa, W, now, *scratch) == pytest.approx(-change)
+    np.testing.assert_allclose(W[:D, :D], np.linalg.inv(root), atol=PEER_RELATIVE)
+    np.testing.assert_allclose(now, mean, rtol=PEER_RELATIVE)
+    assert not np.triu(W, 1).any()
+    assert not W[D:].any()
+
+
 def test_a_point_that_is_all_of_a_component_leaves_no_number():
     # What rounding may make of 1 - r q for a point far from all others: 0, or less.
     for q in (0.8, 0.9):
