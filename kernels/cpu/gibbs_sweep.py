@@ -21,7 +21,7 @@ others float32 rounds 1 - r q to anything, below 0 too: a group with such a poin
 
 import math
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +49,9 @@ from kernels.cpu.components import (
     make_prior,
     rebuild_one,
 )
+from kernels.cpu.conditionals import make_conditionals, set_slot, weigh
 from kernels.cpu.moments import FactorScratch, factor_scratch
-from kernels.cpu.rank_one import move, remove_block, without
+from kernels.cpu.rank_one import move
 from kernels.cpu.small_components import (
     FEWEST,
     FEWEST_DIMENSIONS,
@@ -67,35 +68,14 @@ from kernels.cpu.small_components import (
     remove,
     room,
     squared_distances,
-    without_block,
-    without_point,
 )
-from kernels.cpu.tile import FASTMATH, lanes, load_tile, padded, whiten
-from kernels.cpu.vector_math import log1p
+from kernels.cpu.tile import lanes, load_tile, padded, whiten
 from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
 FIRST_CAPACITY = 16
 """Components that memory is set aside for at first; it doubles when they do not suffice."""
 NEGLIGIBLE = -40.0
 """Log weights, relative to the largest, from here on are less than what rounding their sum in float64 loses."""
-
-
-class Conditionals(NamedTuple):
-    """What labels are drawn from: log weight = constant - factor log1p(q shrink). Columns are slots, then a new
-    component; the columns of slots change with their components."""
-
-    log_weight: np.ndarray
-    """[b, C + 1]"""
-    distance: np.ndarray
-    """[b, C + 1] q shrink"""
-    constant: np.ndarray
-    """[C + 1] -inf for an empty slot"""
-    factor: np.ndarray
-    """[C + 1]"""
-    shrink: np.ndarray
-    """[C + 1] kappa / (kappa + 1)"""
-    power: np.ndarray
-    """[C + 1] memory of log1p"""
 
 
 def gibbs_sweep(
@@ -317,7 +297,7 @@ def _sweep(
     step = lanes(x) // block_size * block_size
     was, drawn = np.empty(block_size, np.int64), np.empty(block_size, np.int64)
     log_alpha = math.log(alpha)
-    conditionals = _make_conditionals(block_size, beta, prior, components)
+    conditionals = make_conditionals(block_size, beta, prior, components)
     for first in range(0, n, step):
         last = min(n, first + step)
         load_tile(x, order, first, last, scratch.tile)
@@ -337,7 +317,7 @@ def _sweep(
         for start in range(first, last, block_size):
             block = order[start : min(start + block_size, last)]
             lane = start - first
-            _weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, small, scratch, conditionals)
+            weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, small, scratch, conditionals)
             any_new, any_change = False, False
             for i in range(len(block)):
                 was[i] = labels[block[i]]
@@ -355,104 +335,17 @@ def _sweep(
                 if n_slots + block_size > capacity:
                     components = grow(components, make_components(x, 2 * capacity))
                     small = grow_small(small, make_small_components(x, 2 * capacity, small.products))
-                    conditionals = _make_conditionals(block_size, beta, prior, components)
+                    conditionals = make_conditionals(block_size, beta, prior, components)
             if any_change and not _relabel(
                 x, block, lane, labels, drawn, prior, components, small, uses_small, scratch, factors
             ):
                 return components, small, n_slots, NOT_POSITIVE_DEFINITE
             for i in range(len(block)):
-                _set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
+                set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
                 if any_change:
                     k = drawn[i]
-                    _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
+                    set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
     return components, small, n_slots, DONE
-
-
-@njit(nogil=True, cache=True)
-def _make_conditionals(block_size: int, beta: float, prior: Prior, components: Components) -> Conditionals:
-    columns = len(components.size) + 1
-    conditionals = Conditionals(
-        np.empty((block_size, columns)),
-        np.empty((block_size, columns)),
-        np.empty(columns),
-        np.empty(columns),
-        np.empty(columns),
-        np.empty(columns),
-    )
-    for k in range(len(components.size)):
-        _set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
-    return conditionals
-
-
-@leaf()
-def _set_slot(k: int, c: int, log_det: float, beta: float, prior: Prior, conditionals: Conditionals) -> None:
-    """What a component of c points gives to the conditional of any point outside it."""
-    if c == 0:
-        conditionals.constant[k], conditionals.factor[k], conditionals.shrink[k] = -math.inf, 0.0, 0.0
-        return
-    kappa = prior.kappa0 + c
-    conditionals.constant[k] = prior.log_count[c] + beta * (prior.predictive[c] - 0.5 * log_det)
-    conditionals.factor[k] = 0.5 * beta * (prior.nu0 + c + 1)
-    conditionals.shrink[k] = kappa / (kappa + 1)
-
-
-@leaf(fastmath=FASTMATH)
-def _weigh(
-    block: np.ndarray,
-    lane: int,
-    labels: np.ndarray,
-    n_slots: int,
-    log_alpha: float,
-    beta: float,
-    prior: Prior,
-    components: Components,
-    small: SmallComponents,
-    scratch: Scratch,
-    conditionals: Conditionals,
-) -> None:
-    """conditionals.log_weight[i, k]: log conditional of label k for point i of the block given the points outside it,
-    up to a constant; -inf for an empty slot, k = n_slots for a new component.
-
-    The slots of the block's own components are left as they are without the block.
-    """
-    b = len(block)
-    for i in range(b):
-        for k in range(n_slots):
-            conditionals.distance[i, k] = components.q[k, lane + i] * conditionals.shrink[k]
-        conditionals.distance[i, n_slots] = prior.q[lane + i] * prior.kappa0 / (prior.kappa0 + 1)
-    conditionals.constant[n_slots] = log_alpha + beta * (prior.predictive[0] - 0.5 * prior.log_det)
-    conditionals.factor[n_slots] = 0.5 * beta * (prior.nu0 + 1)
-    for first in range(b):
-        k = labels[block[first]]
-        seen, removed = False, 0
-        for i in range(b):
-            seen |= i < first and labels[block[i]] == k
-            removed += labels[block[i]] == k
-        if seen:
-            continue
-        size = components.size[k]
-        log_det = components.log_det[k]
-        kappa = prior.kappa0 + size
-        if b == 1 and size > 1 and small.is_small[k]:
-            scratch.block_q[0], change = without_point(k, block[0], size, prior.kappa0, small)
-            log_det += change
-        elif b == 1 and size > 1:
-            scratch.block_q[0], change = without(components.q[k, lane], kappa)
-            log_det += change
-        elif size > removed and small.is_small[k]:
-            log_det = prior.log_det + without_block(k, block, size, prior.kappa0, small, scratch.block_q)
-        elif size > removed:
-            log_det += remove_block(
-                components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q, scratch.v
-            )
-        _set_slot(k, size - removed, log_det, beta, prior, conditionals)
-        for i in range(b):
-            conditionals.distance[i, k] = scratch.block_q[i] * conditionals.shrink[k] if size > removed else 0.0
-    for i in range(b):
-        log_weight = conditionals.log_weight[i]
-        log1p(conditionals.distance[i, : n_slots + 1], conditionals.power, log_weight)
-        for k in range(n_slots + 1):
-            log_weight[k] = conditionals.constant[k] - conditionals.factor[k] * log_weight[k]
 
 
 @njit(nogil=True, inline="always")
