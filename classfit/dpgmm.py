@@ -32,6 +32,9 @@ from kernels import NIWPrior
 
 SWEEPS_A_CALL = 10
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
+SECONDS_OF_A_CHECKPOINT = 0.1
+"""One that takes longer to write (a second, of 100 groups of 500 points in four chains) is written less often, in
+proportion: checkpoints take a twentieth of the time at most."""
 ROUNDS_A_CALL = 5
 GROUPS_A_CALL, GROUPS_A_CALL_OF_A_GPU = 4, 32
 """Groups that burn in together, eight chains of each: a GPU has room for some 200 programs at once."""
@@ -377,7 +380,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         """Step from the checkpoint, or else the beginning, to the end, with checkpoints and a progress bar."""
         path = None if self.checkpoint is None else Path(self.checkpoint)
         chain = _load_chain(path, identity, kind) if path is not None and path.exists() else begin()
-        written = time.monotonic()
+        written, pause = time.monotonic(), SECONDS_BETWEEN_CHECKPOINTS
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not self.verbose) as bar:
             done, total = progress(chain)
@@ -386,9 +389,11 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
                 chain = step(chain)
                 done, _ = progress(chain)
                 bar.update(task, completed=done)
-                if path is not None and (done == total or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS):
+                begun = time.monotonic()
+                if path is not None and (done == total or begun - written > pause):
                     write_npz(path, identity=identity, **chain._asdict())
                     written = time.monotonic()
+                    pause = SECONDS_BETWEEN_CHECKPOINTS * max(1.0, (written - begun) / SECONDS_OF_A_CHECKPOINT)
         return chain
 
 

@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from paper_repro.computations import WARNINGS
 from paper_repro.figures import module as figure_module
 from paper_repro.figures import style, title
 from paper_repro.pipeline import ANY_PROTOCOL, DEFAULTS, Pipeline, run_folder
-from paper_repro.profiles import PROTOCOLS
+from paper_repro.profiles import PROTOCOLS, Protocol
 from paper_repro.side_by_side import Comparison, compare
 from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import State, Step, Workspace
@@ -81,6 +82,7 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
         side_by_side=comparison and _side_by_side(comparison),
         figures=[_figure(workspace, step, name) for name, step in pipeline.figures.items()],
         stages=_stages(workspace, pipeline),
+        kept_from=_kept_from(pipeline.protocol),
         many=MANY_FLAGGED,
         steps=_steps(workspace, pipeline),
         software=_software(workspace, pipeline),
@@ -193,9 +195,6 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
         rows = list(csv.DictReader(file))
     traces = read_arrays(folder / "traces.npz")
     warnings = _stored_json(workspace, pipeline.classes, WARNINGS) or {}
-    protocol = pipeline.protocol
-    # Of several chains, those of the second half are kept.
-    kept_from = protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
     stages = []
     for stage, dimension in zip(pipeline.posteriors, pipeline.profile.dimensions, strict=True):
         of_stage: list[dict[str, Any]] = [row for row in rows if row["stage"] == str(stage)]
@@ -204,7 +203,7 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
         for g, row in enumerate(of_stage):
             for name in ("n_components", "log_joint"):
                 values = traces.get(f"{name}_{stage}")
-                row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g], kept_from)
+                row[f"{name}_trace"] = "" if values is None else sparkline(values[..., g])
         means = np.array([float(row["mean_log_density_nats"]) for row in of_stage])
         about = {"number": stage, "dimension": dimension, "rows": of_stage, "chains": displayed(of_stage)}
         about["warnings"] = warnings.get(str(stage), [])
@@ -214,26 +213,35 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     return stages
 
 
-def sparkline(values: np.ndarray, kept_from: float, width: int = 440, height: int = 88) -> str:
-    """A line through the values [n_sweeps], or one a chain [n_sweeps, C], over a shade under the sweeps that are kept.
+def _kept_from(protocol: Protocol) -> float:
+    """The share of the sweeps before those that are kept: of several chains the second half is."""
+    return protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
 
-    Sweeps after a group had stopped (nan, or -1 components) are left out. A report has hundreds: in units of a quarter
-    of a pixel, from point to point, they take half the bytes.
+
+def sparkline(values: np.ndarray, most: int = 110, height: int = 44) -> str:
+    """A line through the values [n_sweeps], or one a chain [n_sweeps, C], as wide and high as the page says.
+
+    Sweeps after a group had stopped (nan, or -1 components) are left out. A report has hundreds: at most that many
+    points, one unit apart and on whole units of height, take half the bytes.
     """
     values = values.reshape(len(values), -1).astype(float)
     values = values[~((values == -1) | np.isnan(values)).any(1)]
-    chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), width // 4)).round().astype(int))
+    chosen = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
     low, high = float(values.min()), float(values.max())
-    x = np.rint(chosen / max(len(values) - 1, 1) * (width - 8) + 4).astype(int)
-    y = np.rint(height - 8 - (values[chosen] - low) / ((high - low) or 1) * (height - 16)).astype(int)
-    start = round(kept_from * width)
+    y = np.rint(height - 4 - (values[chosen] - low) / ((high - low) or 1) * (height - 8)).astype(int)
+    box = f'viewBox="0 0 {max(len(chosen) - 1, 1)} {height}" preserveAspectRatio="none"'
     label = f"from {values[0].mean():.4g} to {values[-1].mean():.4g}"
-    shade = f'<rect x="{start}" y="0" width="{width - start}" height="{height}"/>'
-    drawn = ""
-    for chain in y.T:
-        moves = "".join(f"l{a} {b}" for a, b in zip(np.diff(x), np.diff(chain), strict=True)).replace(" -", "-")
-        drawn += f'<path d="M{x[0]} {chain[0]}{moves}"/>'
-    return f'<svg class="spark" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{shade}{drawn}</svg>'
+    lines = "".join(f"M0 {chain[0]}{_unit_steps(np.diff(chain))}" for chain in y.T)
+    return f'<svg class="spark" {box} role="img" aria-label="{label}"><path d="{lines}"/></svg>'
+
+
+def _unit_steps(down: np.ndarray) -> str:
+    """Lines to points one unit further right and so much further down; level ones joined."""
+    found = ""
+    for step, alike in groupby(down.tolist()):
+        n = len(list(alike))
+        found += f"l1{step: d}" * n if step else f"h{n}"
+    return found
 
 
 def _steps(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
 from kernels.cpu import components
-from kernels.cpu.moments import factor_scratch
 
 
 def make_prior(x: np.ndarray, group_offsets: torch.Tensor, n_init_components: int = 6) -> NIWPrior:
@@ -301,7 +300,7 @@ def test_float32_points_are_centred_and_components_rebuilt_in_float64():
     assert x.dtype == np.float32
     assert np.array_equal(x, (given.astype(np.float64) - mu0).astype(np.float32))
     one, kappa0, exact = components.make_components(x, 1), 0.01, x.astype(np.float64)
-    assert components.rebuild_one(x, np.zeros(n, np.int64), 0, kappa0, np.eye(D), one, factor_scratch(D))
+    assert components.rebuild_one(x, np.zeros(n, np.int64), 0, kappa0, np.eye(D), one, components.build_scratch(n, D))
     mean, scatter = exact.mean(0), np.cov(exact.T, bias=True) * n
     S_n = np.eye(D) + scatter + kappa0 * n / (kappa0 + n) * np.outer(mean, mean)
     assert one.log_det[0] == pytest.approx(np.linalg.slogdet(S_n)[1], rel=PEER_RELATIVE)

@@ -325,12 +325,14 @@ def test_traces_are_those_of_each_class_and_shaded_where_the_chain_is_kept(tmp_p
     workspace, pipeline = Workspace(tmp_path), Pipeline(SMALL_PROFILE, PAPER)
     store(workspace, pipeline.classes, lambda folder: write_classes(folder, pipeline), {})
     traces = storage.read_arrays(workspace.folder(pipeline.classes) / "traces.npz")
-    kept_from = PAPER.n_discard / PAPER.n_sweeps
-    assert kept_from != 0.5
     for stage in report._stages(workspace, pipeline):
         for g, row in enumerate(stage["rows"]):
-            expected = report.sparkline(traces[f"log_joint_{stage['number']}"][:, g], kept_from)
+            expected = report.sparkline(traces[f"log_joint_{stage['number']}"][:, g])
             assert row["log_joint_trace"] == expected
+    assert PAPER.n_discard / PAPER.n_sweeps == 0.8
+    page = report.write_report(workspace, pipeline).read_text(encoding="utf-8")
+    assert "background: linear-gradient(90deg, transparent 80%, var(--grid) 0)" in page
+    assert "transparent 50%" in report.write_report(workspace, Pipeline(SMALL_PROFILE, PROTOCOLS["em"])).read_text()
 
 
 def test_a_figure_of_any_protocol_is_linked_where_it_is(tmp_path):

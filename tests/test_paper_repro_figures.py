@@ -522,19 +522,36 @@ def test_inline_svg_is_self_contained_and_follows_the_page(tmp_path):
     assert style.LOW not in svg
 
 
-def test_sparklines():
-    spark = sparkline(np.linspace(3, 1, 400), 0.8)
+def points_of(spark):
+    """The points [n, 2] of each line of a sparkline."""
     (path,) = re.findall(r'<path d="([^"]+)"', spark)
-    x, y = np.cumsum([[int(n) for n in re.findall(r"-?\d+", step)] for step in path[1:].split("l")], axis=0).T
-    assert len(y) == 110
-    np.testing.assert_array_equal([x[0], x[-1], y[0], y[-1]], [4, 436, 8, 80])
+    lines = []
+    for line in path.split("M")[1:]:
+        start, *steps = re.findall(r"[a-z]?[^a-z]+", line)
+        points = [np.array([int(n) for n in start.split()])]
+        for step in steps:
+            if step[0] == "h":
+                points += [points[-1] + (k, 0) for k in range(1, int(step[1:]) + 1)]
+            else:
+                points.append(points[-1] + [int(n) for n in re.findall(r"(?<=l)1|[ -]\d+", step)])
+        lines.append(np.array(points))
+    return lines
+
+
+def test_sparklines():
+    spark = sparkline(np.linspace(3, 1, 400))
+    (line,) = points_of(spark)
+    np.testing.assert_array_equal(line[:, 0], np.arange(110))
     # Nothing adds up: each point is where it belongs, to half a unit.
-    np.testing.assert_allclose(y, 8 + 72 * np.round(np.linspace(0, 399, 110)) / 399, atol=0.51)
+    np.testing.assert_allclose(line[:, 1], 4 + 36 * np.round(np.linspace(0, 399, 110)) / 399, atol=0.51)
+    assert 'viewBox="0 0 109 44" preserveAspectRatio="none"' in spark
     assert 'aria-label="from 3 to 1"' in spark
-    assert '<rect x="352"' in spark
-    assert "nan" not in sparkline(np.ones(5), 0.0)
-    two = sparkline(np.array([[1.0, 2.0], [np.nan, np.nan]]), 0.5)
-    assert re.findall(r'<path d="([^"]+)"', two) == ["M4 80", "M4 8"]
+    assert "nan" not in sparkline(np.ones(5))
+    low, high = points_of(sparkline(np.array([[1.0, 2.0], [np.nan, np.nan]])))
+    assert (low.tolist(), high.tolist()) == ([[0, 40]], [[0, 4]])
+    level, rising = points_of(sparkline(np.array([[2.0, 1], [2, 1], [2, 3]])))
+    assert level.tolist() == [[0, 22], [1, 22], [2, 22]]
+    assert rising.tolist() == [[0, 40], [1, 40], [2, 4]]
 
 
 def test_drawing_leaves_pyplot_alone():

@@ -10,7 +10,7 @@ from tolerances import PEER_RELATIVE
 
 from kernels import AlphaNoise, GibbsState, gibbs_sweep, log_joint
 from kernels.cpu import small_components as small_form
-from kernels.cpu.components import Scratch, make_components
+from kernels.cpu.components import Scratch, build_scratch, make_components
 from kernels.cpu.components import make_prior as engine_prior
 from kernels.cpu.moments import factor_scratch
 from kernels.cpu.tile import load_tile
@@ -228,7 +228,7 @@ def test_one_that_outgrows_its_form_gets_its_scale_matrix(held):
     tile, row = np.zeros((D, components.q.shape[1])), np.zeros(D)
     scratch = Scratch(tile, tile.copy(), row, row.copy(), tile[0].copy(), row[None], np.zeros(1))
     load_tile(x, np.arange(N), 0, N, scratch.tile)
-    assert gibbs._enlarge(x, 0, prior, components, small, scratch, factor_scratch(D))
+    assert gibbs._enlarge(x, 0, prior, components, small, scratch, build_scratch(N, D))
     assert not small.is_small[0]
     _, mean, S = scale_matrix(x, S0, members)
     W = components.W[0, :D, :D]
@@ -267,7 +267,7 @@ def test_corrected_blocks_of_the_reference():
 
 def test_a_component_that_changes_its_form_has_the_determinant_of_that_form(held):
     x, S0, _, _, small, prior = held
-    labels, scratch = np.arange(N) % 5, factor_scratch(D)
+    labels, scratch = np.arange(N) % 5, build_scratch(N, D)
 
     def begun():
         components = make_components(x, 8)

@@ -3,13 +3,13 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from kernels.cpu.components import Components, Prior, Scratch
+from kernels.cpu.compiled import leaf
+from kernels.cpu.components import Components, Prior, Scratch, copy
 from kernels.cpu.rank_one import join, remove_block
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def excess(
     assigned: np.ndarray,
     block: np.ndarray,
@@ -27,14 +27,11 @@ def excess(
     inf for two points in one component that holds no other point, which the draw never proposes.
     """
     total = 0.0
-    rest = np.empty(len(block), np.int64)
     for k in range(n_slots):
         together, removed = 0, 0
         for i in range(len(block)):
             removed += labels[block[i]] == k
-            if assigned[i] == k:
-                rest[together] = i
-                together += 1
+            together += assigned[i] == k
         if together < 2:
             continue
         c = components.size[k] - removed
@@ -42,17 +39,24 @@ def excess(
             return math.inf
         kappa = prior.kappa0 + components.size[k]
         remove_block(components.y[k], lane, block, labels, k, kappa, scratch.block_y, scratch.block_q, scratch.v)
-        points = scratch.block_y[rest[:together]]
+        points, alone, moved = scratch.block_y[:together], scratch.block_q[:together], scratch.v
+        at = 0
+        for i in range(len(block)):
+            if assigned[i] == k:
+                copy(scratch.block_y[i], points[at])
+                alone[at] = scratch.block_q[i]
+                at += 1
         gain = 0.0
         for i in range(together):
-            alone, joint = scratch.block_q[rest[i]], 0.0
+            joint = 0.0
             for r in range(points.shape[1]):
                 joint += points[i, r] ** 2
             kappa = prior.kappa0 + c + i
             log_t = prior.predictive[c + i] - 0.5 * gain
             log_t -= 0.5 * (prior.nu0 + c + i + 1) * math.log1p(joint * kappa / (kappa + 1))
             kappa = prior.kappa0 + c
-            log_t_alone = prior.predictive[c] - 0.5 * (prior.nu0 + c + 1) * math.log1p(alone * kappa / (kappa + 1))
+            log_t_alone = prior.predictive[c] - 0.5 * (prior.nu0 + c + 1) * math.log1p(alone[i] * kappa / (kappa + 1))
             total += math.log((c + i) / c) + beta * (log_t - log_t_alone)
-            gain += join(points[i].copy(), prior.kappa0 + c + i, points)
+            copy(points[i], moved)
+            gain += join(moved, prior.kappa0 + c + i, points)
     return total

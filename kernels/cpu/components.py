@@ -11,7 +11,7 @@ from numba import njit
 
 from kernels.cpu.compiled import leaf
 from kernels.cpu.component_statistics import lower_scatter, members_of, scatter_buffers
-from kernels.cpu.moments import FactorScratch, factor_lower
+from kernels.cpu.moments import FactorScratch, factor_lower, factor_scratch
 from kernels.cpu.tile import lanes, load_tile, padded, squared_distance
 
 FAR = 0.01
@@ -79,6 +79,28 @@ class Prior(NamedTuple):
     log t(x) = predictive[c] - log_det / 2 - (nu0 + c + 1) / 2 log1p(q kappa / (kappa + 1)), kappa = kappa0 + c."""
     log_count: np.ndarray
     """[n + 1] log c; -inf for c = 0."""
+
+
+class BuildScratch(NamedTuple):
+    """Memory in which a component is built from the data."""
+
+    factors: FactorScratch
+    S: np.ndarray
+    """[D, D]"""
+    rows: np.ndarray
+    product: np.ndarray
+    """Of `lower_scatter`."""
+    members: np.ndarray
+    """[n]"""
+    xbar: np.ndarray
+    """[D]"""
+
+
+@njit(nogil=True, cache=True)
+def build_scratch(n: int, D: int) -> BuildScratch:
+    S, xbar = np.empty((D, D)), np.empty(D)
+    rows, product = scatter_buffers(S, D)
+    return BuildScratch(factor_scratch(D), S, rows, product, np.empty(n, np.int64), xbar)
 
 
 class Scratch(NamedTuple):
@@ -167,7 +189,7 @@ def has_far_point(x: np.ndarray, prior: Prior) -> bool:
     return False
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def rebuild_one(
     x: np.ndarray,
     labels: np.ndarray,
@@ -175,39 +197,36 @@ def rebuild_one(
     kappa0: float,
     S0: np.ndarray,
     components: Components,
-    scratch: FactorScratch,
+    scratch: BuildScratch,
 ) -> bool:
     """Count, mean, factor and log det of component k from the data, in float64, if its members changed; False if its
     scale matrix is not positive definite."""
     if not components.changed[k]:
         return True
-    members = np.empty(len(x), np.int64)
-    xbar = np.empty(x.shape[1])
-    c = members_of(x, labels, k, members, xbar)
-    return build(x, members, c, xbar, k, kappa0, S0, components, scratch)
+    c = members_of(x, labels, k, scratch.members, scratch.xbar)
+    return build(x, scratch.members, c, k, kappa0, S0, components, scratch)
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def build(
     x: np.ndarray,
     members: np.ndarray,
     c: int,
-    xbar: np.ndarray,
     k: int,
     kappa0: float,
     S0: np.ndarray,
     components: Components,
-    scratch: FactorScratch,
+    scratch: BuildScratch,
 ) -> bool:
-    """Component k from its c members and their mean; False if its scale matrix is not positive definite."""
-    D = x.shape[1]
-    S = np.empty((D, D))
+    """Component k from its c members and their mean, scratch.xbar; False if its scale matrix is not positive
+    definite."""
+    D, S, xbar, W = x.shape[1], scratch.S, scratch.xbar, scratch.factors.W
     kappa = kappa0 + c
     for i in range(D):
         for j in range(i + 1):
             S[i, j] = S0[i, j] + kappa0 * c / kappa * xbar[i] * xbar[j]
-    lower_scatter(x, members, c, xbar, *scatter_buffers(S0, D), S)
-    log_det = factor_lower(S, scratch)
+    lower_scatter(x, members, c, xbar, scratch.rows, scratch.product, S)
+    log_det = factor_lower(S, scratch.factors)
     if math.isnan(log_det):
         return False
     components.log_det[k] = log_det
@@ -216,7 +235,7 @@ def build(
     for i in range(D):
         components.mean[k, i] = c * xbar[i] / kappa
         for j in range(i + 1):
-            components.W[k, i, j] = scratch.W[i, j]
+            components.W[k, i, j] = W[i, j]
     return True
 
 

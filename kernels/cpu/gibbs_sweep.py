@@ -36,10 +36,12 @@ from kernels.cpu.components import (
     FAR,
     NOT_POSITIVE_DEFINITE,
     TOO_FAR,
+    BuildScratch,
     Components,
     Prior,
     Scratch,
     build,
+    build_scratch,
     centred,
     check_outcomes,
     compact,
@@ -49,8 +51,7 @@ from kernels.cpu.components import (
     make_prior,
     rebuild_one,
 )
-from kernels.cpu.conditionals import make_conditionals, set_slot, weigh
-from kernels.cpu.moments import FactorScratch, factor_scratch
+from kernels.cpu.conditionals import Conditionals, make_conditionals, set_slot, weigh
 from kernels.cpu.rank_one import move
 from kernels.cpu.small_components import (
     FEWEST,
@@ -163,8 +164,8 @@ def _sweep_group(
     for label in labels:
         n_components = max(n_components, label + 1)
 
-    factors = factor_scratch(D)
-    prior = make_prior(x, kappa0, nu0, S0, factors)
+    building = build_scratch(n, D)
+    prior = make_prior(x, kappa0, nu0, S0, building.factors)
     if math.isnan(prior.log_det):
         return NOT_POSITIVE_DEFINITE
     capacity = FIRST_CAPACITY
@@ -186,12 +187,12 @@ def _sweep_group(
     for sweep in range(len(orders)):
         n_small = _count(labels, n_components, components, small)
         if worth_it and not has_products and n_small >= FEWEST:
-            u = features(x.astype(np.float64), kappa0, S0, factors)
+            u = features(x.astype(np.float64), kappa0, S0, building.factors)
             has_products = worth_it = len(u) > 0
             if has_products:
                 small = make_small_components(x, len(components.size), inner_products(u))
         uses_small = has_products and n_small >= FEWEST
-        if not _rebuild(x, labels, n_components, uses_small, prior, components, small, factors):
+        if not _rebuild(x, labels, n_components, uses_small, prior, components, small, building):
             return NOT_POSITIVE_DEFINITE
         components, small, n_slots, outcome = _sweep(
             x,
@@ -206,7 +207,7 @@ def _sweep_group(
             small,
             uses_small,
             scratch,
-            factors,
+            building,
             block_size,
             shared_new,
             corrected,
@@ -242,7 +243,7 @@ def _count(labels: np.ndarray, n_components: int, components: Components, small:
     return n_small
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _rebuild(
     x: np.ndarray,
     labels: np.ndarray,
@@ -251,7 +252,7 @@ def _rebuild(
     prior: Prior,
     components: Components,
     small: SmallComponents,
-    factors: FactorScratch,
+    building: BuildScratch,
 ) -> bool:
     """Give every component the form that it begins the sweep with, from the data, if its members changed or it had the
     other form; False if a scale matrix is not positive definite."""
@@ -264,7 +265,7 @@ def _rebuild(
                 rebuild_small(labels, k, prior, components, small)
         else:
             small.changed[k] = True
-            if not rebuild_one(x, labels, k, prior.kappa0, prior.S0, components, factors):
+            if not rebuild_one(x, labels, k, prior.kappa0, prior.S0, components, building):
                 return False
     return True
 
@@ -284,7 +285,7 @@ def _sweep(
     small: SmallComponents,
     uses_small: bool,
     scratch: Scratch,
-    factors: FactorScratch,
+    building: BuildScratch,
     block_size: int,
     shared_new: bool,
     corrected: bool,
@@ -314,38 +315,98 @@ def _sweep(
                 whiten(
                     components.W[k], components.mean[k], scratch.tile, scratch.work, components.y[k], components.q[k]
                 )
-        for start in range(first, last, block_size):
-            block = order[start : min(start + block_size, last)]
-            lane = start - first
-            weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, small, scratch, conditionals)
-            any_new, any_change = False, False
-            for i in range(len(block)):
-                was[i] = labels[block[i]]
-                drawn[i] = _draw(conditionals.log_weight[i, : n_slots + 1], uniforms[start + i])
-                any_new |= drawn[i] == n_slots
-                any_change |= drawn[i] != was[i]
-            if corrected and any_change and len(block) > 1:
-                before = excess(was[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
-                after = excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
-                if not accept[start] < math.exp(min(0.0, after - before)):
-                    any_new, any_change = False, False
-            if any_new:
-                n_slots = _open_slots(drawn, block, labels, components.size, n_slots, shared_new)
-                capacity = len(components.size)
-                if n_slots + block_size > capacity:
-                    components = grow(components, make_components(x, 2 * capacity))
-                    small = grow_small(small, make_small_components(x, 2 * capacity, small.products))
-                    conditionals = make_conditionals(block_size, beta, prior, components)
-            if any_change and not _relabel(
-                x, block, lane, labels, drawn, prior, components, small, uses_small, scratch, factors
-            ):
-                return components, small, n_slots, NOT_POSITIVE_DEFINITE
-            for i in range(len(block)):
-                set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
-                if any_change:
-                    k = drawn[i]
-                    set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
+        start = first
+        while start < last:
+            start, n_slots, outcome = _visit(
+                x,
+                labels,
+                n_slots,
+                log_alpha,
+                order,
+                uniforms,
+                accept,
+                first,
+                start,
+                last,
+                prior,
+                components,
+                small,
+                uses_small,
+                scratch,
+                building,
+                conditionals,
+                was,
+                drawn,
+                shared_new,
+                corrected,
+                beta,
+            )
+            if outcome != DONE:
+                return components, small, n_slots, outcome
+            if start < last:
+                capacity = 2 * len(components.size)
+                components = grow(components, make_components(x, capacity))
+                small = grow_small(small, make_small_components(x, capacity, small.products))
+                conditionals = make_conditionals(block_size, beta, prior, components)
     return components, small, n_slots, DONE
+
+
+@leaf()
+def _visit(
+    x: np.ndarray,
+    labels: np.ndarray,
+    n_slots: int,
+    log_alpha: float,
+    order: np.ndarray,
+    uniforms: np.ndarray,
+    accept: np.ndarray,
+    first: int,
+    start: int,
+    last: int,
+    prior: Prior,
+    components: Components,
+    small: SmallComponents,
+    uses_small: bool,
+    scratch: Scratch,
+    building: BuildScratch,
+    conditionals: Conditionals,
+    was: np.ndarray,
+    drawn: np.ndarray,
+    shared_new: bool,
+    corrected: bool,
+    beta: float,
+) -> tuple[int, int, int]:
+    """Draw the labels of a tile's blocks, from point `start` to `last` of the order, as long as there are slots for a
+    block of new components. Returns the point of the order that it came to, the slots in use and the outcome."""
+    block_size = len(was)
+    while start < last and n_slots + block_size <= len(components.size):
+        block = order[start : min(start + block_size, last)]
+        lane = start - first
+        weigh(block, lane, labels, n_slots, log_alpha, beta, prior, components, small, scratch, conditionals)
+        any_new, any_change = False, False
+        for i in range(len(block)):
+            was[i] = labels[block[i]]
+            drawn[i] = _draw(conditionals.log_weight[i, : n_slots + 1], uniforms[start + i])
+            any_new |= drawn[i] == n_slots
+            any_change |= drawn[i] != was[i]
+        if corrected and any_change and len(block) > 1:
+            before = excess(was[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
+            after = excess(drawn[: len(block)], block, lane, labels, n_slots, beta, prior, components, scratch)
+            if not accept[start] < math.exp(min(0.0, after - before)):
+                any_new, any_change = False, False
+        if any_new:
+            n_slots = _open_slots(drawn[: len(block)], block, labels, components.size, n_slots, shared_new)
+        if any_change and not _relabel(
+            x, block, lane, labels, drawn, prior, components, small, uses_small, scratch, building
+        ):
+            return start, n_slots, NOT_POSITIVE_DEFINITE
+        for i in range(len(block)):
+            set_slot(was[i], components.size[was[i]], components.log_det[was[i]], beta, prior, conditionals)
+            if any_change:
+                k = drawn[i]
+                set_slot(k, components.size[k], components.log_det[k], beta, prior, conditionals)
+        start += block_size
+    return start, n_slots, DONE
 
 
 @njit(nogil=True, inline="always")
@@ -360,7 +421,7 @@ def _relabel(
     small: SmallComponents,
     uses_small: bool,
     scratch: Scratch,
-    factors: FactorScratch,
+    building: BuildScratch,
 ) -> bool:
     """Move the points of a block whose label changed: all out of their old components, then all into their new ones.
 
@@ -384,7 +445,7 @@ def _relabel(
             if size[k] == 0:
                 _open(k, uses_small, prior, components, small)
             full = small.is_small[k] and size[k] == room(small)
-            if full and not _enlarge(x, k, prior, components, small, scratch, factors):
+            if full and not _enlarge(x, k, prior, components, small, scratch, building):
                 return False
             if small.is_small[k]:
                 components.log_det[k] += append(k, block[i], size[k], kappa0, small)
@@ -421,15 +482,15 @@ def _enlarge(
     components: Components,
     small: SmallComponents,
     scratch: Scratch,
-    factors: FactorScratch,
+    building: BuildScratch,
 ) -> bool:
     """Give a small component its scale matrix; False if that is not positive definite."""
-    c, members = components.size[k], small.members[k]
-    xbar = np.zeros(x.shape[1])
+    c, members, xbar = components.size[k], small.members[k], building.xbar
+    xbar[:] = 0
     for j in range(c):
         for i in range(len(xbar)):
             xbar[i] += x[members[j], i] / c
-    if not build(x, members, c, xbar, k, prior.kappa0, prior.S0, components, factors):
+    if not build(x, members, c, k, prior.kappa0, prior.S0, components, building):
         return False
     small.is_small[k] = False
     whiten(components.W[k], components.mean[k], scratch.tile, scratch.work, components.y[k], components.q[k])
@@ -453,27 +514,18 @@ def _draw(log_weight: np.ndarray, uniform: float) -> int:
     return len(log_weight) - 1
 
 
-@njit(nogil=True, cache=True)
+@leaf()
 def _open_slots(
     drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int, shared_new: bool
 ) -> int:
     """Replace the draws of a new component (n_slots) by the lowest slots that the block leaves empty; slots in use."""
-    after = np.empty(n_slots + len(block), np.int64)
-    for k in range(len(after)):
-        after[k] = size[k]
-    for i in range(len(block)):
-        after[labels[block[i]]] -= 1
-        if drawn[i] < n_slots:
-            after[drawn[i]] += 1
-    opened = -1
-    used = n_slots
+    opened, used = -1, n_slots
     for i in range(len(block)):
         if drawn[i] == n_slots:
             if opened < 0 or not shared_new:
                 opened = 0
-                while after[opened] > 0:
+                while not _left_empty(opened, drawn, block, labels, size, n_slots):
                     opened += 1
-            after[opened] += 1
             # n_slots marks a draw that is not yet replaced: a slot of that number is written once the others are.
             drawn[i] = -1 - opened
             used = max(used, opened + 1)
@@ -481,6 +533,18 @@ def _open_slots(
         if drawn[i] < 0:
             drawn[i] = -1 - drawn[i]
     return used
+
+
+@leaf()
+def _left_empty(
+    k: int, drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int
+) -> bool:
+    """Is slot k without points once those of the block have the labels that are drawn so far?"""
+    points = size[k]
+    for i in range(len(block)):
+        points -= labels[block[i]] == k
+        points += (drawn[i] == k and k < n_slots) or drawn[i] == -1 - k
+    return points == 0
 
 
 @leaf()

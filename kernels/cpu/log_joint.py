@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kernels.cpu import threads
 from kernels.cpu.component_statistics import members_of
-from kernels.cpu.components import build, centred, log_marginals, make_components, make_prior
-from kernels.cpu.moments import factor_scratch
+from kernels.cpu.components import build, build_scratch, centred, log_marginals, make_components, make_prior
 from kernels.cpu.small_components import FEWEST, FEWEST_DIMENSIONS, features, log_det_of_members
 from kernels.types import GibbsState, NIWPrior
 
@@ -49,14 +48,13 @@ def _log_joint_group(
 ) -> np.ndarray:
     """Of each labelling [T, n] of one group; nan if a scale matrix is not positive definite."""
     n, D = x.shape
-    factors = factor_scratch(D)
-    prior = make_prior(x, kappa0, nu0, S0, factors)
+    scratch = build_scratch(n, D)
+    prior = make_prior(x, kappa0, nu0, S0, scratch.factors)
     value = np.full(len(labels), math.nan)
     if math.isnan(prior.log_det):
         return value
     marginal = log_marginals(prior)
     components = make_components(x, 1)
-    members, xbar = np.empty(n, np.int64), np.empty(D)
     most, tried, u = D // 2, D < FEWEST_DIMENSIONS, np.empty((0, 0))
     A = np.empty((most, most))
     for t in range(len(labels)):
@@ -69,15 +67,15 @@ def _log_joint_group(
             n_small += size <= most
         many_small = n_small >= FEWEST
         if many_small and not tried:
-            tried, u = True, features(x, kappa0, S0, factors)
+            tried, u = True, features(x, kappa0, S0, scratch.factors)
         for k in range(len(sizes)):
             size = sizes[k]
             if size == 0:
                 continue
-            members_of(x, labels[t], k, members, xbar)
+            members_of(x, labels[t], k, scratch.members, scratch.xbar)
             if many_small and size <= most and len(u) > 0:
-                log_det = prior.log_det + log_det_of_members(u, members, size, kappa0, A)
-            elif build(x, members, size, xbar, 0, kappa0, S0, components, factors):
+                log_det = prior.log_det + log_det_of_members(u, scratch.members, size, kappa0, A)
+            elif build(x, scratch.members, size, 0, kappa0, S0, components, scratch):
                 log_det = components.log_det[0]
             else:
                 log_det = math.nan

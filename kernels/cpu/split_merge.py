@@ -22,6 +22,7 @@ from kernels.cpu.components import (
     TOO_FAR,
     Components,
     Prior,
+    build_scratch,
     centred,
     check_outcomes,
     compact,
@@ -34,7 +35,6 @@ from kernels.cpu.components import (
     rebuild_one,
 )
 from kernels.cpu.gibbs_sweep import FIRST_CAPACITY
-from kernels.cpu.moments import factor_scratch
 from kernels.cpu.rank_one import move_factor, whiten_point, without
 from kernels.cpu.tile import FASTMATH, padded
 from kernels.types import GibbsState, NIWPrior, SplitMergeInfo, SplitMergeProposals
@@ -90,8 +90,8 @@ def _split_merge_group(
 ) -> int:
     """All proposals of one group; labels are changed in place."""
     n, D = x.shape
-    factors = factor_scratch(D)
-    prior = make_prior(x, kappa0, nu0, S0, factors)
+    scratch = build_scratch(n, D)
+    prior = make_prior(x, kappa0, nu0, S0, scratch.factors)
     if math.isnan(prior.log_det):
         return NOT_POSITIVE_DEFINITE
     if has_far_point(x, prior):
@@ -121,7 +121,7 @@ def _split_merge_group(
             movable += c >= 0 and labels[c] == a
         if not is_split and movable < components.size[a] - 1:
             continue
-        if not rebuild_one(x, labels, b, kappa0, S0, components, factors):
+        if not rebuild_one(x, labels, b, kappa0, S0, components, scratch):
             return NOT_POSITIVE_DEFINITE
         log_split = _propose(
             x,

@@ -146,7 +146,7 @@ def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
     for high, colour in ((False, style.LOW), (True, style.HIGH)):
         chosen = split.above[order] == high
         x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
-        axes.vlines(x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar, capstyle="butt")
+        style.bars(axes, x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar)
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.ticklabel_format(axis="y", useOffset=False)
@@ -219,7 +219,7 @@ def beside_seen(
         x, mean = ranks[chosen], stored[f"{kind}_mean"][s][order][chosen]
         if kind in bars:
             std = stored[f"{kind}_std"][s][order][chosen]
-            axes.vlines(x, mean - std, mean + std, color=colour, alpha=0.25, linewidth=bar, capstyle="butt")
+            style.bars(axes, x, mean - std, mean + std, color=colour, alpha=0.25, linewidth=bar)
         axes.plot(x, mean, mark, color=colour, markersize=min(5.0, bar + 1.2), linestyle="none")
     axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})")
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])

@@ -140,6 +140,12 @@ def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) 
         axes.annotate(name, (x[g], y[g]), side, textcoords="offset points", fontsize=8, ha="center", va="center")
 
 
+def bars(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **look: Any) -> None:
+    """Upright lines at x [n] from low to high, as one path: a vector picture says each in half the bytes."""
+    ends = np.stack([low, high, np.full(len(x), np.nan)], axis=1)
+    axes.plot(np.repeat(x, 3), ends.ravel(), solid_capstyle="butt", **look)
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, and a true minus."""
     return f"{value:+.{digits}f}".replace("-", "−")
