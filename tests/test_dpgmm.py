@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,6 +158,31 @@ def test_a_fit_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(tmp
     checkpoint.write_bytes(b"not a chain")
     with pytest.raises(ValueError, match="damaged or something else"):
         DPGaussianMixture(**settings, checkpoint=checkpoint).fit(X, groups=names)
+
+
+def test_checkpoints_take_a_twentieth_of_the_time_however_long_one_takes(tmp_path, monkeypatch):
+    # By a clock on which ten sweeps take a second.
+    X, _ = three_groups()
+    now, written = [0.0], []
+
+    def write(seconds):
+        def write_npz(path, *, sweep, **_):
+            written.append(int(sweep))
+            now[0] += seconds
+
+        return write_npz
+
+    def later(chain, *arguments):
+        now[0] += 1
+        return advance(chain, *arguments)
+
+    monkeypatch.setattr("classfit.dpgmm.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("classfit.dpgmm.advance", later)
+    for seconds, expected in ((0.0, range(30, 601, 30)), (1.0, (30, 240, 450, 600))):
+        written.clear()
+        monkeypatch.setattr("classfit.dpgmm.write_npz", write(seconds))
+        DPGaussianMixture(n_sweeps=600, n_discard=500, random_state=0, checkpoint=tmp_path / "chain.npz").fit(X)
+        assert written == list(expected)
 
 
 def test_a_checkpoint_belongs_to_its_data_and_its_prior(tmp_path):

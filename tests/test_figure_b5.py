@@ -82,6 +82,6 @@ def test_marks_lie_where_the_numbers_are():
         assert np.allclose(np.concatenate([low, high])[:, 1], stored["seen_mean"][s][order])
         assert np.allclose(left_out[:, 1], stored["left_out_mean"][s][order])
         assert high[:, 0].tolist() == [5, 6, 7]
-        bars = axes.collections[2].get_segments()
+        bars = axes.patches[2].get_path().vertices
         expected = stored["left_out_mean"][s][order] - stored["left_out_std"][s][order]
-        assert np.allclose([bar[0][1] for bar in bars], expected)
+        assert np.allclose(bars[::2, 1], expected)

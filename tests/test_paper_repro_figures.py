@@ -195,10 +195,12 @@ def test_panels_show_sorted_classes_and_a_line_in_the_gap_where_there_is_one():
         assert marks["D"].get_xdata().tolist() == ([8, 9] if s == 1 else [])
         assert [marks[mark].get_color() for mark in ("o", "D")] == [style.LOW, style.HIGH]
         std = stored["std"][s][np.argsort(stored["mean"][s])]
-        for bars, mark in zip(panel.collections, (marks["o"], marks["D"]), strict=True):
+        for bars, mark in zip(panel.patches, (marks["o"], marks["D"]), strict=True):
             x, y = mark.get_data()
             wanted = np.array([[x, y - std[x]], [x, y + std[x]]]).transpose(2, 0, 1)
-            np.testing.assert_allclose(np.reshape(bars.get_segments(), wanted.shape), wanted, rtol=PEER_RELATIVE)
+            path = bars.get_path()
+            np.testing.assert_allclose(path.vertices.reshape(wanted.shape), wanted, rtol=PEER_RELATIVE)
+            assert path.codes.tolist() == [path.MOVETO, path.LINETO] * len(x)
     lines = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
     assert lines[0] == []
     assert lines[1][0].get_ydata()[0] == density_groups(stored["mean"][1]).threshold

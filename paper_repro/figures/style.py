@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as MplPath
 
 from paper_repro.storage import write_bytes
 
@@ -20,6 +22,7 @@ __all__ = [
     "LINE_POINTS",
     "Stored",
     "above",
+    "bars",
     "canvas",
     "class_axis",
     "compact_svg",
@@ -141,9 +144,10 @@ def name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) 
 
 
 def bars(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **look: Any) -> None:
-    """Upright lines at x [n] from low to high, as one path: a vector picture says each in half the bytes."""
-    ends = np.stack([low, high, np.full(len(x), np.nan)], axis=1)
-    axes.plot(np.repeat(x, 3), ends.ravel(), solid_capstyle="butt", **look)
+    """Upright lines at x [n] from low to high, as one path: in a vector picture each takes half the bytes."""
+    ends = np.stack([x, low, x, high], axis=1).reshape(-1, 2)
+    path = MplPath(ends, np.tile([MplPath.MOVETO, MplPath.LINETO], len(x)))
+    axes.add_patch(PathPatch(path, fill=False, capstyle="butt", **look))
 
 
 def signed(value: float, digits: int = 2) -> str:
