@@ -132,7 +132,7 @@ def make_components(x: np.ndarray, capacity: int) -> Components:
         np.zeros(capacity),
         np.zeros((capacity, D), x.dtype),
         np.zeros((capacity, Dp, Dp), x.dtype),
-        np.zeros((capacity, Dp, n_lanes), x.dtype),
+        np.empty((capacity, Dp, n_lanes), x.dtype),
         np.zeros((capacity, n_lanes), x.dtype),
     )
 
