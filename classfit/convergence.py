@@ -24,8 +24,9 @@ less than a quarter of the points. These probabilities stay as they are from the
 """
 
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from classfit.proposals import companions_of, peels, splits
 from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
+from kernels.cpu import threads
 
 CPU = torch.device("cpu")
 
@@ -62,6 +64,8 @@ MAX_ROUNDS = 400
 HALFWAY_RHAT = 1.5
 """Chains that are further apart than this after half the budget are not waited for. Of 20 groups (`digits`, stages 3
 and 4) 14 were, and, given all of it, ended further apart than this."""
+PARTS_A_THREAD = 2
+"""Of the chains at hand, on the processor."""
 KEEP_EVERY = 5
 N_KEPT = 10
 """Labellings of each chain that the predictive is averaged over: from the second half of its rounds."""
@@ -193,7 +197,7 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
         torch.ones(len(units), dtype=torch.float64),
     )
     for r in range(BURN_IN_ROUNDS):
-        state, _, _ = _round(problem, units, state, r, np.broadcast_to(even, small.shape))
+        state, _, _ = _rounds(problem, units, state, r, np.broadcast_to(even, small.shape))
         for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
             small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
     bound = chains.burn_in_log_evidence
@@ -227,12 +231,17 @@ def _annealed(
     problem: Problem, units: list[tuple[int, int, int]], slowness: int, anchor_weight: np.ndarray
 ) -> tuple[GibbsState, np.ndarray]:
     """State and bound [U] of annealing: its weight, or the joint density of the labelling that rounds bring it to."""
-    x, prior, offsets = _tiled(problem, units)
-    rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, slowness - 1, 1 + c) for g, c, _ in units]
-    state, log_weight = anneal(x, offsets, prior, rngs, slowness)
-    for r in range(BURN_IN_ROUNDS):
-        state, _, _ = _round(problem, units, state, r, anchor_weight)
-    return state, np.maximum(log_weight, _log_evidence_of(problem, units, state))
+
+    def of_part(which: slice, rows: slice) -> tuple[GibbsState, np.ndarray]:
+        part = units[which]
+        x, prior, offsets = _tiled(problem, part)
+        rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, slowness - 1, 1 + c) for g, c, _ in part]
+        state, log_weight = anneal(x, offsets, prior, rngs, slowness)
+        for r in range(BURN_IN_ROUNDS):
+            state, _, _ = _round(problem, part, state, r, anchor_weight)
+        return state, np.maximum(log_weight, _log_evidence_of(problem, part, state))
+
+    return _in_parts(of_part, problem, units)
 
 
 def _log_evidence_of(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
@@ -274,7 +283,7 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
             torch.from_numpy(np.concatenate([labels[c, _rows(problem, g)] for g, c, _ in units])).long(),
             torch.tensor([alpha[c, g] for g, c, _ in units], dtype=torch.float64),
         )
-        state, n_proposed, n_accepted = _round(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
+        state, n_proposed, n_accepted = _rounds(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
         value = _log_joint(problem, units, state)
         joints.append(np.full(alpha.shape, np.nan))
         numbers.append(np.full(alpha.shape, -1))
@@ -353,6 +362,38 @@ def kept(chains: Chains, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 def _agree(*rhat_and_ess: tuple[float, float]) -> bool:
     return all(rhat < MAX_RHAT and ess > MIN_ESS for rhat, ess in rhat_and_ess)
+
+
+def _in_parts(
+    function: Callable[[slice, slice], tuple], problem: Problem, units: list[tuple[int, int, int]]
+) -> tuple[Any, ...]:
+    """function(which units, which points) of parts of the units, joined: states, and arrays whose last axis is units.
+
+    On the processor parts run side by side, one in the interpreter while others are in the engine.
+    """
+    ends = np.cumsum([0, *problem.group_offsets.diff()[[g for g, _, _ in units]].tolist()])
+    with threads.reserved():
+        n_parts = min(len(units), PARTS_A_THREAD * threads.available()) if problem.x.device.type == "cpu" else 1
+        cuts = np.linspace(0, len(units), n_parts + 1).round().astype(int)
+        found = threads.run_apart(function, [(slice(a, b), slice(ends[a], ends[b])) for a, b in pairwise(cuts)])
+    return tuple(
+        GibbsState(*map(torch.cat, zip(*parts, strict=True)))
+        if isinstance(parts[0], GibbsState)
+        else np.concatenate(parts, axis=-1)
+        for parts in zip(*found, strict=True)
+    )
+
+
+def _rounds(
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, anchor_weight: np.ndarray
+) -> tuple[GibbsState, np.ndarray, np.ndarray]:
+    """`_round` in parts."""
+
+    def of_part(which: slice, rows: slice) -> tuple[GibbsState, np.ndarray, np.ndarray]:
+        part = GibbsState(state.labels[rows], state.alpha[which])
+        return _round(problem, units[which], part, index, anchor_weight)
+
+    return _in_parts(of_part, problem, units)
 
 
 def _round(

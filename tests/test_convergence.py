@@ -32,6 +32,13 @@ def short(monkeypatch):
         monkeypatch.setattr(convergence, name, value)
 
 
+@pytest.fixture
+def in_one_part(monkeypatch):
+    """All chains together."""
+    monkeypatch.setattr(convergence, "PARTS_A_THREAD", 1)
+    monkeypatch.setattr("kernels.cpu.threads.available", lambda: 1)
+
+
 def problem_of(X: np.ndarray, sizes: list[int], names: list[str]) -> convergence.Problem:
     offsets = torch.tensor([0, *np.cumsum(sizes)])
     x = torch.from_numpy(X)
@@ -173,23 +180,38 @@ def test_looks_are_at_the_second_half_of_both_traces_of_each_group(short, monkey
 
 
 def test_each_chain_of_each_group_goes_on_from_its_own_state(monkeypatch):
-    class Begun(Exception):
-        pass
+    found = []
 
-    def stopped(problem, units, state, *rest):
-        raise Begun(units, convergence._parts(problem, units, state), state.alpha)
+    def stays(problem, units, state, *rest):
+        found.extend(zip(units, convergence._parts(problem, units, state), state.alpha.tolist(), strict=True))
+        none = np.zeros((2, len(units)), np.int64)
+        return state, none, none
 
-    monkeypatch.setattr(convergence, "_round", stopped)
+    monkeypatch.setattr(convergence, "_round", stays)
     problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
     labels = np.array([[0] * 9, [0, 0, 1, 1, 0, 0, 1, 0, 0], [0, 1, 2, 3, 4, 0, 0, 1, 1], [0, 1, 0, 1, 0, 0, 1, 2, 3]])
     alpha = np.arange(1.0, 9.0).reshape(4, 2)
-    with pytest.raises(Begun) as begun:
-        convergence.advance(at_rest(problem)._replace(labels=labels.astype(np.int32), alpha=alpha), problem, 1)
-    units, parts, alphas = begun.value.args
-    assert sorted((g, c) for g, c, _ in units) == [(g, c) for g in range(2) for c in range(4)]
-    for (g, c, _), part, value in zip(units, parts, alphas.tolist(), strict=True):
+    begun = at_rest(problem)._replace(labels=labels.astype(np.int32), alpha=alpha)
+    chains = convergence.advance(begun, problem, 1)
+    assert sorted((g, c) for (g, c, _), _, _ in found) == [(g, c) for g in range(2) for c in range(4)]
+    for (g, c, _), part, value in found:
         assert np.array_equal(part, labels[c, convergence._rows(problem, g)])
         assert value == alpha[c, g]
+    assert_same(chains._replace(labels=labels, alpha=alpha), chains)
+
+
+@pytest.mark.parametrize("parts_a_thread", [1, 3, 100])
+def test_chains_do_not_depend_on_the_parts_that_they_are_handed_out_in(short, two_threads, monkeypatch, parts_a_thread):
+    problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
+
+    def chains():
+        return convergence.advance(convergence.burn_in(convergence.start(problem), problem, 3), problem, 10)
+
+    monkeypatch.setattr(convergence, "PARTS_A_THREAD", parts_a_thread)
+    in_parts = chains()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(convergence, "PARTS_A_THREAD", 1)
+    assert_same(in_parts, chains())
 
 
 def test_a_group_that_has_stopped_moves_no_more(short, monkeypatch):
@@ -357,7 +379,7 @@ def test_the_bound_of_a_labelling_is_its_joint_density_without_alpha():
         assert found[g] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_bound_of_annealing_is_the_larger_of_its_two(short, monkeypatch):
+def test_the_bound_of_annealing_is_the_larger_of_its_two(short, in_one_part, monkeypatch):
     problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
     state = GibbsState(torch.zeros(9, dtype=torch.int64), torch.ones(2, dtype=torch.float64))
     monkeypatch.setattr(convergence, "anneal", lambda *arguments: (state, np.array([1.0, -1.0])))
@@ -367,7 +389,7 @@ def test_the_bound_of_annealing_is_the_larger_of_its_two(short, monkeypatch):
     assert bound.tolist() == [1, 0]
 
 
-def test_each_chain_burns_in_from_a_start_of_its_own_and_from_one_component(monkeypatch):
+def test_each_chain_burns_in_from_a_start_of_its_own_and_from_one_component(in_one_part, monkeypatch):
     class Begun(Exception):
         pass
 

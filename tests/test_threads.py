@@ -56,6 +56,21 @@ def test_threads_that_overlap_give_back_what_torch_had(two_threads):
     assert (torch.get_num_threads(), of_a_new_thread()) == (2, 2)
 
 
+def test_calls_that_run_apart_have_one_thread_each(two_threads):
+    met = threading.Barrier(2)
+
+    def call(k):
+        met.wait(60)  # for the other thread's
+        return k, threading.get_ident(), threads.available()
+
+    with threads.reserved():
+        found = threads.run_apart(call, [(k,) for k in range(4)])
+        assert threads.available() == 2
+    assert [k for k, _, _ in found] == [0, 1, 2, 3]
+    assert len({thread for _, thread, _ in found}) == 2
+    assert {available for _, _, available in found} == {1}
+
+
 def test_an_error_in_any_thread_is_raised(two_threads):
     """In the helper: the caller's thread waits until the other one is at work."""
     caller, failing = threading.get_ident(), threading.Event()

@@ -75,6 +75,20 @@ def run(function: Callable[..., object], tasks: Iterable[tuple]) -> list:
     return results
 
 
+def run_apart(function: Callable[..., object], tasks: Iterable[tuple]) -> list:
+    """`run` for calls of Python that go to and fro between it and the engine, each with one thread to itself: while one
+    is in the interpreter, others are in compiled code."""
+
+    def alone(*task: object) -> object:
+        token = _reserved.set(1)
+        try:
+            return function(*task)
+        finally:
+            _reserved.reset(token)
+
+    return run(alone, tasks)
+
+
 def split(n: int, multiple: int) -> list[tuple[int, int]]:
     """Ranges that cover 0..n, a few for each thread so that a slow core does less, cut at multiples of `multiple`."""
     n_pieces = 1 if available() == 1 else 4 * available()
