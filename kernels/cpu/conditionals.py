@@ -1,4 +1,4 @@
-"""What the labels of a block are drawn from: the log weight of every component, and of a new one, for each point."""
+"""Drawing the labels of a block: the log weight of every component, and of a new one, for each point; and the draw."""
 
 import math
 from typing import NamedTuple
@@ -12,6 +12,9 @@ from kernels.cpu.rank_one import remove_block, without
 from kernels.cpu.small_components import SmallComponents, without_block, without_point
 from kernels.cpu.tile import FASTMATH
 from kernels.cpu.vector_math import log1p
+
+NEGLIGIBLE = -40.0
+"""Log weights, relative to the largest, from here on are less than what rounding their sum in float64 loses."""
 
 
 class Conditionals(NamedTuple):
@@ -117,3 +120,53 @@ def weigh(
         log1p(conditionals.distance[i, : n_slots + 1], conditionals.power, log_weight)
         for k in range(n_slots + 1):
             log_weight[k] = conditionals.constant[k] - conditionals.factor[k] * log_weight[k]
+
+
+@leaf()
+def draw(log_weight: np.ndarray, uniform: float) -> int:
+    """The first index at which the cumulative weight exceeds `uniform` times the total; log_weight is overwritten."""
+    largest = log_weight[0]
+    for k in range(1, len(log_weight)):
+        largest = max(largest, log_weight[k])
+    total = 0.0
+    for k in range(len(log_weight)):
+        if log_weight[k] - largest > NEGLIGIBLE:
+            total += math.exp(log_weight[k] - largest)
+        log_weight[k] = total
+    for k in range(len(log_weight)):
+        if log_weight[k] > uniform * total:
+            return k
+    return len(log_weight) - 1
+
+
+@leaf()
+def open_slots(
+    drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int, shared_new: bool
+) -> int:
+    """Replace the draws of a new component (n_slots) by the lowest slots that the block leaves empty; slots in use."""
+    opened, used = -1, n_slots
+    for i in range(len(block)):
+        if drawn[i] == n_slots:
+            if opened < 0 or not shared_new:
+                opened = 0
+                while not _left_empty(opened, drawn, block, labels, size, n_slots):
+                    opened += 1
+            # n_slots marks a draw that is not yet replaced: a slot of that number is written once the others are.
+            drawn[i] = -1 - opened
+            used = max(used, opened + 1)
+    for i in range(len(block)):
+        if drawn[i] < 0:
+            drawn[i] = -1 - drawn[i]
+    return used
+
+
+@leaf()
+def _left_empty(
+    k: int, drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int
+) -> bool:
+    """Is slot k without points once those of the block have the labels that are drawn so far?"""
+    points = size[k]
+    for i in range(len(block)):
+        points -= labels[block[i]] == k
+        points += (drawn[i] == k and k < n_slots) or drawn[i] == -1 - k
+    return points == 0

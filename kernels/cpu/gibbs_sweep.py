@@ -51,7 +51,7 @@ from kernels.cpu.components import (
     make_prior,
     rebuild_one,
 )
-from kernels.cpu.conditionals import Conditionals, make_conditionals, set_slot, weigh
+from kernels.cpu.conditionals import Conditionals, draw, make_conditionals, open_slots, set_slot, weigh
 from kernels.cpu.rank_one import move
 from kernels.cpu.small_components import (
     FEWEST,
@@ -75,8 +75,6 @@ from kernels.types import AlphaNoise, GibbsState, NIWPrior
 
 FIRST_CAPACITY = 16
 """Components that memory is set aside for at first; it doubles when they do not suffice."""
-NEGLIGIBLE = -40.0
-"""Log weights, relative to the largest, from here on are less than what rounding their sum in float64 loses."""
 
 
 def gibbs_sweep(
@@ -386,7 +384,7 @@ def _visit(
         any_new, any_change = False, False
         for i in range(len(block)):
             was[i] = labels[block[i]]
-            drawn[i] = _draw(conditionals.log_weight[i, : n_slots + 1], uniforms[start + i])
+            drawn[i] = draw(conditionals.log_weight[i, : n_slots + 1], uniforms[start + i])
             any_new |= drawn[i] == n_slots
             any_change |= drawn[i] != was[i]
         if corrected and any_change and len(block) > 1:
@@ -395,7 +393,7 @@ def _visit(
             if not accept[start] < math.exp(min(0.0, after - before)):
                 any_new, any_change = False, False
         if any_new:
-            n_slots = _open_slots(drawn[: len(block)], block, labels, components.size, n_slots, shared_new)
+            n_slots = open_slots(drawn[: len(block)], block, labels, components.size, n_slots, shared_new)
         if any_change and not _relabel(
             x, block, lane, labels, drawn, prior, components, small, uses_small, scratch, building
         ):
@@ -495,56 +493,6 @@ def _enlarge(
     small.is_small[k] = False
     whiten(components.W[k], components.mean[k], scratch.tile, scratch.work, components.y[k], components.q[k])
     return True
-
-
-@leaf()
-def _draw(log_weight: np.ndarray, uniform: float) -> int:
-    """The first index at which the cumulative weight exceeds `uniform` times the total; log_weight is overwritten."""
-    largest = log_weight[0]
-    for k in range(1, len(log_weight)):
-        largest = max(largest, log_weight[k])
-    total = 0.0
-    for k in range(len(log_weight)):
-        if log_weight[k] - largest > NEGLIGIBLE:
-            total += math.exp(log_weight[k] - largest)
-        log_weight[k] = total
-    for k in range(len(log_weight)):
-        if log_weight[k] > uniform * total:
-            return k
-    return len(log_weight) - 1
-
-
-@leaf()
-def _open_slots(
-    drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int, shared_new: bool
-) -> int:
-    """Replace the draws of a new component (n_slots) by the lowest slots that the block leaves empty; slots in use."""
-    opened, used = -1, n_slots
-    for i in range(len(block)):
-        if drawn[i] == n_slots:
-            if opened < 0 or not shared_new:
-                opened = 0
-                while not _left_empty(opened, drawn, block, labels, size, n_slots):
-                    opened += 1
-            # n_slots marks a draw that is not yet replaced: a slot of that number is written once the others are.
-            drawn[i] = -1 - opened
-            used = max(used, opened + 1)
-    for i in range(len(block)):
-        if drawn[i] < 0:
-            drawn[i] = -1 - drawn[i]
-    return used
-
-
-@leaf()
-def _left_empty(
-    k: int, drawn: np.ndarray, block: np.ndarray, labels: np.ndarray, size: np.ndarray, n_slots: int
-) -> bool:
-    """Is slot k without points once those of the block have the labels that are drawn so far?"""
-    points = size[k]
-    for i in range(len(block)):
-        points -= labels[block[i]] == k
-        points += (drawn[i] == k and k < n_slots) or drawn[i] == -1 - k
-    return points == 0
 
 
 @leaf()
