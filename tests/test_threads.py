@@ -1,6 +1,7 @@
 """Threads of the CPU engine beside those of torch."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -84,6 +85,20 @@ def test_an_error_in_any_thread_is_raised(two_threads):
 
     with pytest.raises(MemoryError, match="of the helper"):
         threads.run(task, [(), ()])
+
+
+def test_after_an_error_the_others_stop_with_the_task_they_are_at(two_threads):
+    caller, begun = threading.get_ident(), []
+
+    def task(i):
+        begun.append(i)
+        if threading.get_ident() == caller:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(task, [(i,) for i in range(100)])
+    assert len(begun) < 100
 
 
 def test_results_are_in_the_order_of_the_tasks(two_threads):

@@ -69,7 +69,10 @@ def run(function: Callable[..., object], tasks: Iterable[tuple]) -> list:
         return results
     with ThreadPoolExecutor(n_helpers) as pool:
         helpers = [pool.submit(work) for _ in range(n_helpers)]
-        work()
+        try:
+            work()
+        finally:
+            left.clear()  # after an error, or when interrupted, the others stop with the task they are at
     for helper in helpers:
         helper.result()
     return results
