@@ -371,7 +371,7 @@ def _in_parts(
 
     On the processor parts run side by side, one in the interpreter while others are in the engine.
     """
-    ends = np.cumsum([0, *problem.group_offsets.diff()[[g for g, _, _ in units]].tolist()])
+    ends = np.cumsum([0, *_sizes(problem, units).tolist()])
     with threads.reserved():
         n_parts = min(len(units), PARTS_A_THREAD * threads.available()) if problem.x.device.type == "cpu" else 1
         cuts = np.linspace(0, len(units), n_parts + 1).round().astype(int)
@@ -445,7 +445,7 @@ def _tiled(problem: Problem, units: list[tuple[int, int, int]]) -> tuple[Tensor,
     """Data, prior and (on the processor) offsets with the group of each unit as one of its own."""
     groups = [g for g, _, _ in units]
     x = torch.cat([problem.x[_rows(problem, g)] for g in groups])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), problem.group_offsets.diff()[groups].cumsum(0)])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), _sizes(problem, units).cumsum(0)])
     chosen = torch.tensor(groups).to(x.device)
     return x, NIWPrior(*(field[chosen] for field in problem.prior)), offsets
 
@@ -456,8 +456,12 @@ def _log_joint(problem: Problem, units: list[tuple[int, int, int]], state: Gibbs
 
 
 def _parts(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> list[np.ndarray]:
-    sizes = problem.group_offsets.diff()[[g for g, _, _ in units]].tolist()
-    return [part.numpy() for part in state.labels.split(sizes)]
+    return [part.numpy() for part in state.labels.split(_sizes(problem, units).tolist())]
+
+
+def _sizes(problem: Problem, units: list[tuple[int, int, int]]) -> Tensor:
+    """[U] points of each unit's group."""
+    return problem.group_offsets.diff()[[g for g, _, _ in units]]
 
 
 def _rows(problem: Problem, g: int) -> slice:

@@ -27,14 +27,13 @@ from classfit.groups import Grouping, one_group, sort_by_group
 from classfit.leave_one_out import LeaveOneOut
 from classfit.predictive import Posterior
 from classfit.prior import KAPPA0, group_variances, niw_prior, standardise, standardised
-from classfit.storage import write_npz
+from classfit.storage import write_checkpoint
 from kernels import NIWPrior
 
 SWEEPS_A_CALL = 10
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
 SECONDS_OF_A_CHECKPOINT = 0.1
-"""One that takes longer to write (a second, of 100 groups of 500 points in four chains) is written less often, in
-proportion: checkpoints take a twentieth of the time at most."""
+"""One that takes longer to write is written less often, in proportion: they take a twentieth of the time at most."""
 ROUNDS_A_CALL = 5
 GROUPS_A_CALL, GROUPS_A_CALL_OF_A_GPU = 4, 32
 """Groups that burn in together, eight chains of each: a GPU has room for some 200 programs at once."""
@@ -391,7 +390,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
                 bar.update(task, completed=done)
                 begun = time.monotonic()
                 if path is not None and (done == total or begun - written > pause):
-                    write_npz(path, identity=identity, **chain._asdict())
+                    write_checkpoint(path, identity=identity, **chain._asdict())
                     written = time.monotonic()
                     pause = SECONDS_BETWEEN_CHECKPOINTS * max(1.0, (written - begun) / SECONDS_OF_A_CHECKPOINT)
         return chain

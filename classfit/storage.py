@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_npz(path: Path, **arrays: Any) -> None:
     """An npz file of numbers and strings (nothing pickled), written atomically; the same arrays give the same bytes."""
+    _write(path, np.savez_compressed, arrays)
+
+
+def write_checkpoint(path: Path, **arrays: Any) -> None:
+    """`write_npz` of what is soon written again: not compressed, which takes up to 6 s of the labels of four chains of
+    100 groups of 500 points, 64 MB."""
+    _write(path, np.savez, arrays)
+
+
+def _write(path: Path, save: Callable[..., None], arrays: dict[str, Any]) -> None:
     stored = {name: np.asarray(value) for name, value in arrays.items()}
     for name, array in stored.items():
         if array.dtype.hasobject:
             raise ValueError(f"{name} must hold numbers or strings, got dtype {array.dtype}")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **stored)  # type: ignore[arg-type]
+    save(buffer, **stored)
     with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(buffer.getbuffer())

@@ -221,8 +221,8 @@ def _kept_from(protocol: Protocol) -> float:
 def sparkline(values: np.ndarray, most: int = 110, height: int = 44) -> str:
     """A line through the values [n_sweeps], or one a chain [n_sweeps, C], as wide and high as the page says.
 
-    Sweeps after a group had stopped (nan, or -1 components) are left out. A report has hundreds: at most that many
-    points, one unit apart and on whole units of height, take half the bytes.
+    Sweeps after a group had stopped (nan, or -1 components) are left out. A report has hundreds, so each is short: at
+    most that many points, one unit apart and on whole units of height.
     """
     values = values.reshape(len(values), -1).astype(float)
     values = values[~((values == -1) | np.isnan(values)).any(1)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -166,11 +167,11 @@ def test_checkpoints_take_a_twentieth_of_the_time_however_long_one_takes(tmp_pat
     now, written = [0.0], []
 
     def write(seconds):
-        def write_npz(path, *, sweep, **_):
+        def write_checkpoint(path, *, sweep, **_):
             written.append(int(sweep))
             now[0] += seconds
 
-        return write_npz
+        return write_checkpoint
 
     def later(chain, *arguments):
         now[0] += 1
@@ -180,9 +181,16 @@ def test_checkpoints_take_a_twentieth_of_the_time_however_long_one_takes(tmp_pat
     monkeypatch.setattr("classfit.dpgmm.advance", later)
     for seconds, expected in ((0.0, range(30, 601, 30)), (1.0, (30, 240, 450, 600))):
         written.clear()
-        monkeypatch.setattr("classfit.dpgmm.write_npz", write(seconds))
+        monkeypatch.setattr("classfit.dpgmm.write_checkpoint", write(seconds))
         DPGaussianMixture(n_sweeps=600, n_discard=500, random_state=0, checkpoint=tmp_path / "chain.npz").fit(X)
         assert written == list(expected)
+
+
+def test_a_checkpoint_is_not_compressed(tmp_path):
+    X, _ = three_groups()
+    DPGaussianMixture(**QUICK, checkpoint=tmp_path / "chain.npz").fit(X)
+    with zipfile.ZipFile(tmp_path / "chain.npz") as stored:
+        assert {entry.compress_type for entry in stored.infolist()} == {zipfile.ZIP_STORED}
 
 
 def test_a_checkpoint_belongs_to_its_data_and_its_prior(tmp_path):
