@@ -38,6 +38,7 @@ from classfit.annealing import anneal, log_partition, log_restaurant, sweep_numb
 from classfit.devices import moved
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
+from classfit.predictive import Posterior
 from classfit.proposals import companions_of, peels, splits
 from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
 from kernels.cpu import threads
@@ -138,6 +139,12 @@ class Convergence(NamedTuple):
 
     Far below 0 a chain may be stuck. Somewhat below it a correct one may be: a labelling drawn from the posterior is
     less probable than the most probable one, the more so the more labellings are nearly as good."""
+    mean_log_density: np.ndarray
+    """[C, G] nats: mean log-density of the group's points under what one chain alone has kept.
+
+    How much the density of a group depends on the chain. Chains whose log joints have not converged may agree in it to
+    a fraction of a nat; chains in different states are far apart, and the predictive, a mean of densities over all of
+    them, lies near the highest."""
 
 
 class Problem(NamedTuple):
@@ -325,8 +332,8 @@ def agreement(trace: np.ndarray) -> tuple[float, float]:
     return (rhat if np.isfinite(rhat) else np.inf), (ess if np.isfinite(ess) else 0.0)
 
 
-def judge(chains: Chains, problem: Problem) -> Convergence:
-    """The verdict on chains that have all stopped."""
+def judge(chains: Chains, problem: Problem, posterior: Posterior, *, verbose: int = 0) -> Convergence:
+    """The verdict on chains that have all stopped, whose labellings (`kept`) the posterior rests on."""
     C, G = chains.alpha.shape
     rhat, ess = np.empty((2, G)), np.empty((2, G))
     for g in range(G):
@@ -344,12 +351,15 @@ def judge(chains: Chains, problem: Problem) -> Convergence:
         rhat_log_joint=rhat[0], rhat_n_components=rhat[1], ess_log_joint=ess[0], ess_n_components=ess[1],
         log_joint=chains.log_joint, n_components=chains.n_components, rounds=chains.stopped,
         split_acceptance=share[0], merge_acceptance=share[1], burn_in_log_evidence=chains.burn_in_log_evidence,
-        above_simple=above,
+        above_simple=above, mean_log_density=_mean_log_density(posterior, verbose),
     )  # fmt: skip
 
 
 def kept(chains: Chains, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """labels [S, N] and alpha [S, G]: N_KEPT of each chain, spread over the second half of each group's rounds."""
+    """labels [S, N] and alpha [S, G]: N_KEPT of each chain, spread over the second half of each group's rounds.
+
+    In order of time, and of chains at each time.
+    """
     N, G = len(problem.x), len(problem.streams)
     labels, alpha = np.empty((N_KEPT * N_CHAINS, N), np.int32), np.empty((N_KEPT * N_CHAINS, G))
     for g in range(G):
@@ -358,6 +368,17 @@ def kept(chains: Chains, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
         labels[:, _rows(problem, g)] = chains.kept_labels[at][:, :, _rows(problem, g)].reshape(len(labels), -1)
         alpha[:, g] = chains.kept_alpha[at, :, g].reshape(-1)
     return labels, alpha
+
+
+def _mean_log_density(posterior: Posterior, verbose: int) -> np.ndarray:
+    """[C, G] as `Convergence` says."""
+    sizes = posterior.group_offsets.diff().numpy()
+    groups = np.repeat(posterior.groups, sizes)
+    of_chain = [
+        posterior.of_sweeps(slice(c, None, N_CHAINS)).log_density(posterior.x, groups, verbose=verbose)
+        for c in range(N_CHAINS)
+    ]
+    return np.add.reduceat(of_chain, posterior.group_offsets[:-1].numpy(), axis=1) / sizes
 
 
 def _agree(*rhat_and_ess: tuple[float, float]) -> bool:

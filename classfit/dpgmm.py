@@ -174,7 +174,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
                 self.__dict__.pop(name, None)
             units = standardise(x, prior, grouping.group_offsets), standardised(prior)
             if self.protocol == "converged":
-                labels, alpha = self._run_chains(*units, grouping, schedule)
+                chains, problem = self._run_chains(*units, grouping, schedule)
+                labels, alpha = convergence.kept(chains, problem)
             else:
                 chain = self._run_chain(*units, grouping, schedule)
                 labels, alpha = chain.kept_labels, chain.kept_alpha
@@ -185,6 +186,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             self.posterior_ = Posterior(
                 x, grouping.group_offsets, grouping.names, labels, alpha, prior, variance, schedule.official
             ).to(self.device)
+            if self.protocol == "converged":
+                self.convergence_: Convergence = convergence.judge(
+                    chains, problem, self.posterior_, verbose=self.verbose
+                )
         # Now that the fit is whole: where warnings are errors, it is kept all the same.
         if self.protocol == "converged" and not self.convergence_.converged.all():
             failed = self.groups_[~self.convergence_.converged]
@@ -338,7 +343,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
     def _run_chains(
         self, x: Tensor, prior: NIWPrior, grouping: Grouping, schedule: Schedule
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Chains, convergence.Problem]:
         offsets, streams = grouping.group_offsets, [stream(name) for name in grouping.names]
         device = checked(self.device)
         problem = convergence.problem(x, offsets, prior, streams, schedule.seed, device)
@@ -364,8 +369,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             progress,
             "rounds of four chains",
         )
-        self.convergence_: Convergence = convergence.judge(chains, problem)
-        return convergence.kept(chains, problem)
+        return chains, problem
 
     def _go_on(
         self,

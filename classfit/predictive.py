@@ -129,6 +129,14 @@ class Posterior:
         self.device = checked(device)
         return self
 
+    def of_sweeps(self, which: slice) -> "Posterior":
+        """The posterior that rests on some of the kept sweeps alone; what it holds is shared, not copied."""
+        labels, alpha = self.labels[which], self.alpha[which]
+        found = Posterior(
+            self.x, self.group_offsets, self.groups, labels, alpha, self.prior, self.variance, self.official
+        )
+        return found.to(self.device)
+
     @threads.reserved()
     def mixture(self, group: int) -> Mixture:
         """The predictive of the group of that index as one mixture of Student-t components."""

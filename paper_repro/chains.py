@@ -46,8 +46,9 @@ def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> lis
     Returns:
         Each row has "verdict", and after it what the protocol knows: for several chains what they are flagged for,
         rounds, R-hat and effective sample size, the shares of proposed splits and merges that were accepted (mean
-        over chains; nan if none was proposed), how far the lowest chain is above simple labellings; for every chain
-        its log joint in nats, mean over the sweeps it keeps; for held-out fits, how many of them converged.
+        over chains; nan if none was proposed), how far the lowest chain is above simple labellings, and the mean
+        log-density of the class's points under each chain alone; for every chain its log joint in nats, mean over the
+        sweeps it keeps; for held-out fits, how many of them converged.
     """
     if not trace:
         return [{"verdict": EM_CONVERGED if good else EM_NOT_CONVERGED} for good in diagnostics["converged"].tolist()]
@@ -66,6 +67,7 @@ def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> lis
             **{name: float(trace[name][g]) for name in ("ess_log_joint", "ess_n_components")},
             **{f"{kind}_acceptance": _mean(trace[f"{kind}_acceptance"][:, g]) for kind in ("split", "merge")},
             "least_above_simple_nats": float(trace["above_simple"][:, g].min()),
+            **_densities_of_chains(trace, g),
             **joints,
         }
         if "converged" in diagnostics:
@@ -147,6 +149,8 @@ def displayed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         for c in range(1, n_chains + 1):
             heading = f"log joint of chain {c} (nats)" if n_chains > 1 else "log joint (nats)"
             cells[heading] = _nats(row[_JOINT + str(c)])
+        if densities := [float(value) for name, value in row.items() if name.startswith(_DENSITY)]:
+            cells["mean log-density: highest less lowest chain (nats)"] = _nats(max(densities) - min(densities))
         if "least_above_simple_nats" in row:
             cells["lowest above simple labellings (nats)"] = _nats(row["least_above_simple_nats"])
         found.append(cells)
@@ -154,6 +158,7 @@ def displayed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 _JOINT = "log_joint_nats_chain_"
+_DENSITY = "mean_log_density_nats_chain_"
 _FAILED = (NOT_CONVERGED, EM_NOT_CONVERGED)
 _KINDS = {
     CONVERGED: "several",
@@ -176,6 +181,13 @@ def _reasons(trace: Stored, g: int) -> str:
     if min(trace["ess_log_joint"][g], trace["ess_n_components"][g]) <= MIN_ESS:
         found.append("ESS")
     return ", ".join(found)
+
+
+def _densities_of_chains(trace: Stored, g: int) -> dict[str, float]:
+    """Of a class; none if they were stored before this was."""
+    if "mean_log_density" not in trace:
+        return {}
+    return {f"{_DENSITY}{c}": float(mean) for c, mean in enumerate(trace["mean_log_density"][:, g], start=1)}
 
 
 def _n_chains(trace: Stored) -> int:

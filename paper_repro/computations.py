@@ -256,7 +256,10 @@ def _fit(work: Work, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     model.posterior_.save(work.folder / "posterior.npz")
     numbers = model.trace_ if density == "chain" else model.convergence_
     write_arrays(work.folder / "trace.npz", numbers._asdict())
-    write_arrays(work.folder / "density.npz", {"log_density": model.posterior_.log_density(x, groups=labels)})
+    densities = {"log_density": model.posterior_.log_density(x, groups=labels)}
+    if density != "chain":
+        densities["mean_by_chain"] = numbers.mean_log_density
+    write_arrays(work.folder / "density.npz", densities)
     return None if density == "chain" else numbers.converged
 
 

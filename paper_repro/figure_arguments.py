@@ -1,6 +1,7 @@
 """What each figure is computed from: the files of its steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ def _densities(work: Work) -> dict[str, Any]:
         "labels": labels,
         "class_names": class_names,
         "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
+        "by_chain": _by_chain({stage: work.input(f"posterior_stage_{stage}") for stage in stages}),
     }
+
+
+def _by_chain(folders: Mapping[int, Path]) -> dict[int, np.ndarray]:
+    """[C, G] mean log-density of each class under each chain alone; empty of fits with one, or stored before it was."""
+    found = {k: read_arrays(folder / "density.npz").get("mean_by_chain") for k, folder in folders.items()}
+    return {k: means for k, means in found.items() if means is not None} if None not in found.values() else {}
 
 
 def _figure_2(work: Work) -> dict[str, Any]:
@@ -306,13 +314,12 @@ def _figure_b9(work: Work) -> dict[str, Any]:
 
 
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
-    """Log-densities and dimensions of these layers, numbered from 1."""
-    folders = [work.input(f"posterior_{layer}") for layer in layers]
+    """Log-densities, dimensions and means by chain of these layers, numbered from 1."""
+    folders = {k: work.input(f"posterior_{layer}") for k, layer in enumerate(layers, start=1)}
     return {
-        "log_density": {
-            k: read_arrays(folder / "density.npz")["log_density"] for k, folder in enumerate(folders, start=1)
-        },
+        "log_density": {k: read_arrays(folder / "density.npz")["log_density"] for k, folder in folders.items()},
         "dimensions": {k: values_of(work, layer).shape[1] for k, layer in enumerate(layers, start=1)},
+        "by_chain": _by_chain(folders),
     }
 
 

@@ -39,6 +39,7 @@ def made_convergence(n_classes=10, n_rounds=40, n_chains=4):
         "split_acceptance": np.where(np.arange(n_chains)[:, None] == 0, np.nan, 0.02) + 0 * g,
         "merge_acceptance": np.full((n_chains, n_classes), np.nan),
         "burn_in_log_evidence": np.zeros((n_chains, 4, n_classes)),
+        "mean_log_density": 2.0 * np.arange(n_chains)[:, None] - g,
         "above_simple": 5.0 + np.arange(n_chains)[:, None] + 0.0 * g,
     }
 

@@ -12,7 +12,7 @@ from test_annealing import log_integral
 from test_gibbs import scipy_log_marginal
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
-from classfit import ConstantFeatureWarning, DPGaussianMixture, convergence
+from classfit import ConstantFeatureWarning, DPGaussianMixture, Posterior, convergence
 from classfit.gibbs import stream
 from classfit.prior import group_variances, niw_prior, standardise, standardised
 from kernels import GibbsState, NIWPrior
@@ -54,6 +54,17 @@ def at_rest(problem: convergence.Problem) -> convergence.Chains:
     begun, sizes = convergence.start(problem), problem.group_offsets.diff().numpy()
     weight = np.repeat(1 / sizes, sizes)[None].repeat(convergence.N_CHAINS, 0)
     return begun._replace(begun=np.ones(len(sizes), np.bool_), anchor_weight=weight)
+
+
+def of_one_component(problem: convergence.Problem, labels: np.ndarray | None = None) -> Posterior:
+    """What the chains have kept: by default all points of a group in one component."""
+    S, (N, D), G = convergence.N_KEPT * convergence.N_CHAINS, problem.x.shape, len(problem.streams)
+    if labels is None:
+        labels = np.zeros((S, N), np.int32)
+    return Posterior(
+        problem.x, problem.group_offsets, np.arange(G), labels, np.ones((len(labels), G)), problem.prior,
+        torch.ones(G, D, dtype=torch.float64),
+    )  # fmt: skip
 
 
 def log_likelihood(problem: convergence.Problem, g: int, labels: np.ndarray) -> float:
@@ -328,7 +339,7 @@ def test_verdict_and_labellings_are_of_the_second_half_of_a_groups_rounds(short)
         assert np.array_equal(labels[:, rows][:, 0], alpha[:, g])
         assert len(set(alpha[:, g])) == convergence.N_KEPT * C
     chains = chains._replace(labels=np.zeros((C, N), np.int32))
-    found = convergence.judge(chains, problem)
+    found = convergence.judge(chains, problem, of_one_component(problem))
     expected = [convergence.agreement(trace[15:30, :, 0].T), convergence.agreement(trace[10:20, :, 1].T)]
     assert found.rhat_log_joint.tolist() == [rhat for rhat, _ in expected]
     assert found.ess_n_components.tolist() == [ess for _, ess in expected]
@@ -342,7 +353,7 @@ def test_a_verdict_asks_for_agreement_of_both_traces():
     number[:, 0, 1] += 2
     joint[:, 0, 2] += 2
     chains = at_rest(problem)._replace(round=R, stopped=np.full(3, R), log_joint=joint, n_components=number)
-    found = convergence.judge(chains, problem)
+    found = convergence.judge(chains, problem, of_one_component(problem))
     assert found.converged.tolist() == [True, False, False]
     for name, trace in (("log_joint", joint), ("n_components", number)):
         for g in range(3):
@@ -360,12 +371,51 @@ def test_last_states_are_compared_with_simple_ones_at_the_same_alpha():
         round=30, stopped=np.full(2, 30), labels=labels.astype(np.int32), alpha=np.full((4, 2), 0.2),
         log_joint=np.zeros((30, 4, 2)), n_components=np.ones((30, 4, 2)), simple_log_joint=simple,
     )  # fmt: skip
-    found = convergence.judge(chains, problem).above_simple
+    found = convergence.judge(chains, problem, of_one_component(problem)).above_simple
     for g, (n, rows) in enumerate(((5, slice(0, 5)), (4, slice(5, 9)))):
         for c in range(4):
             partition = gammaln(np.bincount(labels[c, rows])).sum() - gammaln(1 + n)
             expected = partition + log_likelihood(problem, g, labels[c, rows]) - simple[g]
             assert found[c, g] == pytest.approx(expected, rel=PEER_RELATIVE)
+
+
+def test_each_chain_alone_has_a_mean_log_density_of_a_groups_own_points():
+    """Chain c has c + 1 components of its own in one group, one in the other: by the ratio of marginal likelihoods."""
+    problem = problem_of(two_clusters(20), [12, 8], ["ant", "elk"])
+    C = convergence.N_CHAINS
+    of_chain = np.stack([np.concatenate([np.arange(12) % (c + 1), np.zeros(8, np.int64)]) for c in range(C)])
+    posterior = of_one_component(problem, np.tile(of_chain, (convergence.N_KEPT, 1)).astype(np.int32))
+    chains = at_rest(problem)._replace(
+        round=30, stopped=np.full(2, 30), log_joint=np.zeros((30, C, 2)), n_components=np.ones((30, C, 2))
+    )
+    found = convergence.judge(chains, problem, posterior).mean_log_density
+    assert found.shape == (C, 2)
+    for g, (n, rows) in enumerate(((12, slice(0, 12)), (8, slice(12, 20)))):
+        prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
+        x = problem.x[rows].numpy()
+        for c in range(C):
+            labels, density = of_chain[c, rows], np.zeros(n)
+            for i, point in enumerate(x):
+                for k in np.unique(labels):
+                    members = x[labels == k]
+                    gain = scipy_log_marginal(np.vstack([members, point]), prior) - scipy_log_marginal(members, prior)
+                    density[i] += len(members) / (n + 1) * np.exp(gain)
+                density[i] += np.exp(scipy_log_marginal(point[None], prior)) / (n + 1)
+            assert found[c, g] == pytest.approx(np.log(density).mean(), rel=PEER_RELATIVE)
+
+
+def test_the_predictive_is_the_mean_of_the_chains_densities(short):
+    """And so above the mean of their logs."""
+    X, names = two_clusters(60), np.repeat(["ant", "elk"], 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = DPGaussianMixture(**CONVERGED).fit(X, groups=names)
+    posterior, C = model.posterior_, convergence.N_CHAINS
+    of_chain = [posterior.of_sweeps(slice(c, None, C)).log_density(X, names) for c in range(C)]
+    assert np.allclose(np.logaddexp.reduce(of_chain) - np.log(C), model.score_samples(X, names), rtol=PEER_RELATIVE)
+    expected = np.stack([np.mean(of_chain, axis=1, where=names == name) for name in ("ant", "elk")], axis=1)
+    assert np.allclose(model.convergence_.mean_log_density, expected, rtol=PEER_RELATIVE)
+    assert np.ptp(expected, axis=0).min() > 0
 
 
 def test_the_bound_of_a_labelling_is_its_joint_density_without_alpha():
@@ -460,7 +510,7 @@ def test_acceptance_is_of_splits_and_of_merges_apart(short):
         n_components=np.ones((30, C, 2)),
         **{name: np.stack([np.full((C, 2), n) for n in of_both]) for name, of_both in counts.items()},
     )
-    found = convergence.judge(chains, problem)
+    found = convergence.judge(chains, problem, of_one_component(problem))
     assert (found.split_acceptance == 0.5).all()
     assert (found.merge_acceptance == 0.1).all()
 
@@ -500,9 +550,11 @@ def test_groups_that_do_not_converge_are_named_and_no_others(short, monkeypatch)
     for name, value in {"MAX_ROUNDS": 10, "BURN_IN_ROUNDS": 1}.items():
         monkeypatch.setattr(convergence, name, value)
     really = convergence.judge
-    monkeypatch.setattr(
-        convergence, "judge", lambda *given: really(*given)._replace(converged=np.array([True, False, True]))
-    )
+
+    def judge(*given, **options):
+        return really(*given, **options)._replace(converged=np.array([True, False, True]))
+
+    monkeypatch.setattr(convergence, "judge", judge)
     with pytest.warns(ConvergenceWarning, match=r"chains of 1 of 3 groups do not agree, see convergence_: elk$"):
         DPGaussianMixture(**CONVERGED).fit(two_clusters(12), groups=["fox", "elk", "ant"] * 4)
 

@@ -18,9 +18,10 @@ def compute(
     class_names: Sequence[str],
     dimensions: Mapping[int, int],
     network: str,
+    by_chain: Mapping[int, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """As `class_density.compute`, by block; network: what it is, in words."""
-    found = class_density.compute(log_density, labels, class_names, dimensions, unit="block")
+    found = class_density.compute(log_density, labels, class_names, dimensions, "block", by_chain)
     return {"network": np.array(network), **found}
 
 

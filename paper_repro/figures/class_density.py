@@ -16,11 +16,13 @@ __all__ = [
     "Parted",
     "beside_seen",
     "beside_seen_key",
+    "chains_in_words",
     "class_statistics",
     "compute",
     "describe_gap",
     "grid",
     "group_marks",
+    "has_chains",
     "key",
     "largest_gaps",
     "last_stage",
@@ -30,6 +32,10 @@ __all__ = [
     "points",
     "table",
 ]
+
+
+CHAINS_WIDTH = 0.9
+"""Of the line from the lowest to the highest chain, in points."""
 
 
 def class_statistics(log_density: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +50,7 @@ def compute(
     class_names: Sequence[str],
     dimensions: Mapping[int, int],
     unit: str = "stage",
+    by_chain: Mapping[int, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Statistics of each class at each stage, and the split of classes at the last stage.
 
@@ -53,16 +60,19 @@ def compute(
         class_names: G names.
         dimensions: by stage, D of the space of the densities.
         unit: what is numbered: "stage", "layer" or "block".
+        by_chain: by stage, [C, G] mean of each class under each of several chains alone; None or empty if there is one.
 
     Returns:
         unit, stages [S], dimensions [S], class_names [G], mean and std [S, G]; high [G] bool and gap of the last
-        stage: classes above the middle of the largest gap between sorted means are high-density ones.
+        stage: classes above the middle of the largest gap between sorted means are high-density ones; of several
+        chains mean_by_chain [S, C, G].
     """
     from classfit import density_groups
 
     stages = sorted(log_density)
     statistics = [class_statistics(log_density[stage], labels, len(class_names)) for stage in stages]
     groups = density_groups(statistics[-1][0])
+    several = {"mean_by_chain": np.stack([by_chain[stage] for stage in stages])} if by_chain else {}
     return {
         "unit": np.array(unit),
         "stages": np.array(stages),
@@ -72,6 +82,7 @@ def compute(
         "std": np.stack([std for _, std in statistics]),
         "high": groups.high,
         "gap": np.array(groups.gap),
+        **several,
     }
 
 
@@ -86,13 +97,28 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "mean_log_density_nats": float(mean),
             "std_log_density_nats": float(std),
             "above_largest_gap": bool(high),
+            **_of_chains(stored, s, g),
         }
         for s, stage in enumerate(stored["stages"])
-        for name, mean, std, high in zip(
-            stored["class_names"], stored["mean"][s], stored["std"][s], density_groups(stored["mean"][s]).high,
-            strict=True,
+        for g, (name, mean, std, high) in enumerate(
+            zip(
+                stored["class_names"], stored["mean"][s], stored["std"][s], density_groups(stored["mean"][s]).high,
+                strict=True,
+            )
         )
     ]  # fmt: skip
+
+
+def _of_chains(stored: Stored, s: int, g: int) -> dict[str, float]:
+    if not has_chains(stored):
+        return {}
+    means = stored["mean_by_chain"][s, :, g].tolist()
+    return {f"mean_log_density_nats_chain_{c}": mean for c, mean in enumerate(means, start=1)}
+
+
+def has_chains(stored: Stored) -> bool:
+    """Whether means under single chains are known."""
+    return "mean_by_chain" in stored
 
 
 class Parted(NamedTuple):
@@ -138,7 +164,10 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
 
 
 def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
-    """The marks and bars of a panel, and the line in the gap; [G] classes in the order in which they are drawn."""
+    """The marks and bars of a panel, and the line in the gap; [G] classes in the order in which they are drawn.
+
+    Of several chains, a thin line from the lowest to the highest of them.
+    """
     mean, std = stored["mean"][s], stored["std"][s]
     order = np.argsort(mean, kind="stable")
     ranks = np.arange(len(order))
@@ -148,6 +177,9 @@ def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
         x, y, spread = ranks[chosen], mean[order][chosen], std[order][chosen]
         style.bars(axes, x, y - spread, y + spread, color=colour, alpha=0.32, linewidth=bar)
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
+    if has_chains(stored):
+        means = stored["mean_by_chain"][s][:, order]
+        style.bars(axes, ranks, means.min(0), means.max(0), color=style.INK, linewidth=CHAINS_WIDTH, zorder=3)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.ticklabel_format(axis="y", useOffset=False)
     if split.above.any():
@@ -174,18 +206,34 @@ def _marks(below: str, above: str) -> list[Line2D]:
     ]
 
 
-def key() -> list[Line2D]:
-    """Classes, those that are `parted` from them, the bars, and the line in the gap."""
+def key(chains: bool) -> list[Line2D]:
+    """Classes, those that are `parted` from them, the bars, the line in the gap, and that between chains, if any."""
+    between = Line2D(
+        [], [], color=style.INK, marker="|", markersize=9, markeredgewidth=CHAINS_WIDTH, linestyle="none",
+        label="lowest to highest chain",
+    )  # fmt: skip
     return [
         *_marks("class", "class above a gap"),
         Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
         Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the gap"),
+        *([between] if chains else []),
     ]
 
 
-def legend(figure: Figure) -> None:
+def legend(figure: Figure, chains: bool) -> None:
     """The key, in one line under the panels."""
-    figure.legend(handles=key(), loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+    figure.legend(handles=key(chains), loc="outside lower center", ncols=5, fontsize=8, handlelength=1.8)
+
+
+def chains_in_words(stored: Stored) -> str:
+    """What a caption says of the line between chains; nothing if there is none."""
+    if not has_chains(stored):
+        return ""
+    return (
+        f"A thin dark line goes from the mean of a class under the lowest of its {stored['mean_by_chain'].shape[1]} "
+        "chains, each by itself, to that under the highest; where none is seen, chains agree. The mark is of all of "
+        "them together: a mean of densities, so near the highest where they do not. "
+    )
 
 
 def grid(heading: str, stored: Stored, columns: int) -> Figure:
@@ -201,7 +249,7 @@ def grid(heading: str, stored: Stored, columns: int) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("log-density (nats)")
     figure.align_ylabels(panels[:, 0])
-    legend(figure)
+    legend(figure, has_chains(stored))
     return figure
 
 
@@ -261,7 +309,23 @@ def describe_gap(stored: Stored) -> str:
             f" The mean standard deviation within a class is {std[high].mean():.1f} nats above the gap "
             f"and {std[~high].mean():.1f} below it."
         )
-    return text
+    return text + _chains_apart(stored)
+
+
+def _chains_apart(stored: Stored) -> str:
+    """How far the chains of a class are apart at the last stage, in words."""
+    from classfit import density_groups
+
+    if not has_chains(stored):
+        return ""
+    means = stored["mean_by_chain"][-1]
+    apart, above = np.ptp(means, axis=0), means > density_groups(stored["mean"][-1]).threshold
+    n_both = int((above.any(0) & ~above.all(0)).sum())
+    return (
+        f" Each by itself, the {len(means)} chains of a class give it means that are {np.median(apart):.1f} nats apart "
+        f"in the median class and {apart.max():.1f} in {stored['class_names'][apart.argmax()]}; in {n_both} of "
+        f"{len(apart)} classes some are above the middle of the gap and others below it."
+    )
 
 
 def last_stage(stored: Stored) -> str:

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from paper_repro.figures import style, title
-from paper_repro.figures.class_density import compute, describe_gap, legend, panel, table
+from paper_repro.figures.class_density import chains_in_words, compute, describe_gap, has_chains, legend, panel, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -16,7 +16,7 @@ def draw(stored: Stored) -> Figure:
     for s, axes in enumerate(panels):
         panel(axes, stored, s)
     panels[0].set_ylabel("log-density of own training points (nats)")
-    legend(figure)
+    legend(figure, has_chains(stored))
     return figure
 
 
@@ -30,7 +30,7 @@ def caption(stored: Stored) -> str:
         "one mode leave one as large. Where that is seldom (p < 0.05), or standard deviations are much smaller above "
         "the gap (geometric means, by more than the square root of ten), a dashed line lies in it, and classes above "
         "it are orange diamonds; a class may be on another side in the other panel. "
-        f"{stored['note']}"
+        f"{chains_in_words(stored)}{stored['note']}"
     )
 
 

@@ -28,7 +28,7 @@ def compute(
     """As `class_density.compute`, with "before_" or "after_" in front of the names.
 
     Args:
-        before: log_density and dimensions by layer, of the outputs of the convolutions.
+        before: log_density, dimensions and by_chain by layer, of the outputs of the convolutions.
         after: the same after batch norm and ReLU.
         labels: [N] class of each point.
         class_names: G names.
@@ -65,7 +65,7 @@ def draw(stored: Stored) -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel("class, sorted by mean")
     figure.align_ylabels(panels[:, 0])
-    class_density.legend(figure)
+    class_density.legend(figure, class_density.has_chains(_part(stored, "before")))
     return figure
 
 

@@ -50,7 +50,8 @@ def compute(
         -1 after a class had stopped. Of every class, over the sweeps that it keeps: mean_components [S, G],
         mean_log_joint [S, C, G] in nats, shattered [S, G] number of chains that are (`chains.SHATTERED`); and of
         several chains rhat_log_joint, rhat_n_components, ess_log_joint, ess_n_components, converged [S, G],
-        max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
+        mean_log_density [S, C, G] in nats (of the class's points, under a chain alone; not of fits stored before it
+        was), max_rhat and min_ess, the limits, sweeps_a_round and proposals_a_round.
     """
     several, G = n_discard is None, len(class_names)
     positions = np.unique([round(q * (G - 1)) for q in QUANTILES])
@@ -79,6 +80,8 @@ def compute(
         from classfit import convergence, proposals
 
         stored |= {name: np.stack([trace[name] for trace in traces.values()]) for name in SUMMARIES}
+        if all("mean_log_density" in trace for trace in traces.values()):
+            stored["mean_log_density"] = np.stack([trace["mean_log_density"] for trace in traces.values()])
         stored |= {"max_rhat": convergence.MAX_RHAT, "min_ess": convergence.MIN_ESS}
         stored |= {
             "sweeps_a_round": convergence.SWEEPS_A_ROUND,
@@ -92,6 +95,7 @@ def compute(
 
 def table(stored: Stored) -> list[dict[str, Any]]:
     """One row a stage and class."""
+    density = stored.get("mean_log_density")
     return [
         {
             "stage": int(stage),
@@ -103,6 +107,10 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             **{
                 f"log_joint_nats_chain_{c}": float(mean)
                 for c, mean in enumerate(stored["mean_log_joint"][s, :, g], start=1)
+            },
+            **{
+                f"mean_log_density_nats_chain_{c}": float(mean)
+                for c, mean in enumerate(density[s, :, g] if density is not None else (), start=1)
             },
         }
         for s, stage in enumerate(stored["stages"])
@@ -188,7 +196,21 @@ def finding(stored: Stored) -> str:
     apart = ", ".join(f"{np.median(values):.1f} at stage {stage}" for stage, values in zip(stages, spread, strict=True))
     return (
         f"Of {G} classes converged: {converged}. Between the highest and the lowest chain's mean log joint lie, in the "
-        f"median class: {apart} nats.{_states(stored, stored['mean_log_joint'].shape[1])}"
+        f"median class: {apart} nats.{_densities(stored)}{_states(stored, stored['mean_log_joint'].shape[1])}"
+    )
+
+
+def _densities(stored: Stored) -> str:
+    """How far the chains of a class are apart in what the other figures show of it."""
+    if "mean_log_density" not in stored:  # kept before this was
+        return ""
+    said = [
+        f"{np.median(apart):.1f} (at most {apart.max():.1f}) at stage {stage}"
+        for stage, apart in zip(stored["stages"], np.ptp(stored["mean_log_density"], axis=1), strict=True)
+    ]
+    return (
+        " Between the highest and the lowest chain's mean log-density of the class's points, which is what the other "
+        f"figures show: {', '.join(said)} nats."
     )
 
 
