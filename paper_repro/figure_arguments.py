@@ -29,8 +29,9 @@ def _densities(work: Work) -> dict[str, Any]:
 
 def _by_chain(folders: Mapping[int, Path]) -> dict[int, np.ndarray]:
     """[C, G] mean log-density of each class under each chain alone; empty of fits with one, or stored before it was."""
-    found = {k: read_arrays(folder / "density.npz").get("mean_by_chain") for k, folder in folders.items()}
-    return {k: means for k, means in found.items() if means is not None} if None not in found.values() else {}
+    stored = {k: read_arrays(folder / "density.npz") for k, folder in folders.items()}
+    found = {k: arrays["mean_by_chain"] for k, arrays in stored.items() if "mean_by_chain" in arrays}
+    return found if len(found) == len(folders) else {}
 
 
 def _figure_2(work: Work) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def test_several_chains():
     assert rows[0]["split_acceptance"] == pytest.approx(0.02, rel=PEER_RELATIVE)
     assert np.isnan(rows[0]["merge_acceptance"])
     assert rows[0]["least_above_simple_nats"] == 5
+    assert [rows[7][f"mean_log_density_nats_chain_{c}"] for c in (1, 2, 3, 4)] == [-7, -5, -3, -1]
     assert "folds" not in rows[0]
 
 
@@ -118,6 +119,7 @@ def test_what_the_report_shows_of_the_chains():
     assert shown[9]["ESS: log joint, components"] == "500, 900"
     assert shown[9]["accepted: splits, merges"] == "2.00%, –"
     assert shown[9]["lowest above simple labellings (nats)"] == "5.0"
+    assert shown[9]["mean log-density: highest less lowest chain (nats)"] == "6.0"
     assert re.fullmatch(r"−\d{3}\.\d", shown[2]["log joint of chain 4 (nats)"])
     assert displayed(rows_of(made_trace(), n_discard=8))[2] == {"class": "c2", "log joint (nats)": "−2,987.0"}
     assert displayed(rows_of({}, {"converged": np.array([True])})) == []
@@ -257,6 +259,24 @@ def test_what_figure_b3_finds():
     assert "shattered" not in figure_b3.finding(kept_before)
     assert "chains_shattered" not in figure_b3.table(kept_before)[0]
     assert [row["chains_shattered"] for row in figure_b3.table(stored_b3())[-12:]] == [0, 0, *[3] * 10]
+
+
+def test_how_far_chains_are_apart_in_what_other_figures_show():
+    numbers = made_figure_b3()
+    numbers["traces"][4]["mean_log_density"][3, 7] += 20
+    stored = figure_b3.compute(**numbers) | WORDS
+    assert "points, which is what the other figures show: 6.0 (at most 6.0) at stage 1" in figure_b3.finding(stored)
+    assert "6.0 (at most 26.0) at stage 4 nats." in figure_b3.finding(stored)
+    assert [figure_b3.table(stored)[37][f"mean_log_density_nats_chain_{c}"] for c in (1, 4)] == [-7, 19]
+    # Of fits that were stored before these were, nothing.
+    for trace in numbers["traces"].values():
+        del trace["mean_log_density"]
+    before = figure_b3.compute(**numbers) | WORDS
+    assert "other figures show" not in figure_b3.finding(before)
+    assert not any("mean_log_density" in name for name in figure_b3.table(before)[0])
+    rows = rows_of(numbers["traces"][4])
+    assert not any("mean_log_density" in name for name in rows[0])
+    assert not any("mean log-density" in name for name in displayed(rows)[0])
 
 
 def test_the_remark_of_held_out_fits():

@@ -70,6 +70,12 @@ def test_figure_a8_has_what_is_read_before_the_relu_apart(tmp_path):
     for part, density, dimensions in (("before", {1: 0, 2: 1}, {1: 1, 2: 2}), ("after", {1: 2, 2: 3}, {1: 3, 2: 4})):
         assert {number: values[0] for number, values in found[part]["log_density"].items()} == density
         assert found[part]["dimensions"] == dimensions
+        assert found[part]["by_chain"] == {}
+    for k, layer in enumerate(layers[:3]):
+        files[f"posterior_{layer}/density.npz"]["mean_by_chain"] = np.full((4, 2), k)
+    found = figure_arguments._figure_a8(work_of(tmp_path, {"layers": layers, "network": "made"}, files))
+    assert {number: means[0, 0] for number, means in found["before"]["by_chain"].items()} == {1: 0, 2: 1}
+    assert found["after"]["by_chain"] == {}
     words = "made; 100.0% of its training images and 50.0% of the test images are classified rightly"
     assert found["network"] == words
 

@@ -63,6 +63,11 @@ def test_the_fit_to_all_points_is_that_of_converged_and_densities_are_of_the_fol
     assert not np.array_equal(
         density["log_density"], storage.read_arrays(tmp_path / whole.name / "density.npz")["log_density"]
     )
+    # Means of the chains are of the fits whose densities they are beside.
+    assert "mean_by_chain" not in density
+    in_whole, trace = (storage.read_arrays(tmp_path / whole.name / name) for name in ("density.npz", "trace.npz"))
+    np.testing.assert_array_equal(in_whole["mean_by_chain"], trace["mean_log_density"])
+    assert in_whole["mean_by_chain"].shape == (4, 2)
     # The report draws chains where the densities rest on them.
     for protocol, drawn in ((HELDOUT, set()), (CONVERGED, {"n_components_1", "log_joint_1"})):
         classes = Pipeline(TINY_PROFILE, protocol).classes

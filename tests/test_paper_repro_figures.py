@@ -13,7 +13,7 @@ from made_controls import made_figure_b4
 from made_left_out import made_figure_b5, made_figure_b8, made_figure_b9
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
@@ -205,6 +205,58 @@ def test_panels_show_sorted_classes_and_a_line_in_the_gap_where_there_is_one():
     assert lines[0] == []
     assert lines[1][0].get_ydata()[0] == density_groups(stored["mean"][1]).threshold
     assert [panel.texts[0].get_text().endswith(", 2 above it") for panel in panels] == [False, True]
+
+
+def made_with_chains(stages=STAGES):
+    """Chain c is c nats above the mean of a class; at the last stage one chain of class 5 is 50 below it."""
+    numbers = made(stages=stages)
+    mean = figure_a7.compute(**numbers)["mean"]
+    by_chain = {stage: mean[s] + np.arange(4.0)[:, None] for s, stage in enumerate(stages)}
+    by_chain[stages[-1]][0, 5] -= 50
+    return numbers | {"by_chain": by_chain}
+
+
+def test_a_thin_line_goes_from_the_lowest_to_the_highest_chain():
+    stored = figure_1.compute(**made_with_chains((3, 4))) | WORDS
+    figure = figure_1.draw(stored)
+    for s, panel in enumerate(figure.axes):
+        order = np.argsort(stored["mean"][s])
+        line = panel.patches[-1]
+        assert line.get_edgecolor()[:3] == pytest.approx(to_rgb(style.INK))
+        assert line.get_linewidth() < 1
+        low = np.where((order == 5) & (s == 1), -50, 0)
+        wanted = stored["mean"][s][order, None] + np.stack([low, np.full(10, 3)], axis=1)
+        vertices = line.get_path().vertices.reshape(10, 2, 2)
+        assert np.array_equal(vertices[:, :, 0], np.arange(10)[:, None] + np.zeros(2))
+        assert np.allclose(vertices[:, :, 1], wanted, rtol=PEER_RELATIVE)
+    assert labels_of_the_key(figure)[-1] == "lowest to highest chain"
+    assert "its 4 chains, each by itself" in figure_1.caption(stored)
+    words = "nats apart in the median class and 53.0 in 5; in 1 of 10 classes some are above the middle of the gap"
+    assert f"give it means that are 3.0 {words} and others below it." in figure_1.finding(stored)
+    row = figure_1.table(stored)[15]
+    chains = [row[f"mean_log_density_nats_chain_{c}"] - row["mean_log_density_nats"] for c in (1, 2, 3, 4)]
+    assert chains == pytest.approx([-50, 1, 2, 3], rel=PEER_RELATIVE)
+
+
+def test_one_chain_has_no_line_between_chains():
+    stored = stored_figure("figure_1")
+    figure = figure_1.draw(stored)
+    assert [len(panel.patches) for panel in figure.axes] == [2, 2]
+    assert "lowest to highest chain" not in labels_of_the_key(figure)
+    assert "chain" not in figure_1.caption(stored) + figure_1.finding(stored)
+    assert not any("chain" in name for name in figure_1.table(stored)[0])
+
+
+def test_figure_a8_has_the_chains_of_either_place():
+    numbers, chains = made_figure_a8(), made_with_chains(range(1, 9))["by_chain"]
+    places = {"before": chains, "after": {k: 2 * means for k, means in chains.items()}}
+    for place, by_chain in places.items():
+        numbers[place]["by_chain"] = by_chain
+    stored = figure_a8.compute(**numbers) | WORDS
+    for place, by_chain in places.items():
+        assert np.array_equal(stored[f"{place}_mean_by_chain"], np.stack(list(by_chain.values())))
+    assert labels_of_the_key(figure_a8.draw(stored))[-1] == "lowest to highest chain"
+    assert figure_a8.finding(stored).count("nats apart in the median class") == 2
 
 
 @pytest.mark.parametrize(
