@@ -142,9 +142,9 @@ class Convergence(NamedTuple):
     mean_log_density: np.ndarray
     """[C, G] nats: mean log-density of the group's points under what one chain alone has kept.
 
-    How much the density of a group depends on the chain. Chains whose log joints have not converged may agree in it to
-    a fraction of a nat; chains in different states are far apart, and the predictive, a mean of densities over all of
-    them, lies near the highest."""
+    How much the density of a group depends on the chain. Chains whose log joints have not converged may differ in it by
+    a fraction of a nat; chains in different states are far apart. The predictive, a mean of densities over all of them,
+    is at most log C below the highest in this mean, and may be above it."""
 
 
 class Problem(NamedTuple):

@@ -265,14 +265,14 @@ def test_how_far_chains_are_apart_in_what_other_figures_show():
     numbers = made_figure_b3()
     numbers["traces"][4]["mean_log_density"][3, 7] += 20
     stored = figure_b3.compute(**numbers) | WORDS
-    assert "points, which is what the other figures show: 6.0 (at most 6.0) at stage 1" in figure_b3.finding(stored)
+    assert "all chains together: 6.0 (at most 6.0) at stage 1" in figure_b3.finding(stored)
     assert "6.0 (at most 26.0) at stage 4 nats." in figure_b3.finding(stored)
     assert [figure_b3.table(stored)[37][f"mean_log_density_nats_chain_{c}"] for c in (1, 4)] == [-7, 19]
     # Of fits that were stored before these were, nothing.
     for trace in numbers["traces"].values():
         del trace["mean_log_density"]
     before = figure_b3.compute(**numbers) | WORDS
-    assert "other figures show" not in figure_b3.finding(before)
+    assert "all chains together" not in figure_b3.finding(before)
     assert not any("mean_log_density" in name for name in figure_b3.table(before)[0])
     rows = rows_of(numbers["traces"][4])
     assert not any("mean_log_density" in name for name in rows[0])

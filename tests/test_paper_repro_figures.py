@@ -634,6 +634,9 @@ def test_figure_a8_keeps_both_places_of_reading_apart():
     assert "Before ReLU: Largest gap" in words
     assert "After ReLU: Largest gap" in words
     assert "a plain network" in figure_a8.caption(stored)
+    # What a run says of its own network does not stand there as if it were of this one.
+    assert figure_a8.caption(stored).endswith(f". Of the run as a whole: {WORDS['note']}")
+    assert "Of the run" not in figure_a8.caption(stored | {"note": np.array("")})
 
 
 def test_blocks_are_numbered_and_the_last_one_has_the_line():

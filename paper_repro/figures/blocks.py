@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, class_density
+from paper_repro.figures import FIGURES, class_density, style
 from paper_repro.figures.class_density import describe_gap, largest_gaps
 from paper_repro.figures.style import Stored
 
@@ -33,7 +33,7 @@ def words(stored: Stored, read_as: str) -> str:
     """The caption; read_as: what of a block is read."""
     return (
         f"As figure A.7, for every block of another network, read as {read_as}: {stored['network']}. "
-        f"Vertical axes differ. {stored['note']}"
+        f"Vertical axes differ. {style.of_the_run(stored)}"
     )
 
 

@@ -229,10 +229,13 @@ def chains_in_words(stored: Stored) -> str:
     """What a caption says of the line between chains; nothing if there is none."""
     if not has_chains(stored):
         return ""
+    C = stored["mean_by_chain"].shape[1]
     return (
-        f"A thin dark line goes from the mean of a class under the lowest of its {stored['mean_by_chain'].shape[1]} "
-        "chains, each by itself, to that under the highest; where none is seen, chains agree. The mark is of all of "
-        "them together: a mean of densities, so near the highest where they do not. "
+        f"A thin dark line goes from the mean of a class under the lowest of its {C} chains, each by itself, to that "
+        "under the highest. Where none is seen, these means differ by less than a mark is high, which does not say "
+        "that the chains have converged (figure B.3). The mark is of all of them together, a mean of densities over "
+        f"more labellings: it lies at most log {C} = {np.log(C):.1f} nats below the highest chain, and mostly somewhat "
+        "above it, since points that one chain gives little another gives more. "
     )
 
 

@@ -243,8 +243,8 @@ def caption(stored: Stored) -> str:
         f"with F1 without the bin. Attacks, which the paper does not have, of {attacked} points a bin, of which "
         f"{rightly} are rightly classified by the network without the bin: the share of these that an attack moves to "
         "another class, and accuracy against the budget in classes below and above the largest gap between class means "
-        "(low- and high-density ones, if they are two groups). PGD also tries the single "
-        f"step of FGSM; budgets are in pixel values, 0 to 1. {stored['networks']} {stored['note']}"
+        "(which there always is: whether it parts two groups, figure 1 and the scorecard say). PGD also tries the "
+        f"single step of FGSM; budgets are in pixel values, 0 to 1. {stored['networks']} {stored['note']}"
     )
 
 

@@ -174,7 +174,8 @@ def look_for(stored: Stored) -> str:
     if stored["several"]:
         return (
             "Lines that lie on each other in the shaded half, of log joint and of components. Lines that run side by "
-            "side are chains in different states: what such a class's density says depends on the chain."
+            "side are chains that have not reached the same labellings. How much the mean density of a class depends "
+            "on that is said below: much where chains are in different states."
         )
     return (
         "A line that still climbs where the shade begins has not settled. One that is level has found a state; whether "
@@ -209,8 +210,8 @@ def _densities(stored: Stored) -> str:
         for stage, apart in zip(stored["stages"], np.ptp(stored["mean_log_density"], axis=1), strict=True)
     ]
     return (
-        " Between the highest and the lowest chain's mean log-density of the class's points, which is what the other "
-        f"figures show: {', '.join(said)} nats."
+        " Between the highest and the lowest chain's mean log-density of the class's points, which the marks of "
+        f"figures 1 and A.7 show of all chains together: {', '.join(said)} nats."
     )
 
 

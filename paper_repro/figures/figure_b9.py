@@ -113,7 +113,7 @@ def caption(stored: Stored) -> str:
             "the density as fitted (blue circles) and left out (green squares), as in figure B.7, and their mean "
             f"memorization, {scores.origin(stored)}. {stored['networks']}"
         )
-    return f"{text} {stored['note']}".strip()
+    return f"{text} {style.of_the_run(stored)}".strip()
 
 
 def look_for(stored: Stored) -> str:

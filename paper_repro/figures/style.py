@@ -150,6 +150,11 @@ def bars(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **look: A
     axes.add_patch(PathPatch(path, fill=False, capstyle="butt", **look))
 
 
+def of_the_run(stored: Stored) -> str:
+    """The note of a run, in the caption of a figure that is of another network than the run's."""
+    return f"Of the run as a whole: {note}" if (note := str(stored["note"])) else ""
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, and a true minus."""
     return f"{value:+.{digits}f}".replace("-", "−")
