@@ -246,8 +246,9 @@ def test_points_are_whitened_by_the_prior_of_their_group_however_many_at_a_time(
         [np.linalg.solve(L, (x[a:b].numpy() - m).T).T for (a, b), L, m in zip(edges, chol, mu0, strict=True)]
     )
     moved = [there(arguments[name]) for name in ("prior", "group_offsets")]
-    for rows in (1000, 7, 1):
-        monkeypatch.setattr(records, "WHITENED_BYTES", 8 * 3 * 3 * rows)
+    for tile, at_once in ((32, 1000), (4, 2), (5, 1), (1, 7)):
+        monkeypatch.setattr(records, "TILE", tile)
+        monkeypatch.setattr(records, "WHITENED_BYTES", 8 * 3 * (3 + 2 * tile) * at_once)
         z, log_det = records.whitened(there(x), *moved)
         np.testing.assert_allclose(z.cpu(), expected, rtol=PEER_RELATIVE)
         np.testing.assert_allclose(log_det.cpu(), np.linalg.slogdet(S0)[1], rtol=PEER_RELATIVE)

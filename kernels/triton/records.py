@@ -34,8 +34,11 @@ P and d are explicit, so squared distances have an error of about 1e-16 of the o
 that owes its extent to the point itself 1 / (1 + q) is left without it, so what is left has an error of 1e-16 q^2.
 """
 
-WHITENED_BYTES = 2**25
-"""Matrices that are read at once where points are whitened."""
+TILE = 32
+"""Points of a group that are whitened by one copy of its matrix."""
+
+WHITENED_BYTES = 2**27
+"""Matrices and points that are copied at once where points are whitened."""
 
 SLOTS = tl.constexpr(32)
 """Slots, or points, that a step looks at together: one for each thread of a warp, so reductions need no barrier."""
@@ -96,14 +99,23 @@ def whitened(x: Tensor, prior: NIWPrior, group_offsets: Tensor) -> tuple[Tensor,
     Raises:
         ValueError: a point is above FARTHEST.
     """
-    D = x.shape[1]
+    (N, D), G = x.shape, len(prior.S0)
     chol = torch.linalg.cholesky_ex(prior.S0).L  # without _ex the host would wait, to see whether it succeeded
     inverse = torch.linalg.solve_triangular(chol, torch.eye(D, dtype=chol.dtype, device=chol.device), upper=False)
-    group = group_of(group_offsets, len(x))
-    shifted = (x.double() - prior.mu0[group])[:, :, None]
-    rows = max(1, WHITENED_BYTES // (8 * D * D))  # at a time: each takes the matrix of its group
-    parts = [inverse[g] @ v for g, v in zip(group.split(rows), shifted.split(rows), strict=True)]
-    z = torch.cat(parts)[:, :, 0]
+    group = group_of(group_offsets, N)
+    # A few points of a group take its matrix together; the last of a group, and of all, are filled up with point N.
+    tiles = (group_offsets.diff() + (TILE - 1)) // TILE
+    first = torch.cat([tiles.new_zeros(1), tiles.cumsum(0)])
+    tile = torch.arange(N // TILE + G, device=x.device)  # at least as many as there are
+    of_tile = (torch.searchsorted(first, tile, right=True) - 1).clamp(max=G - 1)
+    rows = (group_offsets[of_tile] + (tile - first[of_tile]) * TILE)[:, None] + torch.arange(TILE, device=x.device)
+    rows = torch.where(rows < group_offsets[of_tile + 1, None], rows, N)
+    shifted = torch.cat([x.double() - prior.mu0[group], inverse.new_zeros(1, D)])
+    z = torch.empty_like(shifted)
+    at_once = max(1, WHITENED_BYTES // (8 * D * (D + 2 * TILE)))
+    for part, g in zip(rows.split(at_once), of_tile.split(at_once), strict=True):
+        z[part] = shifted[part] @ inverse[g].mT
+    z = z[:N]
     distance = z.square().sum(1)
     if (distance > FARTHEST).any():
         furthest = int(distance.argmax())
