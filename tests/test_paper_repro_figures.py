@@ -326,6 +326,25 @@ def labels_of_the_key(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_the_key_has_what_is_drawn_and_nothing_else():
+    classes, gap = ["class", "± 1 standard deviation"], ["class above a gap", "middle of the gap"]
+    with_gap = densities_with_a_tenth_of_the_spread()
+    without = with_gap | {"mean": np.zeros((2, 10))}
+    assert labels_of_the_key(figure_1.draw(without)) == classes
+    assert labels_of_the_key(figure_1.draw(with_gap)) == [classes[0], gap[0], classes[1], gap[1]]
+    # In either half of figure A.8.
+    stored = stored_figure("figure_a8")
+    for where in ("before", "after"):
+        other = {"before": "after", "after": "before"}[where]
+        n, G = stored[f"{where}_mean"].shape
+        half = {f"{where}_mean": np.zeros((n, G)), f"{other}_mean": np.zeros((n, G))}
+        assert labels_of_the_key(figure_a8.draw(stored | half)) == classes
+        far = np.where(np.arange(G) < 5, 0.0, 100.0) + np.arange(G) + np.zeros((n, 1))
+        spread = np.where(np.arange(G) < 5, 10.0, 1.0) + np.zeros((n, 1))
+        parted_half = half | {f"{where}_mean": far, f"{where}_std": spread}
+        assert gap[0] in labels_of_the_key(figure_a8.draw(stored | parted_half))
+
+
 def assert_gaps_are_said_beside_the_data(figure, n_panels):
     """One label of the largest gap above each panel, where it covers no panel, title or other text."""
     figure.draw_without_rendering()

@@ -206,23 +206,24 @@ def _marks(below: str, above: str) -> list[Line2D]:
     ]
 
 
-def key(chains: bool) -> list[Line2D]:
-    """Classes, those that are `parted` from them, the bars, the line in the gap, and that between chains, if any."""
+def key(*drawn: Stored) -> list[Line2D]:
+    """What is drawn in panels of these: classes and their bars; where there are any, the marks of classes that are
+    `parted` with the line in the gap, and the line between chains."""
+    below, above = _marks("class", "class above a gap")
+    bar = Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation")
+    middle = Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the gap")
     between = Line2D(
         [], [], color=style.INK, marker="|", markersize=9, markeredgewidth=CHAINS_WIDTH, linestyle="none",
         label="lowest to highest chain",
     )  # fmt: skip
-    return [
-        *_marks("class", "class above a gap"),
-        Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"),
-        Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the gap"),
-        *([between] if chains else []),
-    ]
+    some = any(parted(*of).above.any() for stored in drawn for of in zip(stored["mean"], stored["std"], strict=True))
+    several = any(map(has_chains, drawn))
+    return [below, *([above] if some else []), bar, *([middle] if some else []), *([between] if several else [])]
 
 
-def legend(figure: Figure, chains: bool) -> None:
+def legend(figure: Figure, *drawn: Stored) -> None:
     """The key, in one line under the panels."""
-    figure.legend(handles=key(chains), loc="outside lower center", ncols=5, fontsize=8, handlelength=1.8)
+    figure.legend(handles=key(*drawn), loc="outside lower center", ncols=5, fontsize=8, handlelength=1.8)
 
 
 def chains_in_words(stored: Stored) -> str:
@@ -252,7 +253,7 @@ def grid(heading: str, stored: Stored, columns: int) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("log-density (nats)")
     figure.align_ylabels(panels[:, 0])
-    legend(figure, has_chains(stored))
+    legend(figure, stored)
     return figure
 
 

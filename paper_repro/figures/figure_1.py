@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from paper_repro.figures import style, title
-from paper_repro.figures.class_density import chains_in_words, compute, describe_gap, has_chains, legend, panel, table
+from paper_repro.figures.class_density import chains_in_words, compute, describe_gap, legend, panel, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -16,7 +16,7 @@ def draw(stored: Stored) -> Figure:
     for s, axes in enumerate(panels):
         panel(axes, stored, s)
     panels[0].set_ylabel("log-density of own training points (nats)")
-    legend(figure, has_chains(stored))
+    legend(figure, stored)
     return figure
 
 

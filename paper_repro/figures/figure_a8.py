@@ -65,7 +65,7 @@ def draw(stored: Stored) -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel("class, sorted by mean")
     figure.align_ylabels(panels[:, 0])
-    class_density.legend(figure, class_density.has_chains(_part(stored, "before")))
+    class_density.legend(figure, *(_part(stored, where) for where in WHERE))
     return figure
 
 

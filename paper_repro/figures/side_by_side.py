@@ -75,9 +75,10 @@ def _densities(label: str, row_height: float) -> Any:
             [], [], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=style.INK, markeredgewidth=0.8,
             linestyle="none", label=f"above it under {columns[0].title}",
         )  # fmt: skip
-        chains = any(class_density.has_chains(column.stored) for column in columns)
-        low, high, *lines = class_density.key(chains)
-        figure.legend(handles=[low, high, circle, *lines], loc="outside lower center", ncols=3, fontsize=8)
+        handles = class_density.key(*(column.stored for column in columns))
+        if any(split.above.any() for split in splits[0]):
+            handles.insert(2, circle)  # beside the marks
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
         return figure
 
     return drawn
