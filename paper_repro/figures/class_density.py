@@ -179,7 +179,7 @@ def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
         axes.plot(x, y, style.MARKERS[high], color=colour, markersize=min(5.5, bar + 1.5), linestyle="none")
     if has_chains(stored):
         means = stored["mean_by_chain"][s][:, order]
-        style.bars(axes, ranks, means.min(0), means.max(0), color=style.INK, linewidth=CHAINS_WIDTH, zorder=3)
+        style.bars(axes, ranks, means.min(0), means.max(0), color=style.INK, linewidth=CHAINS_WIDTH, zorder=1.5)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.ticklabel_format(axis="y", useOffset=False)
     if split.above.any():
