@@ -1,7 +1,8 @@
-"""Annealed importance sampling of labellings: a start with many components, and a lower bound of its log evidence."""
+"""Annealed importance sampling of labellings: a start with many components, and bounds of its log evidence."""
 
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
 POINTS_A_UNIT_OF_ALPHA = 16
 """alpha = n / 16, at least 1, of the restaurant that draws labels at first: 0.18 n components, fewer with the data."""
 SWEEPS_A_TEMPERATURE = 5
+SWEEPS_BETWEEN = 200
+"""From the end of annealing to labels that are taken for a draw from the posterior within the state."""
 TEMPERATURES = np.concatenate([[0.0], np.geomspace(1e-4, 0.05, 12), np.linspace(0.05, 1, 29)[1:]])
 """Inverse temperatures. Close together at first, where random labels are worth many nats a point."""
 
@@ -41,24 +44,112 @@ def anneal(
     Returns:
         GibbsState at the end, on the processor, and [G] log w in nats.
     """
-    device, offsets = x.device, group_offsets.to(x.device)
+    alpha = _fixed_alpha(group_offsets)
     sizes = group_offsets.diff().tolist()
-    alpha = torch.tensor([max(1.0, n / POINTS_A_UNIT_OF_ALPHA) for n in sizes], dtype=torch.float64)
     labels = [_restaurant(rng, n, float(a)) for rng, n, a in zip(rngs, sizes, alpha, strict=True)]
     state = GibbsState(torch.from_numpy(np.concatenate(labels)), alpha)
     log_weight = np.zeros(len(sizes))
+    for before, beta in pairwise(_inverse_temperatures(slowness)):
+        log_weight += (beta - before) * _log_likelihood(state, x, group_offsets, prior)
+        state = _sweeps(state, x, group_offsets, prior, rngs, beta)
+    return state, log_weight + _log_exchange(state, group_offsets)
+
+
+def heat(
+    labels: Tensor,
+    x: Tensor,
+    group_offsets: Tensor,
+    prior: NIWPrior,
+    rngs: list[np.random.Generator],
+    slowness: int = 1,
+) -> np.ndarray:
+    """`anneal` backwards, from labels drawn from the posterior to the prior (Grosse, Ghahramani & Adams 2015).
+
+        log w' = sum_t (beta_t - beta_(t-1)) log p(x | z_(t-1)) + log p(z_T) - log p(z_T | alpha),
+        z_(t-1) by sweeps that leave p(z | alpha) p(x | z)^beta_t, from z_t; z_T the labels given
+
+    E[1 / w'] = 1 / p(x), so log w' lies above the log evidence but for a few nats by chance. Given labels that were
+    drawn within a state A, a part of all labellings, E[1 / w'] is at most 1 / p(x, A): then it lies above the evidence
+    of that state.
+
+    Args:
+        labels: [N] int64, 0..K_g - 1 in each group, on the processor.
+        x, group_offsets, prior, rngs, slowness: as of `anneal`.
+
+    Returns:
+        [G] log w' in nats.
+    """
+    state = GibbsState(labels, _fixed_alpha(group_offsets))
+    log_weight = _log_exchange(state, group_offsets)
+    for before, beta in reversed(list(pairwise(_inverse_temperatures(slowness)))):
+        state = _sweeps(state, x, group_offsets, prior, rngs, beta)
+        log_weight += (beta - before) * _log_likelihood(state, x, group_offsets, prior)
+    return log_weight
+
+
+class EvidenceBounds(NamedTuple):
+    """Of the state that annealing ends in, in nats."""
+
+    labels: Tensor
+    """[N] int64 a labelling in that state, of each group."""
+    lower: np.ndarray
+    """[G] of `anneal`: above the log evidence by c or more with probability below exp(-c)."""
+    upper: np.ndarray
+    """[G] of `heat`, likewise below it, as far as `labels` are a draw from the posterior within the state."""
+
+
+def evidence_bounds(
+    x: Tensor, group_offsets: Tensor, prior: NIWPrior, rngs: list[np.random.Generator], slowness: int = 1
+) -> EvidenceBounds:
+    """Log evidence of the state that annealing ends in, from both sides: cooled, SWEEPS_BETWEEN sweeps, heated again.
+
+    Args: as of `anneal`; the sweeps between resample alpha.
+    """
+    state, lower = anneal(x, group_offsets, prior, rngs, slowness)
+    for _ in range(SWEEPS_BETWEEN // SWEEPS_A_TEMPERATURE):
+        state = _sweeps(state, x, group_offsets, prior, rngs, 1.0, fixed_alpha=False)
+    return EvidenceBounds(state.labels, lower, heat(state.labels, x, group_offsets, prior, rngs, slowness))
+
+
+def _fixed_alpha(group_offsets: Tensor) -> Tensor:
+    """[G]"""
+    return (group_offsets.diff().double() / POINTS_A_UNIT_OF_ALPHA).clamp(min=1)
+
+
+def _inverse_temperatures(slowness: int) -> np.ndarray:
     steps = np.arange((len(TEMPERATURES) - 1) * slowness + 1) / slowness
-    for before, beta in pairwise(np.interp(steps, np.arange(len(TEMPERATURES)), TEMPERATURES)):
-        likelihood = log_joint(state.labels, alpha, x, group_offsets, prior) - log_restaurant(state, group_offsets)
-        log_weight += (beta - before) * likelihood.numpy()
-        order, uniforms, _ = sweep_numbers(rngs, group_offsets, SWEEPS_A_TEMPERATURE)
-        states = gibbs_sweep(
-            moved(state, device), x, order.to(device), uniforms.to(device), prior=prior, group_offsets=offsets,
-            inverse_temperature=torch.full((len(sizes),), beta, dtype=torch.float64, device=device),
-        )  # fmt: skip
-        state = GibbsState(states.labels[-1].cpu(), alpha)
-    log_weight += log_partition(state.labels, group_offsets) - log_restaurant(state, group_offsets).numpy()
-    return state, log_weight
+    return np.interp(steps, np.arange(len(TEMPERATURES)), TEMPERATURES)
+
+
+def _sweeps(
+    state: GibbsState,
+    x: Tensor,
+    group_offsets: Tensor,
+    prior: NIWPrior,
+    rngs: list[np.random.Generator],
+    beta: float,
+    fixed_alpha: bool = True,
+) -> GibbsState:
+    """SWEEPS_A_TEMPERATURE sweeps, where x is; the state is on the processor."""
+    device = x.device
+    order, uniforms, noise = sweep_numbers(rngs, group_offsets, SWEEPS_A_TEMPERATURE)
+    states = gibbs_sweep(
+        moved(state, device), x, order.to(device), uniforms.to(device), None if fixed_alpha else moved(noise, device),
+        prior=prior, group_offsets=group_offsets.to(device),
+        inverse_temperature=torch.full((len(rngs),), beta, dtype=torch.float64, device=device),
+    )  # fmt: skip
+    return GibbsState(states.labels[-1].cpu(), state.alpha if fixed_alpha else states.alpha[-1].cpu())
+
+
+def _log_likelihood(state: GibbsState, x: Tensor, group_offsets: Tensor, prior: NIWPrior) -> np.ndarray:
+    """[G] log p(x | z)."""
+    joint = log_joint(state.labels, state.alpha, x, group_offsets, prior)
+    return (joint - log_restaurant(state, group_offsets)).numpy()
+
+
+def _log_exchange(state: GibbsState, group_offsets: Tensor) -> np.ndarray:
+    """[G] log p(z) - log p(z | alpha): of the prior of alpha, integrated out, for the alpha of the state."""
+    return log_partition(state.labels, group_offsets) - log_restaurant(state, group_offsets).numpy()
 
 
 def log_partition(labels: Tensor, group_offsets: Tensor) -> np.ndarray:

@@ -10,7 +10,16 @@ from test_gibbs import make_prior, partitions, scipy_log_marginal
 from test_split_merge import POINTS
 from tolerances import MONTE_CARLO_SIGMAS
 
-from classfit.annealing import _restaurant, anneal, log_partition, log_restaurant, sweep_numbers
+from classfit.annealing import (
+    _restaurant,
+    anneal,
+    evidence_bounds,
+    heat,
+    log_partition,
+    log_restaurant,
+    sweep_numbers,
+)
+from classfit.prior import group_variances, niw_prior
 from kernels import GibbsState, NIWPrior
 
 
@@ -48,16 +57,42 @@ def test_weights_are_unbiased_for_the_evidence_of_six_points(slowness, n_chains,
         sizes = np.bincount(p)
         likelihood = sum(scipy_log_marginal(POINTS[np.array(p) == k], prior) for k in range(len(sizes)))
         log_joints.append(gammaln(sizes).sum() + log_integral(6, len(sizes)) + likelihood)
-    _, log_weight = anneal(
+    many = (
         torch.from_numpy(np.tile(POINTS, (n_chains, 1))),
         6 * torch.arange(n_chains + 1),
         NIWPrior(*(field.expand(n_chains, *field.shape[1:]).contiguous() for field in prior)),
-        [np.random.default_rng([9, chain]) for chain in range(n_chains)],
-        slowness,
     )
-    ratio = np.exp(log_weight - logsumexp(log_joints))
-    assert abs(ratio.mean() - 1) < MONTE_CARLO_SIGMAS * ratio.std(ddof=1) / np.sqrt(n_chains)
-    assert ratio.std() < spread, "so uneven weights show little"
+
+    def rngs(purpose: int) -> list[np.random.Generator]:
+        return [np.random.default_rng([purpose, chain]) for chain in range(n_chains)]
+
+    def assert_mean_is_one(ratio: np.ndarray) -> None:
+        assert abs(ratio.mean() - 1) < MONTE_CARLO_SIGMAS * ratio.std(ddof=1) / np.sqrt(n_chains)
+        assert ratio.std() < spread, "so uneven weights show little"
+
+    assert_mean_is_one(np.exp(anneal(*many, rngs(9), slowness)[1] - logsumexp(log_joints)))
+    # Heated from exact draws from the posterior, one over the weight is unbiased for one over the evidence.
+    probability = np.exp(log_joints - logsumexp(log_joints))
+    drawn = np.random.default_rng(10).choice(len(probability), size=n_chains, p=probability)
+    labels = torch.tensor([label for i in drawn for label in partitions(6)[i]])
+    assert_mean_is_one(np.exp(logsumexp(log_joints) - heat(labels, *many, rngs(11), slowness)))
+
+
+def test_cooled_and_heated_chains_agree_on_the_evidence():
+    """Of 15 points: the mean of weights that were cooled and the harmonic mean of those that were heated."""
+    n, n_chains = 15, 40
+    x, offsets = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 1))), torch.tensor([0, n])
+    prior = niw_prior(*group_variances(x, offsets), 6)
+    many = NIWPrior(*(field.expand(n_chains, *field.shape[1:]).contiguous() for field in prior))
+    rngs = [np.random.default_rng([12, chain]) for chain in range(n_chains)]
+    found = evidence_bounds(x.repeat(n_chains, 1), n * torch.arange(n_chains + 1), many, rngs, slowness=4)
+    assert found.labels.shape == (n * n_chains,)
+    cooled = logsumexp(found.lower) - np.log(n_chains)
+    heated = np.log(n_chains) - logsumexp(-found.upper)
+    assert cooled == pytest.approx(heated, abs=1)
+    # Single chains err to their own side.
+    assert np.median(found.lower) < min(cooled, heated)
+    assert np.median(found.upper) > max(cooled, heated)
 
 
 @pytest.mark.parametrize("alpha", [0.6, 3.0])
