@@ -13,6 +13,7 @@ from classfit.modes import DensityGroups, density_groups
 from classfit.predictive import Estimate, Posterior, RelativeEntropy
 from classfit.prior import ConstantFeatureWarning
 from classfit.representations import Representation, extract_representations
+from classfit.states import StateEvidence, state_evidence
 
 __all__ = [
     "ClassConditionalDensity",
@@ -26,7 +27,9 @@ __all__ = [
     "Posterior",
     "RelativeEntropy",
     "Representation",
+    "StateEvidence",
     "Trace",
     "density_groups",
     "extract_representations",
+    "state_evidence",
 ]

@@ -2,7 +2,6 @@
 
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +14,6 @@ from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
 POINTS_A_UNIT_OF_ALPHA = 16
 """alpha = n / 16, at least 1, of the restaurant that draws labels at first: 0.18 n components, fewer with the data."""
 SWEEPS_A_TEMPERATURE = 5
-SWEEPS_BETWEEN = 200
-"""From the end of annealing to labels that are taken for a draw from the posterior within the state."""
 TEMPERATURES = np.concatenate([[0.0], np.geomspace(1e-4, 0.05, 12), np.linspace(0.05, 1, 29)[1:]])
 """Inverse temperatures. Close together at first, where random labels are worth many nats a point."""
 
@@ -51,7 +48,7 @@ def anneal(
     log_weight = np.zeros(len(sizes))
     for before, beta in pairwise(_inverse_temperatures(slowness)):
         log_weight += (beta - before) * _log_likelihood(state, x, group_offsets, prior)
-        state = _sweeps(state, x, group_offsets, prior, rngs, beta)
+        state = sweeps(state, x, group_offsets, prior, rngs, beta)
     return state, log_weight + _log_exchange(state, group_offsets)
 
 
@@ -82,33 +79,9 @@ def heat(
     state = GibbsState(labels, _fixed_alpha(group_offsets))
     log_weight = _log_exchange(state, group_offsets)
     for before, beta in reversed(list(pairwise(_inverse_temperatures(slowness)))):
-        state = _sweeps(state, x, group_offsets, prior, rngs, beta)
+        state = sweeps(state, x, group_offsets, prior, rngs, beta)
         log_weight += (beta - before) * _log_likelihood(state, x, group_offsets, prior)
     return log_weight
-
-
-class EvidenceBounds(NamedTuple):
-    """Of the state that annealing ends in, in nats."""
-
-    labels: Tensor
-    """[N] int64 a labelling in that state, of each group."""
-    lower: np.ndarray
-    """[G] of `anneal`: above the log evidence by c or more with probability below exp(-c)."""
-    upper: np.ndarray
-    """[G] of `heat`, likewise below it, as far as `labels` are a draw from the posterior within the state."""
-
-
-def evidence_bounds(
-    x: Tensor, group_offsets: Tensor, prior: NIWPrior, rngs: list[np.random.Generator], slowness: int = 1
-) -> EvidenceBounds:
-    """Log evidence of the state that annealing ends in, from both sides: cooled, SWEEPS_BETWEEN sweeps, heated again.
-
-    Args: as of `anneal`; the sweeps between resample alpha.
-    """
-    state, lower = anneal(x, group_offsets, prior, rngs, slowness)
-    for _ in range(SWEEPS_BETWEEN // SWEEPS_A_TEMPERATURE):
-        state = _sweeps(state, x, group_offsets, prior, rngs, 1.0, fixed_alpha=False)
-    return EvidenceBounds(state.labels, lower, heat(state.labels, x, group_offsets, prior, rngs, slowness))
 
 
 def _fixed_alpha(group_offsets: Tensor) -> Tensor:
@@ -121,7 +94,7 @@ def _inverse_temperatures(slowness: int) -> np.ndarray:
     return np.interp(steps, np.arange(len(TEMPERATURES)), TEMPERATURES)
 
 
-def _sweeps(
+def sweeps(
     state: GibbsState,
     x: Tensor,
     group_offsets: Tensor,

@@ -204,7 +204,7 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
         torch.ones(len(units), dtype=torch.float64),
     )
     for r in range(BURN_IN_ROUNDS):
-        state, _, _ = _rounds(problem, units, state, r, np.broadcast_to(even, small.shape))
+        state, _, _ = rounds(problem, units, state, r, np.broadcast_to(even, small.shape))
         for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
             small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
     bound = chains.burn_in_log_evidence
@@ -218,7 +218,7 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
                 chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
             bound[c, t, g] = value
 
-    take(units, state, _log_evidence_of(problem, units, state))
+    take(units, state, log_evidence_of(problem, units, state))
     annealed = [(g, c, ANNEALED) for g in groups for c in range(N_CHAINS)]
     take(annealed, *_annealed(problem, annealed, 1, np.broadcast_to(even, small.shape)))
     behind = bound[:, :ANNEALED].max(1) - bound[:, ANNEALED]
@@ -246,12 +246,12 @@ def _annealed(
         state, log_weight = anneal(x, offsets, prior, rngs, slowness)
         for r in range(BURN_IN_ROUNDS):
             state, _, _ = _round(problem, part, state, r, anchor_weight)
-        return state, np.maximum(log_weight, _log_evidence_of(problem, part, state))
+        return state, np.maximum(log_weight, log_evidence_of(problem, part, state))
 
     return _in_parts(of_part, problem, units)
 
 
-def _log_evidence_of(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
+def log_evidence_of(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
     """[U] log p(x, z), alpha integrated out: a lower bound of the log evidence, by one labelling."""
     offsets = _tiled(problem, units)[2]
     likelihood = _log_joint(problem, units, state) - log_restaurant(state, offsets).numpy()
@@ -290,7 +290,7 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
             torch.from_numpy(np.concatenate([labels[c, _rows(problem, g)] for g, c, _ in units])).long(),
             torch.tensor([alpha[c, g] for g, c, _ in units], dtype=torch.float64),
         )
-        state, n_proposed, n_accepted = _rounds(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
+        state, n_proposed, n_accepted = rounds(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
         value = _log_joint(problem, units, state)
         joints.append(np.full(alpha.shape, np.nan))
         numbers.append(np.full(alpha.shape, -1))
@@ -405,7 +405,7 @@ def _in_parts(
     )
 
 
-def _rounds(
+def rounds(
     problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, anchor_weight: np.ndarray
 ) -> tuple[GibbsState, np.ndarray, np.ndarray]:
     """`_round` in parts."""

@@ -137,6 +137,17 @@ class Posterior:
         )
         return found.to(self.device)
 
+    def of_groups(self, which: slice) -> "Posterior":
+        """The posterior of some neighbouring groups alone."""
+        edges = self.group_offsets[which.start : which.stop + 1]
+        rows = slice(int(edges[0]), int(edges[-1]))
+        prior = NIWPrior(*(field[which] for field in self.prior))
+        found = Posterior(
+            self.x[rows], edges - edges[0], self.groups[which], self.labels[:, rows], self.alpha[:, which], prior,
+            self.variance[which], self.official,
+        )  # fmt: skip
+        return found.to(self.device)
+
     @threads.reserved()
     def mixture(self, group: int) -> Mixture:
         """The predictive of the group of that index as one mixture of Student-t components."""

@@ -314,6 +314,17 @@ def _figure_b9(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_b10(work: Work) -> dict[str, Any]:
+    stages = dict(zip(work.settings["stages"], work.settings["dimensions"], strict=True))
+    traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
+    return {
+        "evidence": {s: read_arrays(work.input(f"state_evidence_stage_{s}") / "evidence.npz") for s in stages},
+        "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
+        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        "dimensions": stages,
+    }
+
+
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
     """Log-densities, dimensions and means by chain of these layers, numbered from 1."""
     folders = {k: work.input(f"posterior_{layer}") for k, layer in enumerate(layers, start=1)}
@@ -357,5 +368,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b7": _figure_b7,
     "figure_b8": _figure_b8,
     "figure_b9": _figure_b9,
+    "figure_b10": _figure_b10,
 }
 """Of `compute` of a figure's module, by its name."""

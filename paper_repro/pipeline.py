@@ -26,6 +26,7 @@ from paper_repro.profiles import CONVERGED, OtherNetwork, Profile, Protocol
 from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
 from paper_repro.published_figures import absent as without_published
 from paper_repro.robustness_pipeline import OF_CONVERGED, ROBUSTNESS_FIGURES, robustness_figure, robustness_steps
+from paper_repro.state_evidence import evidence_steps, figure_b10
 from paper_repro.steps import Step, Workspace
 from paper_repro.untrained import figure_b9, untrained_steps
 
@@ -147,6 +148,8 @@ class Pipeline:
         absent |= without_published(self)
         self.untrained = untrained_steps(self)
         absent |= set() if self.untrained else {"figure_b9"}
+        self.evidence = evidence_steps(self)
+        absent |= set() if self.evidence else {"figure_b10"}
         absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
         absent |= set() if self.left_out else {"figure_b5", "figure_b7", "figure_b8"}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
@@ -215,7 +218,7 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        made = [*self.controls.values(), *self.robustness.values(), *self.untrained.values()]
+        made = [*self.controls.values(), *self.robustness.values(), *self.untrained.values(), *self.evidence.values()]
         for step in (*shared, *densities, *others, *made, *self.figures.values(), self.scorecard):
             add(step)
         return list(found.values())
@@ -348,8 +351,8 @@ class Pipeline:
         if name in PUBLISHED_FIGURES:
             more, needed = published_figure(self, name)
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
-        if name == "figure_b9":
-            more, needed = figure_b9(self)
+        if name in ("figure_b9", "figure_b10"):
+            more, needed = (figure_b9 if name == "figure_b9" else figure_b10)(self)
             return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]

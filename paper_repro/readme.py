@@ -54,6 +54,7 @@ FINDINGS = (
     "figure_b7",
     "figure_b8",
     "figure_b9",
+    "figure_b10",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 

@@ -13,13 +13,11 @@ from tolerances import MONTE_CARLO_SIGMAS
 from classfit.annealing import (
     _restaurant,
     anneal,
-    evidence_bounds,
     heat,
     log_partition,
     log_restaurant,
     sweep_numbers,
 )
-from classfit.prior import group_variances, niw_prior
 from kernels import GibbsState, NIWPrior
 
 
@@ -76,23 +74,6 @@ def test_weights_are_unbiased_for_the_evidence_of_six_points(slowness, n_chains,
     drawn = np.random.default_rng(10).choice(len(probability), size=n_chains, p=probability)
     labels = torch.tensor([label for i in drawn for label in partitions(6)[i]])
     assert_mean_is_one(np.exp(logsumexp(log_joints) - heat(labels, *many, rngs(11), slowness)))
-
-
-def test_cooled_and_heated_chains_agree_on_the_evidence():
-    """Of 15 points: the mean of weights that were cooled and the harmonic mean of those that were heated."""
-    n, n_chains = 15, 40
-    x, offsets = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 1))), torch.tensor([0, n])
-    prior = niw_prior(*group_variances(x, offsets), 6)
-    many = NIWPrior(*(field.expand(n_chains, *field.shape[1:]).contiguous() for field in prior))
-    rngs = [np.random.default_rng([12, chain]) for chain in range(n_chains)]
-    found = evidence_bounds(x.repeat(n_chains, 1), n * torch.arange(n_chains + 1), many, rngs, slowness=4)
-    assert found.labels.shape == (n * n_chains,)
-    cooled = logsumexp(found.lower) - np.log(n_chains)
-    heated = np.log(n_chains) - logsumexp(-found.upper)
-    assert cooled == pytest.approx(heated, abs=1)
-    # Single chains err to their own side.
-    assert np.median(found.lower) < min(cooled, heated)
-    assert np.median(found.upper) > max(cooled, heated)
 
 
 @pytest.mark.parametrize("alpha", [0.6, 3.0])

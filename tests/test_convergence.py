@@ -151,7 +151,7 @@ def test_a_chain_goes_on_from_the_best_bound_and_anneals_slower_where_that_is_cl
         for c in range(convergence.N_CHAINS):
             labels = torch.from_numpy(chains.labels[c, rows]).long()
             state = GibbsState(labels, torch.from_numpy(chains.alpha[c, g : g + 1]))
-            found = convergence._log_evidence_of(problem, [(g, c, 0)], state)[0]
+            found = convergence.log_evidence_of(problem, [(g, c, 0)], state)[0]
             if best[c, g] >= 2:
                 np.testing.assert_array_equal(labels, ends[g, c, best[c, g]])
             else:
@@ -422,7 +422,7 @@ def test_the_bound_of_a_labelling_is_its_joint_density_without_alpha():
     problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
     labels = np.array([0, 0, 1, 1, 0, 0, 1, 2, 1])
     state = GibbsState(torch.from_numpy(labels), torch.tensor([0.3, 2.0], dtype=torch.float64))
-    found = convergence._log_evidence_of(problem, [(0, 0, 0), (1, 0, 0)], state)
+    found = convergence.log_evidence_of(problem, [(0, 0, 0), (1, 0, 0)], state)
     for g, (n, rows) in enumerate(((5, slice(0, 5)), (4, slice(5, 9)))):
         sizes = np.bincount(labels[rows])
         expected = gammaln(sizes).sum() + log_integral(n, len(sizes)) + log_likelihood(problem, g, labels[rows])
@@ -433,7 +433,7 @@ def test_the_bound_of_annealing_is_the_larger_of_its_two(short, in_one_part, mon
     problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
     state = GibbsState(torch.zeros(9, dtype=torch.int64), torch.ones(2, dtype=torch.float64))
     monkeypatch.setattr(convergence, "anneal", lambda *arguments: (state, np.array([1.0, -1.0])))
-    monkeypatch.setattr(convergence, "_log_evidence_of", lambda *arguments: np.zeros(2))
+    monkeypatch.setattr(convergence, "log_evidence_of", lambda *arguments: np.zeros(2))
     units = [(0, 0, convergence.ANNEALED), (1, 0, convergence.ANNEALED)]
     _, bound = convergence._annealed(problem, units, 1, at_rest(problem).anchor_weight)
     assert bound.tolist() == [1, 0]
@@ -490,7 +490,7 @@ def test_no_two_draws_share_random_numbers(short, monkeypatch):
         return np.array([0.0 if track < convergence.ANNEALED else -1.0 for _, _, track in units])
 
     monkeypatch.setattr(convergence, "anneal", anneal)
-    monkeypatch.setattr(convergence, "_log_evidence_of", bound)
+    monkeypatch.setattr(convergence, "log_evidence_of", bound)
     problem = problem_of(two_clusters(9), [5, 4], ["ant", "elk"])
     chains = convergence.burn_in(convergence.start(problem), problem, 3)
     assert np.isfinite(chains.burn_in_log_evidence).all()

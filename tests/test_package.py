@@ -21,9 +21,11 @@ def test_public_names_of_classfit():
         "Posterior",
         "RelativeEntropy",
         "Representation",
+        "StateEvidence",
         "Trace",
         "density_groups",
         "extract_representations",
+        "state_evidence",
     ]
     assert all(getattr(classfit, name).__doc__ for name in classfit.__all__)
 

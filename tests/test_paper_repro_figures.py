@@ -13,6 +13,7 @@ from made_controls import made_figure_b4
 from made_left_out import made_figure_b5, made_figure_b8, made_figure_b9
 from made_published import MADE_PUBLISHED
 from made_robustness import MADE_ROBUSTNESS
+from made_states import made_figure_b10
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -107,6 +108,8 @@ def stored_figure(name):
         numbers = made_figure_b8(n_classes=10)
     elif name == "figure_b9":
         numbers = made_figure_b9()
+    elif name == "figure_b10":
+        numbers = made_figure_b10()
     elif name in ("figure_a9", "figure_a10"):
         numbers = made(stages=range(1, 7)) | {"network": "a small network"}
     elif name == "figure_a5":

@@ -37,6 +37,7 @@ FIGURES = {
     "figure_b7": "Memorization in bins by log-density, of points as fitted and left out",
     "figure_b8": "Log-density of test images, and how many of them the network classifies rightly",
     "figure_b9": "The same fits without any training",
+    "figure_b10": "Evidence of the two states of each class",
 }
 """In the order of the paper, and then B, beyond it: name of the module, and title."""
 

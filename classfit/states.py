@@ -1,0 +1,141 @@
+"""The evidence of the two states of a group, each from both sides.
+
+In many dimensions the posterior of a group has two states that chains hardly ever move between: dozens of small
+components, which annealing ends in, and few large ones, which sweeps from one component lead to. How probable either
+is follows from its evidence p(x, A), the sum of p(x, z) over the labellings z of the state. Without chains that move
+between them, each lies between two bounds:
+
+    many components:  log w of `anneal`            <=  log p(x, A)  <=  log w' of `heat`, from where annealing led
+    few components:   log p(x, z) of a labelling   <=  log p(x, A)  <=  log w' of `heat`, from that labelling
+
+but for a few nats by chance, and the upper ones as far as what is heated is a draw from the posterior within the state
+(bidirectional Monte Carlo: Grosse, Ghahramani & Adams 2015).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from classfit import _check as check
+from classfit import convergence
+from classfit.annealing import anneal, heat, sweeps
+from classfit.gibbs import generator, stream
+from classfit.predictive import Posterior
+from classfit.prior import standardise, standardised
+from kernels import GibbsState
+
+__all__ = ["SLOWNESS", "StateEvidence", "state_evidence"]
+
+SLOWNESS = 5
+"""Of annealing and heating: with 500 points in 64 dimensions the two are some 80 nats apart then, 290 at 1."""
+SWEEPS = 200
+"""From the end of annealing to labels that are taken for a draw from the posterior within the state."""
+GROUPS_AT_ONCE = 8
+"""On the processor."""
+_STATES = 8
+"""Purpose of the random numbers, beside those of `classfit.gibbs`, `convergence` and `protocols`."""
+
+
+class StateEvidence(NamedTuple):
+    """Bounds of the log evidence of the two states of every group, in nats in the units of `standardise`, all [G]."""
+
+    many_lower: np.ndarray
+    many_upper: np.ndarray
+    few_lower: np.ndarray
+    few_upper: np.ndarray
+    many_small: np.ndarray
+    """Share of points in components of fewer points than D, of the labelling that was heated: of many components."""
+    few_small: np.ndarray
+    """The same of few."""
+
+    def verdict(self) -> np.ndarray:
+        """[G] 1 where the state of many components has the larger evidence, -1 where that of few has, 0 where their
+        bounds overlap or no two states were found: most points of one of many are in components of fewer than D."""
+        found = (self.many_lower > self.few_upper).astype(int) - (self.many_upper < self.few_lower)
+        return np.where((self.many_small > 0.5) & (self.few_small <= 0.5), found, 0)
+
+
+def state_evidence(
+    posterior: Posterior, *, slowness: int = SLOWNESS, random_state: check.Seed = 0, verbose: int = 0
+) -> StateEvidence:
+    """Log evidence of the state of many components and of that of few, of every group, from both sides.
+
+    The labelling of few components is the one with the largest log p(x, z) of what rounds of sweeps and split-merge
+    moves from one component lead to and the last labellings of the posterior, of those of which at most half of the
+    points are in components of fewer points than D.
+
+    Args:
+        posterior: of the groups; it runs on the posterior's device.
+        slowness: steps of temperature in place of each: the slower, the closer the bounds.
+        random_state: int, numpy RandomState or Generator, or None. With an int a group has the same result whichever
+            others are with it.
+        verbose: 1 shows a progress bar.
+
+    Raises:
+        ValueError: slowness below 1, or a posterior as `official`, whose labels have another law.
+    """
+    check.integer(slowness, "slowness", 1)
+    if posterior.official:
+        raise ValueError("official must be False: labels drawn as published have no such evidence")
+    seed, G = check.seed_of(random_state), len(posterior.groups)
+    at_once = GROUPS_AT_ONCE if posterior.device.type == "cpu" else G
+    parts = [
+        _of_groups(posterior.of_groups(slice(a, min(a + at_once, G))), slowness, seed)
+        for a in track(range(0, G, at_once), "evidence of states", disable=not verbose)
+    ]
+    return StateEvidence(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _of_groups(posterior: Posterior, slowness: int, seed: int) -> StateEvidence:
+    streams, offsets = [stream(name) for name in posterior.groups], posterior.group_offsets
+    x, prior = standardise(posterior.x, posterior.prior, offsets), standardised(posterior.prior)
+    problem = convergence.problem(x, offsets, prior, streams, seed, posterior.device)
+    there = problem.x, offsets, problem.prior
+
+    def rngs(purpose: int) -> list[np.random.Generator]:
+        return [generator(seed, number, _STATES, purpose) for number in streams]
+
+    state, many_lower = anneal(*there, rngs(0), slowness)
+    between = rngs(1)
+    for _ in range(SWEEPS // 5):
+        state = sweeps(state, *there, between, 1.0, fixed_alpha=False)
+    many, few = state.labels, _few(posterior, problem)
+    one_each = [(g, 0, 0) for g in range(len(streams))]
+    few_lower = convergence.log_evidence_of(problem, one_each, GibbsState(few, torch.ones(len(streams)).double()))
+    return StateEvidence(
+        many_lower, heat(many, *there, rngs(2), slowness), few_lower, heat(few, *there, rngs(3), slowness),
+        _small(many, offsets, x.shape[1]), _small(few, offsets, x.shape[1]),
+    )  # fmt: skip
+
+
+def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
+    """[N] labels as `state_evidence` says; where all candidates have many components, of the first."""
+    n, N = len(problem.streams), len(problem.x)
+    state = GibbsState(torch.zeros(N, dtype=torch.int64), torch.ones(n, dtype=torch.float64))
+    even = np.repeat(1 / problem.group_offsets.diff().numpy(), problem.group_offsets.diff().numpy())[None]
+    for r in range(convergence.BURN_IN_ROUNDS):
+        state, _, _ = convergence.rounds(problem, [(g, 0, 0) for g in range(n)], state, r, even)
+    kept = torch.from_numpy(posterior.labels[-convergence.N_CHAINS :]).long()
+    candidates = torch.cat([state.labels[None], kept])
+    values = np.stack(
+        [
+            np.where(
+                _small(labels, problem.group_offsets, problem.x.shape[1]) > 0.5,
+                -np.inf,
+                convergence.log_evidence_of(
+                    problem, [(g, 0, 0) for g in range(n)], GibbsState(labels, torch.ones(n).double())
+                ),
+            )
+            for labels in candidates
+        ]
+    )
+    best = torch.from_numpy(values.argmax(0)).repeat_interleave(problem.group_offsets.diff())
+    return candidates.gather(0, best[None])[0]
+
+
+def _small(labels: Tensor, offsets: Tensor, D: int) -> np.ndarray:
+    """[G] share of points in components of fewer than D."""
+    return np.array([(part.bincount()[part] < D).double().mean() for part in labels.split(offsets.diff().tolist())])

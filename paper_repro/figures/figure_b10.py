@@ -1,0 +1,161 @@
+"""Figure B.10, beyond the paper: the evidence of the two states of each class, each between two bounds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from paper_repro.chains import SHATTERED
+from paper_repro.figures import FIGURES, style
+from paper_repro.figures.style import Stored, styled
+
+__all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
+
+BOUNDS = ("many_lower", "many_upper", "few_lower", "few_upper")
+VERDICTS = {1: "shattered", -1: "collapsed", 0: "open"}
+LINEAR_NATS = 100
+"""Below it the axis is linear, above it logarithmic."""
+
+
+def compute(
+    evidence: Mapping[int, Stored],
+    small_share: Mapping[int, np.ndarray],
+    class_names: Sequence[str],
+    dimensions: Mapping[int, int],
+) -> dict[str, np.ndarray]:
+    """The bounds of each class at each stage, and which state the chains of its fit are in.
+
+    Args:
+        evidence: by stage, what is stored of a `classfit.StateEvidence`.
+        small_share: by stage, [C, G] share of each class's points in components of fewer than D points, by chain.
+        class_names: G names.
+        dimensions: by stage, D.
+
+    Returns:
+        stages, dimensions [S], class_names [G], n_chains; [S, G] the bounds in nats, verdict (1: the shattered state
+        has the larger evidence, -1: the collapsed one, 0: open) and shattered, the number of chains that are.
+    """
+    from classfit import StateEvidence
+
+    stages = sorted(evidence)
+    found = [StateEvidence(**{name: evidence[stage][name] for name in StateEvidence._fields}) for stage in stages]
+    return {
+        "stages": np.array(stages),
+        "dimensions": np.array([dimensions[stage] for stage in stages]),
+        "class_names": np.array(class_names),
+        "n_chains": np.array(len(small_share[stages[0]])),
+        **{name: np.stack([getattr(one, name) for one in found]) for name in BOUNDS},
+        "verdict": np.stack([one.verdict() for one in found]),
+        "shattered": np.stack([(small_share[stage] > SHATTERED).sum(0) for stage in stages]),
+    }
+
+
+def table(stored: Stored) -> list[dict[str, Any]]:
+    """One row a stage and class."""
+    return [
+        {
+            "stage": int(stage),
+            "class": str(name),
+            "larger_evidence": VERDICTS[int(stored["verdict"][s, g])],
+            **{f"log_evidence_{bound}_nats": float(stored[bound][s, g]) for bound in BOUNDS},
+            "chains_shattered": int(stored["shattered"][s, g]),
+        }
+        for s, stage in enumerate(stored["stages"])
+        for g, name in enumerate(stored["class_names"])
+    ]
+
+
+@styled
+def draw(stored: Stored) -> Figure:
+    figure = style.canvas(f"Figure B.10 · {FIGURES['figure_b10']}", stored, width=9.2, height=4.0)
+    panels = figure.subplots(1, len(stored["stages"]), squeeze=False)[0]
+    for s, axes in enumerate(panels):
+        _panel(axes, stored, s)
+    panels[0].set_ylabel("log evidence less that of a collapsed labelling (nats)", fontsize=8)
+    n_chains = int(stored["n_chains"])
+    marks = {"no chain": (style.LOW, "o"), "some chains": (style.INK, "s"), f"all {n_chains} chains": (style.HIGH, "D")}
+    handles = [
+        Line2D([], [], color=style.HIGH, alpha=0.5, linewidth=5, label="shattered state, between its bounds"),
+        Line2D([], [], color=style.LOW, alpha=0.5, linewidth=5, label="collapsed state, likewise"),
+        *(
+            Line2D([], [], color=colour, marker=mark, markersize=4, linestyle="none", label=f"{words} shattered")
+            for words, (colour, mark) in marks.items()
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)
+    return figure
+
+
+def _panel(axes: Axes, stored: Stored, s: int) -> None:
+    many, few, zero = (
+        np.stack([stored[f"{kind}_lower"][s], stored[f"{kind}_upper"][s]]) - stored["few_lower"][s]
+        for kind in ("many", "few", "few")
+    )
+    order = np.argsort(many.mean(0), kind="stable")
+    ranks, shattered = np.arange(len(order)), stored["shattered"][s][order]
+    width = min(5.0, 200 / len(order))
+    style.bars(axes, ranks, zero[0][order], few[1][order], color=style.LOW, alpha=0.5, linewidth=width)
+    style.bars(axes, ranks, many[0][order], many[1][order], color=style.HIGH, alpha=0.5, linewidth=width)
+    middle, C = many.mean(0)[order], int(stored["n_chains"])
+    for chosen, colour, mark in (
+        (shattered == 0, style.LOW, "o"),
+        ((shattered > 0) & (shattered < C), style.INK, "s"),
+        (shattered == C, style.HIGH, "D"),
+    ):
+        axes.plot(ranks[chosen], middle[chosen], mark, color=colour, markersize=3, linestyle="none")
+    axes.set_yscale("symlog", linthresh=LINEAR_NATS)
+    low, high = min(many.min(), 0), max(many.max(), few.max())
+    axes.set_ylim(low * 1.3 - 20, high * 1.3 + 20)
+    axes.axhline(0, color=style.INK, linewidth=0.9, linestyle=style.DASHES)
+    style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
+    axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})", pad=style.LINE_POINTS + 6)
+    axes.set_xlabel("class, sorted by the middle of the bounds")
+    style.above(axes, _counted(stored, s))
+
+
+def _counted(stored: Stored, s: int) -> str:
+    verdict = stored["verdict"][s]
+    return f"{(verdict == 1).sum()} shattered, {(verdict == -1).sum()} collapsed, {(verdict == 0).sum()} open"
+
+
+def caption(stored: Stored) -> str:
+    n_chains = int(stored["n_chains"])
+    return (
+        "Beyond the paper. How probable the two states of a class are under its posterior, which chains do not tell "
+        "because they do not move between them: the log evidence of the shattered state (many small components; "
+        "orange) and of the collapsed one (few large ones; blue), each between a lower and an upper bound. Those of "
+        "the shattered state are weights of annealing and of annealing backwards, from where it led; those of the "
+        "collapsed one the joint density of one labelling, which is 0 here, and annealing backwards from it. They hold "
+        "but for a few nats by chance, and the upper ones as far as what is annealed backwards is a typical labelling "
+        f"of its state. Marks, in the middle of the bounds: how many of the {n_chains} chains of the fit are "
+        f"shattered. The axis is linear up to {LINEAR_NATS} nats and logarithmic beyond. {stored['note']}"
+    )
+
+
+def look_for(stored: Stored) -> str:
+    return (
+        "Orange bars wholly above the blue ones: classes whose posterior is shattered. Orange bars wholly below: "
+        "classes whose posterior is collapsed. Where they overlap it is open. Marks that contradict the bars are "
+        "chains that chose the less probable state."
+    )
+
+
+def finding(stored: Stored) -> str:
+    C, said = int(stored["n_chains"]), []
+    for s, stage in enumerate(stored["stages"]):
+        verdict, shattered = stored["verdict"][s], stored["shattered"][s]
+        n, chosen = {}, {}
+        for v in VERDICTS:
+            n[v] = int((verdict == v).sum())
+            chosen[v] = f"{((verdict == v) & (shattered == C)).sum()} and {((verdict == v) & (shattered == 0)).sum()}"
+        widths = [np.median(stored[f"{kind}_upper"][s] - stored[f"{kind}_lower"][s]) for kind in ("many", "few")]
+        said.append(
+            f"At stage {stage} the shattered state has the larger evidence in {n[1]} of {len(verdict)} classes, the "
+            f"collapsed one in {n[-1]}; in {n[0]} it is open. Classes of these of which all {C} chains and of which "
+            f"none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. The bounds are {widths[0]:.0f} nats apart in "
+            f"the median class for the shattered state, {widths[1]:.0f} for the collapsed one."
+        )
+    return " ".join(said)

@@ -1,0 +1,193 @@
+"""The evidence of the two states of a group, and figure B.10."""
+
+import numpy as np
+import pytest
+import torch
+from made_states import made_evidence, made_figure_b10
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from rich.console import Console
+from scipy.special import gammaln, logsumexp
+from test_annealing import log_integral
+from test_figure_arguments import work_of
+from test_gibbs import make_prior, partitions, scipy_log_marginal
+from test_split_merge import POINTS
+from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
+
+from classfit import Posterior, StateEvidence, convergence, state_evidence, states
+from classfit.prior import group_variances, niw_prior
+from kernels import NIWPrior
+from paper_repro import figure_arguments
+from paper_repro.figures import figure_b10
+from paper_repro.pipeline import Pipeline
+from paper_repro.profiles import CONVERGED, EM, HELDOUT
+from paper_repro.steps import Work, derived_seed
+from paper_repro.storage import read_arrays
+
+WORDS = {"subtitle": np.array("made numbers"), "note": np.array("Nothing follows from it.")}
+
+
+def log_joint_without_alpha(x: np.ndarray, labels: np.ndarray, prior: NIWPrior) -> float:
+    sizes = np.bincount(labels)
+    likelihood = sum(scipy_log_marginal(x[labels == k], prior) for k in range(len(sizes)))
+    return gammaln(sizes).sum() + log_integral(len(x), len(sizes)) + likelihood
+
+
+def posterior_of(x: np.ndarray, sizes: list[int], labels: np.ndarray, prior: NIWPrior | None = None) -> Posterior:
+    """Groups 0, 1, ... of these sizes; labels [S, N]."""
+    offsets, G = torch.tensor([0, *np.cumsum(sizes)]), len(sizes)
+    points = torch.from_numpy(x)
+    mean, variance = group_variances(points, offsets)
+    prior = niw_prior(mean, variance, 3) if prior is None else prior
+    return Posterior(points, offsets, np.arange(G), labels.astype(np.int32), np.ones((len(labels), G)), prior, variance)
+
+
+def test_bounds_of_many_components_are_unbiased_for_the_evidence_of_six_points():
+    """Which have no two states: both are of all labellings. In the units of the prior, as the bounds are."""
+    G = 150
+    one = make_prior(POINTS, torch.tensor([0, 6]), n_init_components=3)
+    prior = NIWPrior(*(field.expand(G, *field.shape[1:]).contiguous() for field in one))
+    posterior = posterior_of(np.tile(POINTS, (G, 1)), [6] * G, np.zeros((1, 6 * G), int), prior)
+    found = state_evidence(posterior, slowness=1, random_state=0)
+    scale = one.S0[0].diagonal().sqrt().log().sum().item()
+    every = [log_joint_without_alpha(POINTS, np.array(p), one) for p in partitions(6)]
+    evidence = logsumexp(every) + len(POINTS) * scale
+    for ratio in (np.exp(found.many_lower - evidence), np.exp(evidence - found.many_upper)):
+        assert abs(ratio.mean() - 1) < MONTE_CARLO_SIGMAS * ratio.std(ddof=1) / np.sqrt(G)
+        assert ratio.std() < 1.2, "so uneven weights show little"
+    assert (found.few_lower <= np.max(every) + len(POINTS) * scale + 1e-6).all()
+    assert (found.verdict() == 0).all(), "in two dimensions few components are smaller than that"
+
+
+def test_the_labelling_of_few_components_is_the_best_of_those_without_many_small_ones(monkeypatch):
+    """Of two groups: the last labellings of four chains, and where sweeps from one component lead."""
+    rng = np.random.default_rng(0)
+    sizes = [8, 6]
+    place = np.concatenate([np.arange(8), np.arange(6)])
+    apart, pairs, wrong = place % 2, place // 2, np.concatenate([np.arange(8) // 4, np.arange(6) // 3])
+    x = rng.normal(size=(14, 3)) + 9 * apart[:, None]
+    # Older labellings are not asked: only the last of each chain.
+    labels = np.stack([apart, wrong, pairs, pairs, wrong])
+    monkeypatch.setattr(convergence, "rounds", lambda problem, units, state, *rest: (state, None, None))
+    posterior = posterior_of(x, sizes, labels)
+    problem = convergence.problem(posterior.x, posterior.group_offsets, posterior.prior, [0, 1], 0)
+    expected, found = [], states._few(posterior, problem).numpy()
+    for g, rows in enumerate((slice(0, 8), slice(8, 14))):
+        prior = NIWPrior(*(field[g : g + 1] for field in posterior.prior))
+        candidates = [np.zeros(sizes[g], int), wrong[rows]]
+        values = [log_joint_without_alpha(x[rows], labelling, prior) for labelling in candidates]
+        expected.append(candidates[int(np.argmax(values))])
+        assert log_joint_without_alpha(x[rows], apart[rows], prior) > max(values)
+    assert np.array_equal(found, np.concatenate(expected))
+    labels[-1] = apart
+    assert np.array_equal(states._few(posterior_of(x, sizes, labels), problem).numpy(), apart)
+    # Where all have many small components there is still one, the first.
+    assert np.array_equal(states._few(posterior_of(x, sizes, np.stack([pairs])), problem).numpy(), np.zeros(14))
+
+
+def test_a_group_has_the_same_evidence_whichever_others_are_with_it(monkeypatch):
+    x = np.random.default_rng(1).normal(size=(24, 3))
+    three = posterior_of(x, [9, 7, 8], np.zeros((4, 24), int))
+    together = state_evidence(three, slowness=1, random_state=5)
+    monkeypatch.setattr(states, "GROUPS_AT_ONCE", 1)
+    for found in (
+        state_evidence(three, slowness=1, random_state=5),
+        StateEvidence(
+            *map(
+                np.concatenate,
+                zip(
+                    state_evidence(three.of_groups(slice(0, 1)), slowness=1, random_state=5),
+                    state_evidence(three.of_groups(slice(1, 3)), slowness=1, random_state=5),
+                    strict=True,
+                ),
+            )
+        ),
+    ):
+        for one, other in zip(found, together, strict=True):
+            np.testing.assert_allclose(one, other, rtol=PEER_RELATIVE)
+    assert (together.many_lower != state_evidence(three, slowness=1, random_state=6).many_lower).all()
+    assert (together.few_lower <= together.few_upper + 20).all()
+
+
+def test_what_is_refused():
+    x = np.random.default_rng(1).normal(size=(9, 2))
+    good = posterior_of(x, [9], np.zeros((1, 9), int))
+    with pytest.raises(ValueError, match="slowness"):
+        state_evidence(good, slowness=0)
+    good.official = True
+    with pytest.raises(ValueError, match="official must be False"):
+        state_evidence(good)
+
+
+def test_the_figure_is_of_converged_alone_and_its_steps_are_of_its_fits(tmp_path, monkeypatch):
+    pipeline = Pipeline(TINY_PROFILE, CONVERGED)
+    assert [step.name for step in pipeline.evidence.values()] == [
+        f"converged/state_evidence_stage_{stage}" for stage in (3, 4)
+    ]
+    for stage, step in pipeline.evidence.items():
+        assert step.inputs == (pipeline.posteriors[stage],)
+        assert step in pipeline.figures["figure_b10"].inputs
+    for protocol, official in ((TINY_PROTOCOL, False), (TINY_PROTOCOL, True), (HELDOUT, False), (EM, False)):
+        other = Pipeline(TINY_PROFILE, protocol, official=official)
+        assert not other.evidence
+        assert "figure_b10" not in other.figures
+    # What a step stores, and how long it thinks that takes.
+    x = np.random.default_rng(2).normal(size=(20, 3))
+    posterior = posterior_of(x, [11, 9], np.zeros((4, 20), int))
+    step = pipeline.evidence[3]
+    folder, source = tmp_path / "evidence", tmp_path / "posterior"
+    for made in (folder, source):
+        made.mkdir()
+    posterior.save(source / "posterior.npz")
+    work = Work(folder, step.settings, {step.inputs[0].name: source}, Console(quiet=True))
+    assert step.estimate(work) > 0
+    step.compute(work)
+    stored = read_arrays(folder / "evidence.npz")
+    expected = state_evidence(posterior, random_state=derived_seed(0, "state evidence", 3))
+    for name, values in expected._asdict().items():
+        np.testing.assert_array_equal(stored[name], values)
+
+
+def test_figure_b10_has_the_evidence_and_the_chains_of_its_stage(tmp_path):
+    labels = np.zeros((4, 6), np.int32)
+    labels[1] = np.arange(6)  # the second chain: six components of one point
+    files = {}
+    for stage in (3, 4):
+        files[f"posterior_stage_{stage}/trace.npz"] = {"log_joint": np.zeros((5, 4, 1))}
+        files[f"posterior_stage_{stage}/posterior.npz"] = {"labels": labels, "group_offsets": np.array([0, 6])}
+        files[f"state_evidence_stage_{stage}/evidence.npz"] = {"many_lower": np.array([float(stage)])}
+    found = figure_arguments._figure_b10(work_of(tmp_path, {"stages": [3, 4], "dimensions": [2, 2]}, files))
+    assert {stage: arrays["many_lower"].tolist() for stage, arrays in found["evidence"].items()} == {3: [3.0], 4: [4.0]}
+    assert found["small_share"][4].tolist() == [[0], [1], [0], [0]]
+    assert found["dimensions"] == {3: 2, 4: 2}
+    assert found["class_names"] == ["a", "b"]
+
+
+def test_a_state_has_the_larger_evidence_where_bounds_do_not_overlap():
+    assert StateEvidence(**made_evidence()).verdict().tolist() == [1] * 4 + [0] * 2 + [-1] * 3 + [0]
+    touching = made_evidence() | {"many_lower": np.full(10, 30.0), "many_upper": np.full(10, 110.0)}
+    assert (StateEvidence(**touching).verdict() == 0).all()
+    small = made_evidence() | {"many_small": np.full(10, 0.5)}
+    assert (StateEvidence(**small).verdict() == 0).all()
+
+
+def test_figure_b10():
+    stored = figure_b10.compute(**made_figure_b10()) | WORDS
+    words = figure_b10.finding(stored)
+    assert "has the larger evidence in 4 of 10 classes, the collapsed one in 3; in 3 it is open." in words
+    assert "none are shattered: 3 and 0, 0 and 3, 0 and 2. The bounds are 80 nats apart in the median" in words
+    rows = figure_b10.table(stored)
+    assert [row["larger_evidence"] for row in rows[10:]] == ["shattered"] * 4 + ["open"] * 2 + ["collapsed"] * 3 + [
+        "open"
+    ]
+    assert rows[13]["chains_shattered"] == 1
+    assert rows[12]["log_evidence_many_upper_nats"] == 280
+    for panel in figure_b10.draw(stored).axes:
+        assert panel.texts[0].get_text() == "4 shattered, 3 collapsed, 3 open"
+        names = [label.get_text() for label in panel.get_xticklabels()]
+        assert names == [f"c{g}" for g in (8, 7, 6, 5, 4, 3, 2, 1, 0, 9)]
+        few, many = (bars.get_path().vertices.reshape(10, 2, 2)[:, :, 1] for bars in panel.patches)
+        assert few.tolist() == [[0, 30]] * 10
+        lower = made_evidence()["many_lower"][[8, 7, 6, 5, 4, 3, 2, 1, 0, 9]]
+        assert np.array_equal(many, np.stack([lower, lower + 80], axis=1))
+        marks = {line.get_marker(): line.get_xdata().tolist() for line in panel.lines if line.get_marker() in "osD"}
+        assert marks == {"o": [0, 1, 2, 3, 4], "s": [5, 9], "D": [6, 7, 8]}
