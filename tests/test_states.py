@@ -15,7 +15,7 @@ from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from classfit import Posterior, StateEvidence, convergence, state_evidence, states
 from classfit.prior import group_variances, niw_prior
-from kernels import NIWPrior
+from kernels import GibbsState, NIWPrior
 from paper_repro import figure_arguments
 from paper_repro.figures import figure_b10
 from paper_repro.pipeline import Pipeline
@@ -60,28 +60,34 @@ def test_bounds_of_many_components_are_unbiased_for_the_evidence_of_six_points()
 
 def test_the_labelling_of_few_components_is_the_best_of_those_without_many_small_ones(monkeypatch):
     """Of two groups: the last labellings of four chains, and where sweeps from one component lead."""
-    rng = np.random.default_rng(0)
-    sizes = [8, 6]
-    place = np.concatenate([np.arange(8), np.arange(6)])
-    apart, pairs, wrong = place % 2, place // 2, np.concatenate([np.arange(8) // 4, np.arange(6) // 3])
-    x = rng.normal(size=(14, 3)) + 9 * apart[:, None]
-    # Older labellings are not asked: only the last of each chain.
-    labels = np.stack([apart, wrong, pairs, pairs, wrong])
-    monkeypatch.setattr(convergence, "rounds", lambda problem, units, state, *rest: (state, None, None))
-    posterior = posterior_of(x, sizes, labels)
-    problem = convergence.problem(posterior.x, posterior.group_offsets, posterior.prior, [0, 1], 0)
-    expected, found = [], states._few(posterior, problem).numpy()
-    for g, rows in enumerate((slice(0, 8), slice(8, 14))):
-        prior = NIWPrior(*(field[g : g + 1] for field in posterior.prior))
-        candidates = [np.zeros(sizes[g], int), wrong[rows]]
-        values = [log_joint_without_alpha(x[rows], labelling, prior) for labelling in candidates]
-        expected.append(candidates[int(np.argmax(values))])
-        assert log_joint_without_alpha(x[rows], apart[rows], prior) > max(values)
-    assert np.array_equal(found, np.concatenate(expected))
-    labels[-1] = apart
-    assert np.array_equal(states._few(posterior_of(x, sizes, labels), problem).numpy(), apart)
+    sizes, place = [8, 6], np.concatenate([np.arange(8), np.arange(6)])
+    one, pairs, mixed, halves = 0 * place, place // 2, place % 2, np.repeat([0, 1, 0, 1], [4, 4, 3, 3])
+    worth = {pairs.tobytes(): [9.0, 9.0], halves.tobytes(): [5.0, -7.0], mixed.tobytes(): [-3.0, 1.0]}
+    ended = {"rounds": one}
+
+    def log_evidence(problem, units, state):
+        assert units == [(0, 0, 0), (1, 0, 0)]
+        assert state.alpha.tolist() == [1, 1]
+        return np.array(worth.get(state.labels.numpy().tobytes(), [0.0, 0.0]))
+
+    def rounds(problem, units, state, *rest):
+        return GibbsState(torch.from_numpy(ended["rounds"]), state.alpha), None, None
+
+    monkeypatch.setattr(convergence, "log_evidence_of", log_evidence)
+    monkeypatch.setattr(convergence, "rounds", rounds)
+    x = np.random.default_rng(0).normal(size=(14, 3))
+
+    def few(*labels: np.ndarray) -> np.ndarray:
+        posterior = posterior_of(x, sizes, np.stack(labels))
+        problem = convergence.problem(posterior.x, posterior.group_offsets, posterior.prior, [0, 1], 0)
+        return states._few(posterior, problem).numpy()
+
+    # Components of two points do not count, in three dimensions, nor do labellings before the last four.
+    assert np.array_equal(few(halves, mixed, pairs, pairs, mixed), np.where(np.arange(14) < 8, one, mixed))
+    assert np.array_equal(few(mixed, pairs, pairs, halves), np.where(np.arange(14) < 8, halves, mixed))
     # Where all have many small components there is still one, the first.
-    assert np.array_equal(states._few(posterior_of(x, sizes, np.stack([pairs])), problem).numpy(), np.zeros(14))
+    ended["rounds"] = pairs
+    assert np.array_equal(few(place), pairs)
 
 
 def test_a_group_has_the_same_evidence_whichever_others_are_with_it(monkeypatch):
