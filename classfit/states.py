@@ -51,11 +51,16 @@ class StateEvidence(NamedTuple):
     few_small: np.ndarray
     """The same of few."""
 
+    @property
+    def two_states(self) -> np.ndarray:
+        """[G] bool: of the labelling of many components most points are in components of fewer than D, of few not."""
+        return (self.many_small > 0.5) & (self.few_small <= 0.5)
+
     def verdict(self) -> np.ndarray:
         """[G] 1 where the state of many components has the larger evidence, -1 where that of few has, 0 where their
-        bounds overlap or no two states were found: most points of one of many are in components of fewer than D."""
+        bounds overlap or no two states were found."""
         found = (self.many_lower > self.few_upper).astype(int) - (self.many_upper < self.few_lower)
-        return np.where((self.many_small > 0.5) & (self.few_small <= 0.5), found, 0)
+        return np.where(self.two_states, found, 0)
 
 
 def state_evidence(

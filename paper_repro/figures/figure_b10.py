@@ -35,8 +35,9 @@ def compute(
         dimensions: by stage, D.
 
     Returns:
-        stages, dimensions [S], class_names [G], n_chains; [S, G] the bounds in nats, verdict (1: the shattered state
-        has the larger evidence, -1: the collapsed one, 0: open) and shattered, the number of chains that are.
+        stages, dimensions [S], class_names [G], n_chains; [S, G] the bounds in nats, two_states (whether both were
+        found), verdict (1: the shattered state has the larger evidence, -1: the collapsed one, 0: open) and shattered,
+        the number of chains that are.
     """
     from classfit import StateEvidence
 
@@ -48,6 +49,7 @@ def compute(
         "class_names": np.array(class_names),
         "n_chains": np.array(len(small_share[stages[0]])),
         **{name: np.stack([getattr(one, name) for one in found]) for name in BOUNDS},
+        "two_states": np.stack([one.two_states for one in found]),
         "verdict": np.stack([one.verdict() for one in found]),
         "shattered": np.stack([(small_share[stage] > SHATTERED).sum(0) for stage in stages]),
     }
@@ -59,6 +61,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
         {
             "stage": int(stage),
             "class": str(name),
+            "two_states_found": bool(stored["two_states"][s, g]),
             "larger_evidence": VERDICTS[int(stored["verdict"][s, g])],
             **{f"log_evidence_{bound}_nats": float(stored[bound][s, g]) for bound in BOUNDS},
             "chains_shattered": int(stored["shattered"][s, g]),
@@ -85,6 +88,9 @@ def draw(stored: Stored) -> Figure:
             for words, (colour, mark) in marks.items()
         ),
     ]
+    if not stored["two_states"].all():
+        label = "no two states found"
+        handles.append(Line2D([], [], color=style.MUTED, marker="x", markersize=4, linestyle="none", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)
     return figure
 
@@ -94,21 +100,26 @@ def _panel(axes: Axes, stored: Stored, s: int) -> None:
         np.stack([stored[f"{kind}_lower"][s], stored[f"{kind}_upper"][s]]) - stored["few_lower"][s]
         for kind in ("many", "few", "few")
     )
-    order = np.argsort(many.mean(0), kind="stable")
-    ranks, shattered = np.arange(len(order)), stored["shattered"][s][order]
+    both = stored["two_states"][s]
+    order = np.argsort(np.where(both, many.mean(0), -np.inf), kind="stable")
+    ranks, shattered, both = np.arange(len(order)), stored["shattered"][s][order], both[order]
     width = min(5.0, 200 / len(order))
     style.bars(axes, ranks, zero[0][order], few[1][order], color=style.LOW, alpha=0.5, linewidth=width)
-    style.bars(axes, ranks, many[0][order], many[1][order], color=style.HIGH, alpha=0.5, linewidth=width)
+    of_many = many[0][order][both], many[1][order][both]
+    style.bars(axes, ranks[both], *of_many, color=style.HIGH, alpha=0.5, linewidth=width)
+    axes.plot(ranks[~both], np.zeros((~both).sum()), "x", color=style.MUTED, markersize=4, linestyle="none")
     middle, C = many.mean(0)[order], int(stored["n_chains"])
     for chosen, colour, mark in (
         (shattered == 0, style.LOW, "o"),
         ((shattered > 0) & (shattered < C), style.INK, "s"),
         (shattered == C, style.HIGH, "D"),
     ):
+        chosen = chosen & both
         axes.plot(ranks[chosen], middle[chosen], mark, color=colour, markersize=3, linestyle="none")
     axes.set_yscale("symlog", linthresh=LINEAR_NATS)
-    low, high = min(many.min(), 0), max(many.max(), few.max())
+    low, high = min(many[0][order][both].min(initial=0), 0), max(many.max(), few.max())
     axes.set_ylim(low * 1.3 - 20, high * 1.3 + 20)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
     axes.axhline(0, color=style.INK, linewidth=0.9, linestyle=style.DASHES)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})", pad=style.LINE_POINTS + 6)
