@@ -21,7 +21,7 @@ from torch import Tensor
 
 from classfit import _check as check
 from classfit import convergence
-from classfit.annealing import anneal, heat, sweeps
+from classfit.annealing import SWEEPS_A_TEMPERATURE, anneal, heat, sweeps
 from classfit.gibbs import generator, stream
 from classfit.predictive import Posterior
 from classfit.prior import standardise, standardised
@@ -105,7 +105,7 @@ def _of_groups(posterior: Posterior, slowness: int, seed: int) -> StateEvidence:
 
     state, many_lower = anneal(*there, rngs(0), slowness)
     between = rngs(1)
-    for _ in range(SWEEPS // 5):
+    for _ in range(SWEEPS // SWEEPS_A_TEMPERATURE):
         state = sweeps(state, *there, between, 1.0, fixed_alpha=False)
     many, few = state.labels, _few(posterior, problem)
     one_each = [(g, 0, 0) for g in range(len(streams))]

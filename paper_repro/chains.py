@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["SHATTERED", "Tally", "chain_rows", "displayed", "kept_rows", "small_share", "summary", "tally"]
+__all__ = [
+    "SHATTERED",
+    "Tally",
+    "chain_rows",
+    "columns_of_chains",
+    "displayed",
+    "kept_rows",
+    "small_share",
+    "summary",
+    "tally",
+]
 
 Stored = Mapping[str, np.ndarray]
 CONVERGED, NOT_CONVERGED, ONE_CHAIN = "converged", "not converged", "one chain"
@@ -67,7 +77,7 @@ def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> lis
             **{name: float(trace[name][g]) for name in ("ess_log_joint", "ess_n_components")},
             **{f"{kind}_acceptance": _mean(trace[f"{kind}_acceptance"][:, g]) for kind in ("split", "merge")},
             "least_above_simple_nats": float(trace["above_simple"][:, g].min()),
-            **_densities_of_chains(trace, g),
+            **(columns_of_chains(trace["mean_log_density"][:, g]) if "mean_log_density" in trace else {}),
             **joints,
         }
         if "converged" in diagnostics:
@@ -75,6 +85,11 @@ def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> lis
             row |= {"folds": len(folds), "folds_converged": int(folds.sum())}
         rows.append(row)
     return rows
+
+
+def columns_of_chains(means: np.ndarray) -> dict[str, float]:
+    """Of tables: the mean log-density of a class under each chain alone, [C] in nats."""
+    return {f"{_DENSITY}{c}": float(mean) for c, mean in enumerate(means, start=1)}
 
 
 def kept_rows(trace: Stored, g: int, n_discard: int | None) -> slice:
@@ -181,13 +196,6 @@ def _reasons(trace: Stored, g: int) -> str:
     if min(trace["ess_log_joint"][g], trace["ess_n_components"][g]) <= MIN_ESS:
         found.append("ESS")
     return ", ".join(found)
-
-
-def _densities_of_chains(trace: Stored, g: int) -> dict[str, float]:
-    """Of a class; none if they were stored before this was."""
-    if "mean_log_density" not in trace:
-        return {}
-    return {f"{_DENSITY}{c}": float(mean) for c, mean in enumerate(trace["mean_log_density"][:, g], start=1)}
 
 
 def _n_chains(trace: Stored) -> int:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from paper_repro.chains import columns_of_chains
 from paper_repro.figures import style
 from paper_repro.figures.style import Stored
 from paper_repro.statistics import LEVEL, ORDER_OF_MAGNITUDE, gap_p_value, is_split, least_a_side, p_words
@@ -97,7 +98,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             "mean_log_density_nats": float(mean),
             "std_log_density_nats": float(std),
             "above_largest_gap": bool(high),
-            **_of_chains(stored, s, g),
+            **(columns_of_chains(stored["mean_by_chain"][s, :, g]) if has_chains(stored) else {}),
         }
         for s, stage in enumerate(stored["stages"])
         for g, (name, mean, std, high) in enumerate(
@@ -107,13 +108,6 @@ def table(stored: Stored) -> list[dict[str, Any]]:
             )
         )
     ]  # fmt: skip
-
-
-def _of_chains(stored: Stored, s: int, g: int) -> dict[str, float]:
-    if not has_chains(stored):
-        return {}
-    means = stored["mean_by_chain"][s, :, g].tolist()
-    return {f"mean_log_density_nats_chain_{c}": mean for c, mean in enumerate(means, start=1)}
 
 
 def has_chains(stored: Stored) -> bool:

@@ -96,17 +96,16 @@ def draw(stored: Stored) -> Figure:
 
 
 def _panel(axes: Axes, stored: Stored, s: int) -> None:
-    many, few, zero = (
+    many, few = (
         np.stack([stored[f"{kind}_lower"][s], stored[f"{kind}_upper"][s]]) - stored["few_lower"][s]
-        for kind in ("many", "few", "few")
+        for kind in ("many", "few")
     )
     both = stored["two_states"][s]
     order = np.argsort(np.where(both, many.mean(0), -np.inf), kind="stable")
     ranks, shattered, both = np.arange(len(order)), stored["shattered"][s][order], both[order]
     width = min(5.0, 200 / len(order))
-    style.bars(axes, ranks, zero[0][order], few[1][order], color=style.LOW, alpha=0.5, linewidth=width)
-    of_many = many[0][order][both], many[1][order][both]
-    style.bars(axes, ranks[both], *of_many, color=style.HIGH, alpha=0.5, linewidth=width)
+    style.bars(axes, ranks, *few[:, order], color=style.LOW, alpha=0.5, linewidth=width)
+    style.bars(axes, ranks[both], *many[:, order[both]], color=style.HIGH, alpha=0.5, linewidth=width)
     axes.plot(ranks[~both], np.zeros((~both).sum()), "x", color=style.MUTED, markersize=4, linestyle="none")
     middle, C = many.mean(0)[order], int(stored["n_chains"])
     for chosen, colour, mark in (
@@ -117,7 +116,7 @@ def _panel(axes: Axes, stored: Stored, s: int) -> None:
         chosen = chosen & both
         axes.plot(ranks[chosen], middle[chosen], mark, color=colour, markersize=3, linestyle="none")
     axes.set_yscale("symlog", linthresh=LINEAR_NATS)
-    low, high = min(many[0][order][both].min(initial=0), 0), max(many.max(), few.max())
+    low, high = many[0, order[both]].min(initial=0), max(many.max(), few.max())
     axes.set_ylim(low * 1.3 - 20, high * 1.3 + 20)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
     axes.axhline(0, color=style.INK, linewidth=0.9, linestyle=style.DASHES)

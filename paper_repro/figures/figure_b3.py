@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from paper_repro.chains import SHATTERED, kept_rows
+from paper_repro.chains import SHATTERED, columns_of_chains, kept_rows
 from paper_repro.figures import FIGURES, style
 from paper_repro.figures.style import Stored, styled
 
@@ -108,10 +108,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
                 f"log_joint_nats_chain_{c}": float(mean)
                 for c, mean in enumerate(stored["mean_log_joint"][s, :, g], start=1)
             },
-            **{
-                f"mean_log_density_nats_chain_{c}": float(mean)
-                for c, mean in enumerate(density[s, :, g] if density is not None else (), start=1)
-            },
+            **(columns_of_chains(density[s, :, g]) if density is not None else {}),
         }
         for s, stage in enumerate(stored["stages"])
         for g, name in enumerate(stored["class_names"])
