@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "load_network",
     "load_posterior",
     "log_density_of",
+    "posterior_in",
     "read_dataset",
     "representation_of",
     "values_of",
@@ -72,10 +74,14 @@ def values_of(work: Work, layer: int | str) -> np.ndarray:
 
 
 def load_posterior(work: Work, layer: int | str) -> Any:
+    name = f"stage_{layer}" if isinstance(layer, int) else layer
+    return posterior_in(work.input(f"posterior_{name}"))
+
+
+def posterior_in(folder: Path) -> Any:
     from classfit import Posterior
 
-    name = f"stage_{layer}" if isinstance(layer, int) else layer
-    posterior = Posterior.load(work.input(f"posterior_{name}") / "posterior.npz")
+    posterior = Posterior.load(folder / "posterior.npz")
     return posterior.to(density_device(posterior.x.shape[1]))
 
 

@@ -1,11 +1,17 @@
 """The evidence of the two states of each class at a stage: what figure B.10 is drawn from."""
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_repro.inputs import load_posterior
+import numpy as np
+
+from paper_repro.computations import over_classes
+from paper_repro.inputs import load_posterior, posterior_in
+from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import Step, Work, derived_seed
-from paper_repro.storage import write_arrays
+from paper_repro.storage import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
@@ -40,26 +46,56 @@ def figure_b10(pipeline: "Pipeline") -> tuple[dict[str, Any], tuple[Step, ...]]:
 
 
 def _bounds(work: Work) -> None:
+    """Some classes at a time, each time with a file, so that a run that is stopped loses little."""
+    from paper_repro.workers import run_tasks
+
+    source = work.input(f"posterior_stage_{work.settings['stage']}")
+    parts = _parts(posterior_in(source))
+    run_tasks(
+        partial(_bounds_of_part, work.folder, dict(work.settings), source),
+        parts,
+        lambda part: checkpoint_of(work.folder, part).exists(),
+        description="evidence of states",
+        console=work.console,
+    )
+    found = [read_arrays(checkpoint_of(work.folder, part)) for part in parts]
+    write_arrays(
+        work.folder / "evidence.npz", {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    )
+
+
+def _bounds_of_part(folder: Path, settings: Any, source: Path, part: tuple[int, int]) -> None:
     from classfit import state_evidence
 
-    stage = work.settings["stage"]
-    found = state_evidence(
-        load_posterior(work, stage),
-        random_state=derived_seed(work.settings["seed"], "state evidence", stage),
-        verbose=int(work.console.is_terminal),
-    )
-    write_arrays(work.folder / "evidence.npz", found._asdict())
+    seed = derived_seed(settings["seed"], "state evidence", settings["stage"])
+    found = state_evidence(posterior_in(source).of_groups(slice(*part)), random_state=seed)
+    write_arrays(checkpoint_of(folder, part), found._asdict())
+
+
+def _parts(posterior: Any) -> list[tuple[int, int]]:
+    """The first class of each and that after its last; on a GPU all go at once."""
+    from classfit.states import GROUPS_AT_ONCE
+
+    G = len(posterior.groups)
+    at_once = GROUPS_AT_ONCE if posterior.device.type == "cpu" else G
+    return [(a, min(a + at_once, G)) for a in range(0, G, at_once)]
 
 
 def _estimate(work: Work) -> float:
-    """From the first classes, annealed as fast as can be; the very first pays for what is compiled, or loaded."""
+    """From some of the classes, annealed as fast as can be; the very first pays for what is compiled, or loaded."""
     from classfit import state_evidence
-    from classfit.states import GROUPS_AT_ONCE, SLOWNESS
+    from classfit.states import SLOWNESS
+    from paper_repro.workers import n_workers, one_thread
 
     posterior = load_posterior(work, work.settings["stage"])
-    G = len(posterior.groups)
-    part = posterior.of_groups(slice(0, min(GROUPS_AT_ONCE, G)))
-    state_evidence(posterior.of_groups(slice(0, 1)), slowness=1)
-    start = time.perf_counter()
-    state_evidence(part, slowness=1)
-    return (time.perf_counter() - start) * SLOWNESS * G / len(part.groups)
+    parts = _parts(posterior)
+    n_left = sum(b - a for a, b in parts if not checkpoint_of(work.folder, (a, b)).exists())
+
+    def seconds(n: int) -> float:
+        start = time.perf_counter()
+        state_evidence(posterior.of_groups(slice(0, n)), slowness=1)
+        return time.perf_counter() - start
+
+    with one_thread():
+        seconds(1)
+        return SLOWNESS * over_classes(seconds, n_left, posterior.device.type) / min(n_workers(), len(parts))

@@ -153,6 +153,38 @@ def test_the_figure_is_of_converged_alone_and_its_steps_are_of_its_fits(tmp_path
         np.testing.assert_array_equal(stored[name], values)
 
 
+def test_a_step_that_was_stopped_goes_on_with_the_classes_that_are_left(tmp_path, monkeypatch):
+    x, sizes = np.random.default_rng(2).normal(size=(30, 3)), [11, 9, 10]
+    posterior = posterior_of(x, sizes, np.zeros((4, 30), int))
+    step = Pipeline(TINY_PROFILE, CONVERGED).evidence[4]
+    source = tmp_path / "posterior"
+    source.mkdir()
+    posterior.save(source / "posterior.npz")
+    monkeypatch.setattr(states, "GROUPS_AT_ONCE", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # in this process, which has the two at once
+    done: list[int] = []
+
+    def counted(part, **options):
+        done.extend(part.groups)
+        return state_evidence(part, slowness=1, **options)
+
+    monkeypatch.setattr("classfit.state_evidence", counted)
+    folders = {}
+    for name in ("whole", "stopped"):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        work = Work(folders[name], step.settings, {step.inputs[0].name: source}, Console(quiet=True))
+        if name == "stopped":
+            for path in folders["whole"].glob("checkpoint*-0-*"):
+                (folders[name] / path.name).write_bytes(path.read_bytes())
+        step.compute(work)
+    assert done == [0, 1, 2, 2]
+    whole, stopped = (read_arrays(folder / "evidence.npz") for folder in folders.values())
+    for name in StateEvidence._fields:
+        assert whole[name].shape == (3,)
+        np.testing.assert_array_equal(whole[name], stopped[name])
+
+
 def test_figure_b10_has_the_evidence_and_the_chains_of_its_stage(tmp_path):
     labels = np.zeros((4, 6), np.int32)
     labels[1] = np.arange(6)  # the second chain: six components of one point
@@ -179,16 +211,25 @@ def test_a_state_has_the_larger_evidence_where_bounds_do_not_overlap():
 def test_figure_b10():
     stored = figure_b10.compute(**made_figure_b10()) | WORDS
     words = figure_b10.finding(stored)
-    assert "has the larger evidence in 4 of 10 classes, the collapsed one in 3; in 3 it is open." in words
+    assert "has the larger evidence in 4 of 10 classes, the collapsed one in 3; in 2 it is open. In 1 no two" in words
     assert "none are shattered: 3 and 0, 0 and 3, 0 and 2. The bounds are 80 nats apart in the median" in words
     rows = figure_b10.table(stored)
     assert [row["larger_evidence"] for row in rows[10:]] == ["shattered"] * 4 + ["open"] * 2 + ["collapsed"] * 3 + [
-        "open"
+        "no two states"
     ]
     assert rows[13]["chains_shattered"] == 1
     assert rows[12]["log_evidence_many_upper_nats"] == 280
-    for panel in figure_b10.draw(stored).axes:
-        assert panel.texts[0].get_text() == "4 shattered, 3 collapsed, 3 open"
+    drawn = figure_b10.draw(stored)
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        "collapsed state, between its bounds",
+        "shattered state, likewise",
+        "no chain shattered",
+        "some chains shattered",
+        "all 4 chains shattered",
+        "no two states found",
+    ]
+    for panel in drawn.axes:
+        assert panel.texts[0].get_text() == "4 shattered, 3 collapsed, 2 open, 1 with no two states found"
         names = [label.get_text() for label in panel.get_xticklabels()]
         # First the class of which no two states were found.
         assert names == [f"c{g}" for g in (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)]
@@ -199,3 +240,17 @@ def test_figure_b10():
         marks = {line.get_marker(): line.get_xdata().tolist() for line in panel.lines if line.get_marker() in "osDx"}
         assert marks == {"x": [0], "o": [1, 2, 3, 4, 5], "s": [6], "D": [7, 8, 9]}
         assert "$" not in "".join(label.get_text() for label in panel.get_yticklabels())
+
+
+def test_figure_b10_where_no_class_has_two_states():
+    made = made_figure_b10()
+    for evidence in made["evidence"].values():
+        evidence["few_small"] = np.full(10, 0.8)
+    stored = figure_b10.compute(**made) | WORDS
+    assert figure_b10.finding(stored).startswith("At stage 3 no two states were found, in any class. At stage 4 no")
+    drawn = figure_b10.draw(stored)
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        "collapsed state, between its bounds",
+        "no two states found",
+    ]
+    assert drawn.axes[0].texts[0].get_text() == "10 with no two states found"

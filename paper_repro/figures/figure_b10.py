@@ -16,6 +16,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 BOUNDS = ("many_lower", "many_upper", "few_lower", "few_upper")
 VERDICTS = {1: "shattered", -1: "collapsed", 0: "open"}
+NOT_FOUND = "no two states"
 LINEAR_NATS = 100
 """Below it the axis is linear, above it logarithmic."""
 
@@ -61,8 +62,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
         {
             "stage": int(stage),
             "class": str(name),
-            "two_states_found": bool(stored["two_states"][s, g]),
-            "larger_evidence": VERDICTS[int(stored["verdict"][s, g])],
+            "larger_evidence": VERDICTS[int(stored["verdict"][s, g])] if stored["two_states"][s, g] else NOT_FOUND,
             **{f"log_evidence_{bound}_nats": float(stored[bound][s, g]) for bound in BOUNDS},
             "chains_shattered": int(stored["shattered"][s, g]),
         }
@@ -78,21 +78,31 @@ def draw(stored: Stored) -> Figure:
     for s, axes in enumerate(panels):
         _panel(axes, stored, s)
     panels[0].set_ylabel("log evidence less that of a collapsed labelling (nats)", fontsize=8)
-    n_chains = int(stored["n_chains"])
-    marks = {"no chain": (style.LOW, "o"), "some chains": (style.INK, "s"), f"all {n_chains} chains": (style.HIGH, "D")}
-    handles = [
-        Line2D([], [], color=style.HIGH, alpha=0.5, linewidth=5, label="shattered state, between its bounds"),
-        Line2D([], [], color=style.LOW, alpha=0.5, linewidth=5, label="collapsed state, likewise"),
-        *(
-            Line2D([], [], color=colour, marker=mark, markersize=4, linestyle="none", label=f"{words} shattered")
-            for words, (colour, mark) in marks.items()
-        ),
-    ]
-    if not stored["two_states"].all():
-        label = "no two states found"
-        handles.append(Line2D([], [], color=style.MUTED, marker="x", markersize=4, linestyle="none", label=label))
+    n_chains, both = int(stored["n_chains"]), stored["two_states"]
+    handles = [Line2D([], [], color=style.LOW, alpha=0.5, linewidth=5, label="collapsed state, between its bounds")]
+    if both.any():
+        label = "shattered state, likewise"
+        handles.append(Line2D([], [], color=style.HIGH, alpha=0.5, linewidth=5, label=label))
+    for words, chosen, colour, mark in _marks(stored["shattered"], n_chains):
+        if (chosen & both).any():
+            handles.append(_mark(mark, colour, f"{words} shattered"))
+    if not both.all():
+        handles.append(_mark("x", style.MUTED, f"{NOT_FOUND} found"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)
     return figure
+
+
+def _mark(mark: str, colour: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker=mark, markersize=4, linestyle="none", label=label)
+
+
+def _marks(shattered: np.ndarray, n_chains: int) -> tuple[tuple[str, np.ndarray, str, str], ...]:
+    """How many chains, which classes these are, their colour and mark."""
+    return (
+        ("no chain", shattered == 0, style.LOW, "o"),
+        ("some chains", (shattered > 0) & (shattered < n_chains), style.INK, "s"),
+        (f"all {n_chains} chains", shattered == n_chains, style.HIGH, "D"),
+    )
 
 
 def _panel(axes: Axes, stored: Stored, s: int) -> None:
@@ -107,12 +117,8 @@ def _panel(axes: Axes, stored: Stored, s: int) -> None:
     style.bars(axes, ranks, *few[:, order], color=style.LOW, alpha=0.5, linewidth=width)
     style.bars(axes, ranks[both], *many[:, order[both]], color=style.HIGH, alpha=0.5, linewidth=width)
     axes.plot(ranks[~both], np.zeros((~both).sum()), "x", color=style.MUTED, markersize=4, linestyle="none")
-    middle, C = many.mean(0)[order], int(stored["n_chains"])
-    for chosen, colour, mark in (
-        (shattered == 0, style.LOW, "o"),
-        ((shattered > 0) & (shattered < C), style.INK, "s"),
-        (shattered == C, style.HIGH, "D"),
-    ):
+    middle = many.mean(0)[order]
+    for _, chosen, colour, mark in _marks(shattered, int(stored["n_chains"])):
         chosen = chosen & both
         axes.plot(ranks[chosen], middle[chosen], mark, color=colour, markersize=3, linestyle="none")
     axes.set_yscale("symlog", linthresh=LINEAR_NATS)
@@ -127,8 +133,15 @@ def _panel(axes: Axes, stored: Stored, s: int) -> None:
 
 
 def _counted(stored: Stored, s: int) -> str:
-    verdict = stored["verdict"][s]
-    return f"{(verdict == 1).sum()} shattered, {(verdict == -1).sum()} collapsed, {(verdict == 0).sum()} open"
+    n, n_not_found = _numbers(stored, s)
+    said = [f"{n[v]} {words}" for v, words in VERDICTS.items()] if sum(n.values()) else []
+    return ", ".join(said + ([f"{n_not_found} with {NOT_FOUND} found"] if n_not_found else []))
+
+
+def _numbers(stored: Stored, s: int) -> tuple[dict[int, int], int]:
+    """Classes by verdict, and those of which no two states were found."""
+    both = stored["two_states"][s]
+    return {v: int((stored["verdict"][s][both] == v).sum()) for v in VERDICTS}, int((~both).sum())
 
 
 def caption(stored: Stored) -> str:
@@ -156,16 +169,21 @@ def look_for(stored: Stored) -> str:
 def finding(stored: Stored) -> str:
     C, said = int(stored["n_chains"]), []
     for s, stage in enumerate(stored["stages"]):
-        verdict, shattered = stored["verdict"][s], stored["shattered"][s]
-        n, chosen = {}, {}
-        for v in VERDICTS:
-            n[v] = int((verdict == v).sum())
-            chosen[v] = f"{((verdict == v) & (shattered == C)).sum()} and {((verdict == v) & (shattered == 0)).sum()}"
-        widths = [np.median(stored[f"{kind}_upper"][s] - stored[f"{kind}_lower"][s]) for kind in ("many", "few")]
+        (n, n_not_found), both = _numbers(stored, s), stored["two_states"][s]
+        without = f" In {n_not_found} no two states were found." if n_not_found else ""
+        if not both.any():
+            said.append(f"At stage {stage} no two states were found, in any class.")
+            continue
+        verdict, shattered = stored["verdict"][s][both], stored["shattered"][s][both]
+        chosen = {
+            v: f"{((verdict == v) & (shattered == C)).sum()} and {((verdict == v) & (shattered == 0)).sum()}"
+            for v in VERDICTS
+        }
+        widths = [np.median((stored[f"{kind}_upper"] - stored[f"{kind}_lower"])[s][both]) for kind in ("many", "few")]
         said.append(
-            f"At stage {stage} the shattered state has the larger evidence in {n[1]} of {len(verdict)} classes, the "
-            f"collapsed one in {n[-1]}; in {n[0]} it is open. Classes of these of which all {C} chains and of which "
-            f"none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. The bounds are {widths[0]:.0f} nats apart in "
-            f"the median class for the shattered state, {widths[1]:.0f} for the collapsed one."
+            f"At stage {stage} the shattered state has the larger evidence in {n[1]} of {len(both)} classes, the "
+            f"collapsed one in {n[-1]}; in {n[0]} it is open.{without} Classes of these of which all {C} chains and of "
+            f"which none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. The bounds are {widths[0]:.0f} nats "
+            f"apart in the median class for the shattered state, {widths[1]:.0f} for the collapsed one."
         )
     return " ".join(said)
