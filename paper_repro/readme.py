@@ -5,7 +5,7 @@ from pathlib import Path
 
 from paper_repro import across_networks
 from paper_repro.chains import tally
-from paper_repro.figures import FIGURES, module
+from paper_repro.figures import FIGURES, label, module
 from paper_repro.keep import default_folder
 from paper_repro.pipeline import protocol_folder
 from paper_repro.profiles import PROFILES, PROTOCOLS
@@ -121,8 +121,8 @@ def _pictures(folder: Path) -> list[str]:
         there = [(path, which) for path, which in pictures.items() if (folder / path).is_file()]
         if there:
             path, which = there[-1]
-            label = f"Figure {figure[7:].upper().replace('B', 'B.')}"
-            parts += [f"![{label}, {which}: {FIGURES[figure]}]({link}/{path})", f"*{label}.* {LEGENDS[figure]}"]
+            shown = f"{label(figure)}, {which}: {FIGURES[figure]}"
+            parts += [f"![{shown}]({link}/{path})", f"*{label(figure)}.* {LEGENDS[figure]}"]
     return [f"**{_title(folder)}, in pictures:**", *parts] if parts else []
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from paper_repro.chains import displayed, summary
 from paper_repro.claims import CLAIMS
 from paper_repro.computations import WARNINGS
+from paper_repro.figures import label, style, title
 from paper_repro.figures import module as figure_module
-from paper_repro.figures import style, title
 from paper_repro.pipeline import ANY_PROTOCOL, DEFAULTS, Pipeline, run_folder
 from paper_repro.profiles import PROTOCOLS, Protocol
 from paper_repro.side_by_side import Comparison, compare
@@ -106,7 +106,7 @@ def _undated(page: str) -> str:
 def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:
     state = workspace.state(step, with_inputs=False)
     stages = step.settings.get("stages", ())
-    about: dict[str, Any] = {"name": name, "title": title(name, stages), "state": state, "label": _label(name)}
+    about: dict[str, Any] = {"name": name, "title": title(name, stages), "state": state, "label": label(name)}
     if state not in (State.DONE, State.STALE):
         others = PROTOCOLS if name in ANY_PROTOCOL else ()
         found = (other for other in others if (workspace.root / other / name / f"{name}.svg").is_file())
@@ -133,14 +133,14 @@ def _side_by_side(comparison: Comparison) -> dict[str, Any]:
     pictures = [
         {
             "name": name,
-            "label": _label(name),
+            "label": label(name),
             "caption": comparison.caption(name),
             "svg": inline_svg((comparison.folder / f"{name}.svg").read_text(encoding="utf-8"), f"protocols-{name}"),
         }
         for name in comparison.pictures
     ]
     absent = [
-        f"{_label(name)} is stored under {' and '.join(f'`{protocol}`' for protocol in names)} only."
+        f"{label(name)} is stored under {' and '.join(f'`{protocol}`' for protocol in names)} only."
         for name, names in comparison.absent.items()
         if names
     ]
@@ -179,11 +179,6 @@ def inline_svg(svg: str, name: str) -> str:
 def _page_colours() -> dict[str, str]:
     names = ("ink", "muted", "grid", "card", "low", "high")
     return dict(zip(names, (style.INK, style.MUTED, style.GRID, style.PAPER, style.LOW, style.HIGH), strict=True))
-
-
-def _label(name: str) -> str:
-    number = name.removeprefix("figure_")
-    return f"Figure {number[0].upper()}.{number[1:]}" if number[0].isalpha() else f"Figure {number}"
 
 
 def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
@@ -230,9 +225,9 @@ def sparkline(values: np.ndarray, most: int = 110, height: int = 44) -> str:
     low, high = float(values.min()), float(values.max())
     y = np.rint(height - 4 - (values[chosen] - low) / ((high - low) or 1) * (height - 8)).astype(int)
     box = f'viewBox="0 0 {max(len(chosen) - 1, 1)} {height}" preserveAspectRatio="none"'
-    label = f"from {values[0].mean():.4g} to {values[-1].mean():.4g}"
+    words = f"from {values[0].mean():.4g} to {values[-1].mean():.4g}"
     lines = "".join(f"M0 {chain[0]}{_unit_steps(np.diff(chain))}" for chain in y.T)
-    return f'<svg class="spark" {box} role="img" aria-label="{label}"><path d="{lines}"/></svg>'
+    return f'<svg class="spark" {box} role="img" aria-label="{words}"><path d="{lines}"/></svg>'
 
 
 def _unit_steps(down: np.ndarray) -> str:

@@ -11,8 +11,7 @@ from classfit.convergence import MAX_RHAT, MIN_ESS, Convergence
 from classfit.dpgmm import Trace
 from paper_repro import storage
 from paper_repro.chains import chain_rows, displayed, kept_rows, summary, tally
-from paper_repro.figures import figure_b3
-from paper_repro.report import _label
+from paper_repro.figures import figure_b3, label
 
 WORDS = {"subtitle": np.array("made numbers"), "note": np.array("Nothing follows from it.")}
 
@@ -285,7 +284,7 @@ def test_the_remark_of_held_out_fits():
 
 
 def test_labels_of_figures():
-    assert [_label(name) for name in ("figure_1", "figure_a10", "figure_b3")] == [
+    assert [label(name) for name in ("figure_1", "figure_a10", "figure_b3")] == [
         "Figure 1",
         "Figure A.10",
         "Figure B.3",

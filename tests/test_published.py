@@ -13,11 +13,10 @@ from scipy.stats import spearmanr
 from tolerances import PEER_RELATIVE
 
 from paper_repro import computations, published, storage
-from paper_repro.figures import FIGURES, figure_b1, figure_b2, scores
+from paper_repro.figures import FIGURES, figure_b1, figure_b2, label, scores
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import DIGITS, PAPER, PROFILES, PROTOCOLS
 from paper_repro.published import class_memorization, matched, published_memorization
-from paper_repro.report import _label
 from paper_repro.statistics import N_BOOTSTRAP
 from paper_repro.steps import Work
 
@@ -230,7 +229,7 @@ def test_who_has_the_figures(protocol):
         figures = Pipeline(profile, PROTOCOLS[protocol]).figures
         assert ({"figure_b1", "figure_b2"} <= set(figures)) == (profile.dataset == "cifar100"), name
         assert ("figure_b1" in figures) == ("figure_b2" in figures)
-    assert (_label("figure_b1"), _label("figure_b2"), _label("figure_a10")) == (
+    assert (label("figure_b1"), label("figure_b2"), label("figure_a10")) == (
         "Figure B.1",
         "Figure B.2",
         "Figure A.10",

@@ -14,7 +14,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["FIGURES", "RAW_PIXELS", "module", "title"]
+__all__ = ["FIGURES", "RAW_PIXELS", "heading", "label", "module", "title"]
 
 FIGURES = {
     "figure_1": "Class-conditional log-density of each class, stages 3 and 4",
@@ -45,11 +45,22 @@ RAW_PIXELS = "Raw pixels"
 """The place of figure B.9 that is no network."""
 
 
+def label(name: str) -> str:
+    """Its name in words: "Figure B.10" of figure_b10."""
+    number = name.removeprefix("figure_")
+    return f"Figure {number[0].upper()}.{number[1:]}" if number[0].isalpha() else f"Figure {number}"
+
+
 def title(name: str, stages: Iterable[int]) -> str:
     """The title of a figure of these stages: of a network that is given they are others than the paper's."""
     of_paper = {"figure_1": "3 and 4", "figure_2": "4"}
     words = " and ".join(str(stage) for stage in stages)
     return FIGURES[name].replace(of_paper[name], words) if name in of_paper else FIGURES[name]
+
+
+def heading(name: str, stages: Iterable[int] = ()) -> str:
+    """Label and title of a figure, which stand above it."""
+    return f"{label(name)} · {title(name, stages)}"
 
 
 def module(name: str) -> ModuleType:

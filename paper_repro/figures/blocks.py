@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, class_density, style
+from paper_repro.figures import class_density, style
 from paper_repro.figures.class_density import describe_gap, largest_gaps
 from paper_repro.figures.style import Stored
 
-__all__ = ["compute", "finding", "look_for", "picture", "words"]
+__all__ = ["compute", "finding", "look_for", "words"]
 
 
 def compute(
@@ -23,10 +22,6 @@ def compute(
     """As `class_density.compute`, by block; network: what it is, in words."""
     found = class_density.compute(log_density, labels, class_names, dimensions, "block", by_chain)
     return {"network": np.array(network), **found}
-
-
-def picture(stored: Stored, name: str, label: str) -> Figure:
-    return class_density.grid(f"{label} · {FIGURES[name]}", stored, columns=3)
 
 
 def words(stored: Stored, read_as: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paper_repro.chains import columns_of_chains
-from paper_repro.figures import style
+from paper_repro.figures import heading, style
 from paper_repro.figures.style import Stored
 from paper_repro.statistics import LEVEL, ORDER_OF_MAGNITUDE, gap_p_value, is_split, least_a_side, p_words
 
@@ -234,10 +234,10 @@ def chains_in_words(stored: Stored) -> str:
     )
 
 
-def grid(heading: str, stored: Stored, columns: int) -> Figure:
-    """One panel a stage, row by row, under the heading."""
+def grid(name: str, stored: Stored, columns: int) -> Figure:
+    """The figure of that name: one panel a stage, row by row."""
     rows = -(-len(stored["stages"]) // columns)
-    figure = style.canvas(heading, stored, width=9.2, height=2.5 * rows + 0.9)
+    figure = style.canvas(heading(name), stored, width=9.2, height=2.5 * rows + 0.9)
     panels = figure.subplots(rows, columns, squeeze=False)
     for s, axes in enumerate(panels.flat):
         if s < len(stored["stages"]):

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from paper_repro.figures import style, title
+from paper_repro.figures import heading, style
 from paper_repro.figures.class_density import chains_in_words, compute, describe_gap, legend, panel, table
 from paper_repro.figures.style import Stored, styled
 
@@ -11,7 +11,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure 1 · {title('figure_1', stored['stages'])}", stored, width=9.2, height=3.8)
+    figure = style.canvas(heading("figure_1", stored["stages"]), stored, width=9.2, height=3.8)
     panels = figure.subplots(1, len(stored["stages"]))
     for s, axes in enumerate(panels):
         panel(axes, stored, s)

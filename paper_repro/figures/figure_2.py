@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_repro.figures import style, title
+from paper_repro.figures import heading, style
 from paper_repro.figures.class_density import class_statistics, group_marks
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import rank_correlation
@@ -90,7 +90,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure 2 · {title('figure_2', [_stage(stored)])}", stored, width=9.2, height=3.7)
+    figure = style.canvas(heading("figure_2", [_stage(stored)]), stored, width=9.2, height=3.7)
     left, right = figure.subplots(1, 2)
     scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
     left.set(title="Mean intra-class distance", ylabel="mean distance (units of the space)")

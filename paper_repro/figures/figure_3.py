@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paper_repro.density_bins import weighted_f1
-from paper_repro.figures import FIGURES, scores, style
+from paper_repro.figures import heading, scores, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -167,7 +167,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure 3 · {FIGURES['figure_3']}", stored, width=9.2, height=10.6)
+    figure = style.canvas(heading("figure_3"), stored, width=9.2, height=10.6)
     panels = figure.subplots(5, 2)
     x = np.arange(1, len(stored["n_points"]) + 1)
     density, memorization, f1, radius, rate, smoothed, share, attacked = panels[:4].flat

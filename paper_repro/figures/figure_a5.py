@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import heading, style
 from paper_repro.figures.style import Stored, styled
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 def draw(stored: Stored) -> Figure:
     n = len(stored["names"])
     # Equal scales on both axes, about 1.15 inches a unit: feature maps are drawn as squares.
-    figure = style.canvas(f"Figure A.5 · {FIGURES['figure_a5']}", stored, width=9.6, height=3.4)
+    figure = style.canvas(heading("figure_a5"), stored, width=9.6, height=3.4)
     axes = figure.subplots()
     axes.set(xlim=(-1.5, n - 0.5), ylim=(-2.16, 0.62), aspect="equal")
     axes.axis("off")

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import heading, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -49,7 +49,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure A.6 · {FIGURES['figure_a6']}", stored, width=9.2, height=2.9)
+    figure = style.canvas(heading("figure_a6"), stored, width=9.2, height=2.9)
     panels = figure.subplots(1, len(stored["stages"]), sharey=True)
     lowest = min(float(part[0]) for part in _parts(stored))
     for s, (axes, part) in enumerate(zip(panels, _parts(stored), strict=True)):

@@ -2,7 +2,6 @@
 
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES
 from paper_repro.figures.class_density import compute, describe_gap, grid, largest_gaps, table
 from paper_repro.figures.style import Stored, styled
 
@@ -11,7 +10,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 @styled
 def draw(stored: Stored) -> Figure:
-    return grid(f"Figure A.7 · {FIGURES['figure_a7']}", stored, columns=2)
+    return grid("figure_a7", stored, columns=2)
 
 
 def caption(stored: Stored) -> str:

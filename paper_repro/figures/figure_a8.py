@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, class_density, style
+from paper_repro.figures import class_density, heading, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -52,7 +52,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 def draw(stored: Stored) -> Figure:
     columns = 4
     rows = -(-len(stored["before_stages"]) // columns)
-    figure = style.canvas(f"Figure A.8 · {FIGURES['figure_a8']}", stored, width=11.6, height=2 * 2.3 * rows + 0.5)
+    figure = style.canvas(heading("figure_a8"), stored, width=11.6, height=2 * 2.3 * rows + 0.5)
     panels = figure.subplots(2 * rows, columns, squeeze=False)
     for i, (where, words) in enumerate(WHERE.items()):
         part = _part(stored, where)

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from paper_repro.figures import blocks
 from paper_repro.figures.blocks import compute, finding, look_for
-from paper_repro.figures.class_density import table
+from paper_repro.figures.class_density import grid, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -12,7 +12,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
 @styled
 def draw(stored: Stored) -> Figure:
-    return blocks.picture(stored, "figure_a9", "Figure A.9")
+    return grid("figure_a9", stored, columns=3)
 
 
 def caption(stored: Stored) -> str:

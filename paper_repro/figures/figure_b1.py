@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from paper_repro.figures import FIGURES, class_density, scores, style
+from paper_repro.figures import class_density, heading, scores, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import LEAST_IN_GROUP, group_difference
 
@@ -56,7 +56,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     stages = stored["stages"]
-    figure = style.canvas(f"Figure B.1 · {FIGURES['figure_b1']}", stored, width=9.2, height=6.4)
+    figure = style.canvas(heading("figure_b1"), stored, width=9.2, height=6.4)
     panels = figure.subplots(len(KINDS), len(stages), sharey=True, squeeze=False)
     for row, (kind, label) in zip(panels, KINDS.items(), strict=True):
         for s, axes in enumerate(row):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paper_repro.chains import SHATTERED
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import heading, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -73,7 +73,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure B.10 · {FIGURES['figure_b10']}", stored, width=9.2, height=4.0)
+    figure = style.canvas(heading("figure_b10"), stored, width=9.2, height=4.0)
     panels = figure.subplots(1, len(stored["stages"]), squeeze=False)[0]
     for s, axes in enumerate(panels):
         _panel(axes, stored, s)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, scores, style
+from paper_repro.figures import heading, scores, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -53,7 +53,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     published, ours = stored["published"], stored["ours"]
-    figure = style.canvas(f"Figure B.2 · {FIGURES['figure_b2']}", stored, width=6.4, height=4.6)
+    figure = style.canvas(heading("figure_b2"), stored, width=6.4, height=4.6)
     axes = figure.subplots()
     axes.plot(published, ours, "o", color=style.LINE, markersize=5, alpha=0.85)
     ends = np.array([min(published.min(), ours.min()), max(published.max(), ours.max())])

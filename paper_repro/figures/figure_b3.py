@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from paper_repro.chains import SHATTERED, columns_of_chains, kept_rows
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import heading, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -119,7 +119,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 def draw(stored: Stored) -> Figure:
     S, P = stored["drawn"].shape
     several = bool(stored["several"])
-    figure = style.canvas(f"Figure B.3 · {FIGURES['figure_b3']}", stored, width=9.2, height=2.15 * S + 0.5)
+    figure = style.canvas(heading("figure_b3"), stored, width=9.2, height=2.15 * S + 0.5)
     cells = figure.add_gridspec(2 * S, P + several, height_ratios=[3, 2] * S)
     first: list[Axes] = []
     for s in range(S):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from paper_repro.chains import SHATTERED
 from paper_repro.controls import EXACT, PAPER, STATISTICS, VARIANTS
-from paper_repro.figures import FIGURES, style
+from paper_repro.figures import heading, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import rank_correlation_interval
 
@@ -109,7 +109,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     seen = _cells_that_shatter(stored)
-    figure = style.canvas(f"Figure B.4 · {FIGURES['figure_b4']}", stored, width=9.2, height=8.6)
+    figure = style.canvas(heading("figure_b4"), stored, width=9.2, height=8.6)
     heights = [0.34 * len(stored["cells"]) + 0.9, 3.1, 3.0]
     grid = figure.add_gridspec(3, 1, height_ratios=heights)
     _tendencies(figure.add_subplot(grid[0]), stored)

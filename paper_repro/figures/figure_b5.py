@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paper_repro.figures import FIGURES, scores, style
+from paper_repro.figures import heading, scores, style
 from paper_repro.figures.class_density import beside_seen, beside_seen_key, class_statistics
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import LEVEL, gap_p_value, group_difference, is_split, least_a_side, p_words
@@ -98,7 +98,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure B.5 · {FIGURES['figure_b5']}", stored, width=9.2, height=3.9)
+    figure = style.canvas(heading("figure_b5"), stored, width=9.2, height=3.9)
     panels = figure.subplots(1, len(stored["stages"]), squeeze=False)[0]
     for s, axes in enumerate(panels):
         beside_seen(axes, stored, s, {"left_out": (style.LINE, "s")}, bars=KINDS)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from paper_repro.figures import FIGURES, figure_4, style
+from paper_repro.figures import figure_4, heading, style
 from paper_repro.figures.by_stage import KINDS, lines
 from paper_repro.figures.style import Stored, styled
 
@@ -44,7 +44,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     dimensions = _dimensions(stored)
-    figure = style.canvas(f"Figure B.6 · {FIGURES['figure_b6']}", stored, width=4.6 * len(dimensions), height=4.1)
+    figure = style.canvas(heading("figure_b6"), stored, width=4.6 * len(dimensions), height=4.1)
     panels = figure.subplots(1, len(dimensions), squeeze=False)[0]
     first, last = stored["stages"].min() - 0.4, stored["stages"].max() + 0.4
     for axes, D in zip(panels, dimensions, strict=True):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from paper_repro.density_bins import density_bins
-from paper_repro.figures import FIGURES, scores, style
+from paper_repro.figures import heading, scores, style
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import bins_a_side, difference, rank_correlation
 
@@ -103,7 +103,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     n_stages = len(stored["stages"])
-    figure = style.canvas(f"Figure B.7 · {FIGURES['figure_b7']}", stored, width=9.2, height=5.4)
+    figure = style.canvas(heading("figure_b7"), stored, width=9.2, height=5.4)
     panels = figure.subplots(2, n_stages, squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
     x = np.arange(1, stored["seen_density"].shape[1] + 1)
     for s, (stage, D) in enumerate(zip(stored["stages"], stored["dimensions"], strict=True)):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from paper_repro.density_bins import density_bins
-from paper_repro.figures import FIGURES, scores, style
+from paper_repro.figures import heading, scores, style
 from paper_repro.figures.class_density import beside_seen, beside_seen_key, class_statistics
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import LEVEL, gap_p_value, group_difference, p_words, rank_correlation, share_error
@@ -118,7 +118,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(f"Figure B.8 · {FIGURES['figure_b8']}", stored, width=9.2, height=6.2)
+    figure = style.canvas(heading("figure_b8"), stored, width=9.2, height=6.2)
     panels = figure.subplots(2, len(stored["stages"]), squeeze=False, height_ratios=(3, 2))
     for s in range(len(stored["stages"])):
         beside_seen(panels[0, s], stored, s, {"left_out": (style.LINE, "s"), "test": (TEST, "^")}, bars=["test"])

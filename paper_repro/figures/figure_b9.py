@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paper_repro.figures import FIGURES, RAW_PIXELS, figure_b5, figure_b7, scores, style
+from paper_repro.figures import RAW_PIXELS, figure_b5, figure_b7, heading, scores, style
 from paper_repro.figures.class_density import beside_seen, parted
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import least_a_side, p_words
@@ -66,8 +66,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 @styled
 def draw(stored: Stored) -> Figure:
     P, scored = len(stored["places"]), "n_points" in stored
-    heading = f"Figure B.9 · {FIGURES['figure_b9']}"
-    figure = style.canvas(heading, stored, width=3.1 * P, height=5.8 if scored else 3.6)
+    figure = style.canvas(heading("figure_b9"), stored, width=3.1 * P, height=5.8 if scored else 3.6)
     panels = figure.subplots(2 if scored else 1, P, squeeze=False)
     for p, title in enumerate(stored["places"]):
         beside_seen(panels[0, p], stored, p, {"left_out": (style.LINE, "s")}, bars=("seen", "left_out"))

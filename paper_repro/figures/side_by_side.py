@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paper_repro.figures import by_stage, class_density, figure_2, style
+from paper_repro.figures import by_stage, class_density, figure_2, label, style
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["DRAWN", "Column", "draw"]
@@ -30,20 +30,20 @@ class Column(NamedTuple):
 @styled
 def draw(name: str, columns: Sequence[Column], subtitle: str) -> Figure:
     """The figure of that name, one column a protocol, as many panels in it as the figure has."""
-    return DRAWN[name](columns, subtitle)
+    return DRAWN[name](f"{label(name)} under each protocol", columns, subtitle)
 
 
-def _densities(label: str, row_height: float) -> Any:
+def _densities(row_height: float) -> Any:
     """Mean and spread of each class; rings mark those above the gap of the same stage in the first column."""
 
-    def drawn(columns: Sequence[Column], subtitle: str) -> Figure:
+    def drawn(title: str, columns: Sequence[Column], subtitle: str) -> Figure:
         reference = columns[0].stored
         splits = [
             [class_density.parted(mean, std) for mean, std in zip(c.stored["mean"], c.stored["std"], strict=True)]
             for c in columns
         ]
         n_stages = len(reference["stages"])
-        figure, panels = _panels(f"{label} under each protocol", columns, subtitle, n_stages, row_height)
+        figure, panels = _panels(title, columns, subtitle, n_stages, row_height)
         for c, column in enumerate(columns):
             for s in range(n_stages):
                 axes = panels[s, c]
@@ -105,8 +105,8 @@ def _common_scale(row: Sequence[Axes], statistics: Sequence[tuple[np.ndarray, np
         axes.tick_params(labelleft=axes is row[0])
 
 
-def _scatters(columns: Sequence[Column], subtitle: str) -> Figure:
-    figure, panels = _panels("Figure 2 under each protocol", columns, subtitle, 2, 2.1, sharex=True, sharey="row")
+def _scatters(title: str, columns: Sequence[Column], subtitle: str) -> Figure:
+    figure, panels = _panels(title, columns, subtitle, 2, 2.1, sharex=True, sharey="row")
     rows = (("mean_distance", None, "distance_line"), ("relative_entropy", "standard_error", "entropy_line"))
     for c, column in enumerate(columns):
         stored = column.stored
@@ -121,8 +121,8 @@ def _scatters(columns: Sequence[Column], subtitle: str) -> Figure:
     return figure
 
 
-def _divergences(columns: Sequence[Column], subtitle: str) -> Figure:
-    figure, panels = _panels("Figure 4 under each protocol", columns, subtitle, 1, 2.9, sharey="row")
+def _divergences(title: str, columns: Sequence[Column], subtitle: str) -> Figure:
+    figure, panels = _panels(title, columns, subtitle, 1, 2.9, sharey="row")
     for axes, column in zip(panels[0], columns, strict=True):
         stored = column.stored
         by_stage.lines(axes, stored["stages"].tolist(), stored["mean"], stored["std"])
@@ -134,10 +134,10 @@ def _divergences(columns: Sequence[Column], subtitle: str) -> Figure:
 
 
 DRAWN: Mapping[str, Any] = {
-    "figure_1": _densities("Figure 1", 2.3),
+    "figure_1": _densities(2.3),
     "figure_2": _scatters,
     "figure_4": _divergences,
-    "figure_a7": _densities("Figure A.7", 1.85),
+    "figure_a7": _densities(1.85),
 }
 """The figures that are drawn side by side."""
 
