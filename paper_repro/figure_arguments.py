@@ -198,7 +198,7 @@ def _figure_b2(work: Work) -> dict[str, Any]:
     labels, names = labels_and_names(work)
     ours = class_memorization(_scores(work)["value"], labels, names)
     return {
-        "ours": np.array([ours[name].mean for name in names]),
+        "ours": np.array(list(ours.values())),
         "published": matched(published_memorization(work.settings["published"]), names),
         "class_names": names,
         **{name: work.settings[name] for name in ("n_trials", "networks")},

@@ -9,32 +9,18 @@ say the same in the file.
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from paper_repro.storage import sha256
 
-__all__ = ["HIGH_SCORE", "ClassMemorization", "class_memorization", "content_hash", "matched", "published_memorization"]
+__all__ = ["class_memorization", "content_hash", "matched", "published_memorization"]
 
 FOLDER = Path(__file__).parent
 COLUMNS = ["class_number", "class", "n_points", "mean_memorization", "share_above_0.7"]
-HIGH_SCORE = 0.7
-"""The published splits take points with a higher score for memorized."""
 
 
-class ClassMemorization(NamedTuple):
-    """Of one class, from the scores of its training points."""
-
-    n_points: int
-    mean: float
-    share_high: float
-    """Share of its points with a score above `HIGH_SCORE`."""
-
-
-def class_memorization(
-    scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> dict[str, ClassMemorization]:
+def class_memorization(scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
     """Means over classes of the scores [N] of points with these labels [N], 0..G - 1, by the names of the G classes.
 
     Raises:
@@ -47,12 +33,12 @@ def class_memorization(
         own = scores[labels == g].astype(np.float64)
         if not len(own):
             raise ValueError(f"every class must have a point, class {g} ({name}) has none")
-        found[name] = ClassMemorization(len(own), float(own.mean()), float((own > HIGH_SCORE).mean()))
+        found[name] = float(own.mean())
     return found
 
 
-def published_memorization(name: str) -> dict[str, ClassMemorization]:
-    """The file `name`.csv, by the names of the classes, in its order.
+def published_memorization(name: str) -> dict[str, float]:
+    """The means in the file `name`.csv, by the names of the classes, in its order.
 
     Raises:
         ValueError: no such file, other columns, a line that is none, a class twice, or no class.
@@ -63,7 +49,7 @@ def published_memorization(name: str) -> dict[str, ClassMemorization]:
         rows = list(reader)
     if reader.fieldnames != COLUMNS:
         raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got {', '.join(reader.fieldnames or ())}")
-    found: dict[str, ClassMemorization] = {}
+    found: dict[str, float] = {}
     for row in rows:
         try:
             n_points, mean, share = (kind(row[key]) for kind, key in zip((int, float, float), COLUMNS[2:], strict=True))
@@ -73,7 +59,7 @@ def published_memorization(name: str) -> dict[str, ClassMemorization]:
             raise ValueError(f"{path}: class {row['class']!r} has numbers that scores cannot have: {row}")
         if row["class"] in found:
             raise ValueError(f"{path} has class {row['class']!r} twice")
-        found[row["class"]] = ClassMemorization(n_points, mean, share)
+        found[row["class"]] = mean
     if not found:
         raise ValueError(f"{path} has no class")
     return found
@@ -84,7 +70,7 @@ def content_hash(name: str) -> str:
     return sha256(_path(name))
 
 
-def matched(published: dict[str, ClassMemorization], class_names: Sequence[str]) -> np.ndarray:
+def matched(published: dict[str, float], class_names: Sequence[str]) -> np.ndarray:
     """[G] published means of these classes, by name.
 
     Raises:
@@ -96,7 +82,7 @@ def matched(published: dict[str, ClassMemorization], class_names: Sequence[str])
             f"{len(lacking)} of {len(class_names)} classes have no published memorization score: {', '.join(lacking)}; "
             f"there are scores for {len(published)} classes, such as {', '.join(list(published)[:3])}"
         )
-    return np.array([published[name].mean for name in class_names])
+    return np.array([published[name] for name in class_names])
 
 
 def _path(name: str) -> Path:
