@@ -2,9 +2,8 @@
 
 import re
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +26,9 @@ from paper_repro.inputs import (
 )
 from paper_repro.machine import density_device
 from paper_repro.statistics import gap_p_value, is_split
-from paper_repro.steps import ARCHIVE_ORDER, WORTH_SAYING_SECONDS, Work, derived_seed
+from paper_repro.steps import ARCHIVE_ORDER, Work, derived_seed
 from paper_repro.storage import read_arrays, read_json, write_arrays, write_csv, write_json, write_tensors
+from paper_repro.timing import extrapolated, over_classes, part_that_is_short, seconds_of, typical
 from paper_repro.traces import thinned
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "estimate_representations",
     "estimate_test_densities",
     "estimate_test_representations",
-    "extrapolated",
     "figure",
     "leave_one_out",
     "mixture",
@@ -193,15 +192,13 @@ def estimate_passes(work: Work, network: Any, images: str) -> float:
     """Seconds that the network would take for all of these images."""
     import torch
 
-    from paper_repro.training import part_that_is_short, typical
-
     data, _, prepare = read_dataset(work)
     network.eval()
     device = next(network.parameters(), torch.empty(0)).device
 
     @torch.no_grad()
     def seconds(n: int) -> float:
-        return _seconds(lambda: network(prepare(data[images][:n].to(device))).cpu())
+        return seconds_of(lambda: network(prepare(data[images][:n].to(device))).cpu())
 
     n = part_that_is_short(seconds, min(512, len(data[images])))
     return typical(seconds, n) / n * len(data[images])
@@ -343,7 +340,7 @@ def estimate_posterior(work: Work) -> float:
             return _mixture(work, x.shape[1]).fit(x[rows], groups=labels[rows])
 
         def of_classes(n: int) -> float:
-            return _seconds(lambda: fit(np.flatnonzero(labels < n)))
+            return seconds_of(lambda: fit(np.flatnonzero(labels < n)))
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -352,17 +349,12 @@ def estimate_posterior(work: Work) -> float:
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, x.shape[1], n_sweeps=n_sweeps, n_discard=0)
-        return _seconds(lambda: model.fit(x, groups=labels))
+        return seconds_of(lambda: model.fit(x, groups=labels))
 
     thin = work.settings["thin"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the step says them
         return extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
-
-
-def over_classes(seconds: Callable[[int], float], n_classes: int, device: str) -> float:
-    """Seconds for all classes from the time of the first; on a GPU, which fits many side by side, also of four."""
-    return n_classes * seconds(1) if device == "cpu" else extrapolated(seconds, 1, min(4, n_classes), n_classes)
 
 
 def relative_entropy(work: Work) -> None:
@@ -379,7 +371,7 @@ def estimate_relative_entropy(work: Work) -> float:
     posterior, n_draws = load_posterior(work, work.settings["stage"]), work.settings["n_draws"]
 
     def seconds(n: int) -> float:
-        return _seconds(lambda: posterior.relative_entropy(n_draws=n, random_state=0))
+        return seconds_of(lambda: posterior.relative_entropy(n_draws=n, random_state=0))
 
     return extrapolated(seconds, n_draws // 200 + 2, n_draws // 50 + 4, n_draws)
 
@@ -407,7 +399,7 @@ def estimate_leave_one_out(work: Work) -> float:
 
     def seconds(n: int) -> float:
         posterior.labels, posterior.alpha = labels[:n], alpha[:n]
-        return _seconds(lambda: _seen_and_left_out(posterior))
+        return seconds_of(lambda: _seen_and_left_out(posterior))
 
     return extrapolated(seconds, 1, 2, len(labels))
 
@@ -429,7 +421,7 @@ def estimate_test_densities(work: Work) -> float:
         posterior, x = load_posterior(work, stage), test[f"layer{stage}"]
 
         def seconds(n: int) -> float:
-            return _seconds(lambda: posterior.log_density(x[:n], test["labels"][:n]))
+            return seconds_of(lambda: posterior.log_density(x[:n], test["labels"][:n]))
 
         n = max(2, len(x) // 50)
         return extrapolated(seconds, n // 2, n, len(x))
@@ -529,25 +521,3 @@ def _mean_components(posterior: Any) -> np.ndarray:
     """[G] number of components, averaged over the kept sweeps."""
     edges = posterior.group_offsets.tolist()
     return np.array([(posterior.labels[:, a:b].max(1) + 1).mean() for a, b in pairwise(edges)])
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-SHORT_SECONDS = 5.0
-"""An estimate below this may be of a first call, which compiles and loads as well."""
-
-
-def extrapolated(seconds: Callable[[int], float], few: int, more: int, all_: int) -> float:
-    """Seconds for `all_` from the timings of `few` and `more`, on a straight line."""
-    if all_ <= few:
-        return seconds(all_)
-    for most in (SHORT_SECONDS, WORTH_SAYING_SECONDS):
-        # The second call has nothing to compile or load.
-        first = seconds(few)
-        if first / few * all_ < most:
-            return first / few * all_
-    return first + max(seconds(more) - first, 0) / (more - few) * (all_ - few)

@@ -9,7 +9,6 @@ A class is *shattered* in a fit if more than half of its points lie in component
 average over the kept sweeps: such a component's covariance is mostly the prior's. Otherwise it is *collapsed*.
 """
 
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from paper_repro.chains import small_share
 from paper_repro.computations import estimate_representations, mixture, representations
 from paper_repro.steps import Step, Work, derived_seed
 from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays
+from paper_repro.timing import seconds_of
 
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
@@ -206,9 +206,7 @@ def estimate_controls(work: Work) -> float:
             x, labels = _points(work.inputs, fit)
             some = labels < n_timed
             for _ in range(2):  # the first also compiles
-                start = time.perf_counter()
-                fit_classes(x[some], labels[some], fit, short, settings["seed"])
-                took = time.perf_counter() - start
+                took = seconds_of(partial(fit_classes, x[some], labels[some], fit, short, settings["seed"]))
             seconds[fit.stage, fit.D] = took * G / n_timed * settings["n_sweeps"] / few
     return sum(seconds[fit.stage, fit.D] * fit.share for fit in fits) / n_workers()
 

@@ -4,7 +4,6 @@ All use the protocol's own chains for every density, those of `converged` under 
 density is a task with a file of its own, as in `robustness`.
 """
 
-import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -13,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import mixture, over_classes
+from paper_repro.computations import mixture
 from paper_repro.inputs import labels_and_names
 from paper_repro.machine import density_device
 from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.timing import over_classes, seconds_of
 
 __all__ = ["estimate_generative", "estimate_kl_by_stage", "generative", "kl_by_stage"]
 
@@ -134,9 +134,7 @@ def estimate_generative(work: Work) -> float:
             values = read_arrays(work.input("representations") / f"layer{stage}.npz")["values"]
             seconds, model = _timed_fit(settings, values[rest], labels[rest])
             model.class_log_density(values[few])  # compiles
-            start = time.perf_counter()
-            model.class_log_density(values[few])
-            every_class = len(np.unique(labels)) * (time.perf_counter() - start)
+            every_class = len(np.unique(labels)) * seconds_of(partial(model.class_log_density, values[few]))
             total += seconds + every_class * len(held) / len(few)
     return total / min(n_workers(), len(settings["stages"]))
 
@@ -160,9 +158,7 @@ def _timed_fit(settings: Any, values: np.ndarray, labels: np.ndarray) -> tuple[f
 
     def of_copies(n: int) -> float:
         fitted = model if n == 1 else mixture(settings, 0, D)
-        start = time.perf_counter()
-        fitted.fit(np.tile(x, (n, 1)), groups=np.repeat(np.arange(n), len(x)))
-        return time.perf_counter() - start
+        return seconds_of(lambda: fitted.fit(np.tile(x, (n, 1)), groups=np.repeat(np.arange(n), len(x))))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -177,9 +173,7 @@ def _seconds_of_divergences(model: Any, n_classes: int, n_draws: int) -> float:
 
     def seconds(n: int) -> float:
         points = np.resize(posterior.x.numpy(), (n, posterior.x.shape[1]))
-        start = time.perf_counter()
-        posterior.log_density(points)
-        return time.perf_counter() - start
+        return seconds_of(lambda: posterior.log_density(points))
 
     few, more = 64, 2064
     seconds(few)

@@ -4,7 +4,6 @@ Each step is cut into tasks that write a file of their own, so that they are sha
 killed loses only the tasks in hand. Files called `checkpoint*` are gathered into one at the end.
 """
 
-import time
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.computations import extrapolated
 from paper_repro.inputs import labels_and_names
 from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.timing import extrapolated, part_that_is_short, seconds_of, typical
 
 __all__ = [
     "attacks",
@@ -118,7 +117,6 @@ def certification_control(work: Work) -> None:
 
 def estimate_certification(work: Work) -> float:
     from paper_repro.certification import smoothed_counts
-    from paper_repro.training import part_that_is_short, typical
     from paper_repro.workers import n_workers, one_thread
 
     settings, networks = work.settings, _subset_networks(work)
@@ -128,9 +126,9 @@ def estimate_certification(work: Work) -> float:
     n_passes = len(rows) * _share_left(work, rows) * (settings["n0"] + settings["n"])
 
     def seconds(n: int) -> float:
-        start = time.perf_counter()
-        smoothed_counts(network, image, n, sigma=settings["sigma"], n_classes=n_classes, seed=0)
-        return time.perf_counter() - start
+        return seconds_of(
+            lambda: smoothed_counts(network, image, n, sigma=settings["sigma"], n_classes=n_classes, seed=0)
+        )
 
     with one_thread():
         n = part_that_is_short(seconds, n)
@@ -176,11 +174,11 @@ def estimate_attacks(work: Work) -> float:
 
     def seconds(n: int) -> float:
         of_task = np.resize(timed, n)
-        images, labels = networks.images(of_task), networks.labels[of_task]
-        start = time.perf_counter()
-        for name, attack in ATTACKS.items():
-            survives(network, images, labels, name, work.settings["budgets"][attack.norm], **units)
-        return time.perf_counter() - start
+        points, budgets = (networks.images(of_task), networks.labels[of_task]), work.settings["budgets"]
+        return sum(
+            seconds_of(partial(survives, network, *points, name, budgets[attack.norm], **units))
+            for name, attack in ATTACKS.items()
+        )
 
     n_tasks = len(rows) * _share_left(work, rows) / work.settings["points_a_task"]
     with one_thread():

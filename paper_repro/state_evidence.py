@@ -1,17 +1,16 @@
 """The evidence of the two states of each class at a stage: what figure B.10 is drawn from."""
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_repro.computations import over_classes
 from paper_repro.inputs import load_posterior, posterior_in
 from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import Step, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.timing import over_classes, seconds_of
 
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
@@ -92,9 +91,7 @@ def _estimate(work: Work) -> float:
     n_left = sum(b - a for a, b in parts if not checkpoint_of(work.folder, (a, b)).exists())
 
     def seconds(n: int) -> float:
-        start = time.perf_counter()
-        state_evidence(posterior.of_groups(slice(0, n)), slowness=1)
-        return time.perf_counter() - start
+        return seconds_of(lambda: state_evidence(posterior.of_groups(slice(0, n)), slowness=1))
 
     with one_thread():
         seconds(1)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from paper_repro.storage import read_tensors, write_tensors
+from paper_repro.timing import part_that_is_short, seconds_of, typical
 
 __all__ = [
     "Epoch",
@@ -25,9 +25,7 @@ __all__ = [
     "bfloat16_is_fast",
     "estimate_seconds",
     "learning_rate",
-    "part_that_is_short",
     "train",
-    "typical",
 ]
 
 
@@ -142,10 +140,6 @@ def learning_rate(update: int, n_updates: int, settings: TrainingSettings) -> fl
     return settings.peak_learning_rate * (1 - done) / (1 - settings.warmup)
 
 
-LONG_SECONDS = 2.0
-"""Parts that are timed for an estimate are cut down to about this."""
-
-
 def estimate_seconds(
     network: nn.Module,
     images: Tensor,
@@ -165,30 +159,12 @@ def estimate_seconds(
     def seconds(n: int) -> float:
         """Of one update with n images."""
         batch = prepare(images[:n].to(device)), labels[:n].to(device)
-        start = time.perf_counter()
-        _update(network, optimizer, *batch, settings)
-        return time.perf_counter() - start
+        return seconds_of(lambda: _update(network, optimizer, *batch, settings))
 
     whole = min(settings.batch_size, len(images))
     done = len(read_tensors(checkpoint)[1]) if checkpoint is not None and checkpoint.exists() else 0
     n = part_that_is_short(seconds, whole)
     return typical(seconds, n) * whole / n * (settings.epochs - done) * _updates_per_epoch(images, settings)
-
-
-def part_that_is_short(seconds: Callable[[int], float], whole: int) -> int:
-    """How many of `whole` images `seconds` takes to time within about `LONG_SECONDS`; it has been called before."""
-    n = min(4, whole)
-    seconds(n)
-    return int(min(whole, max(n, n * LONG_SECONDS / seconds(n))))
-
-
-def typical(seconds: Callable[[int], float], n: int) -> float:
-    """What `seconds` takes for n images: once if that is long, else the median of seven.
-
-    The first time also chooses kernels and allocates memory: on a GPU, up to a hundred times as long as all others.
-    """
-    first = seconds(n)
-    return first if first > LONG_SECONDS / 2 else median([first, *(seconds(n) for _ in range(6))])
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -5,7 +5,6 @@ dataset -> representations of both -> posterior of each -> densities of points l
 What they show as well is not of what the network learned. Under the protocols `paper` and `converged`.
 """
 
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from paper_repro.inputs import build_network, read_dataset
 from paper_repro.robustness_pipeline import PAPER_BINS, origin_of_scores
 from paper_repro.steps import Step, Work, derived_seed
 from paper_repro.storage import write_arrays
+from paper_repro.timing import seconds_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,9 +50,7 @@ def estimate_representations(work: Work) -> float:
         images = read_dataset(work)[0]["train_images"]
         n_pixels = images[0].numel()
         part = np.random.default_rng(0).normal(size=(min(len(images), 2 * n_pixels), n_pixels))
-        start = time.perf_counter()
-        np.linalg.qr(part, mode="r")
-        seconds += (time.perf_counter() - start) * len(images) / len(part)
+        seconds += seconds_of(lambda: np.linalg.qr(part, mode="r")) * len(images) / len(part)
     return seconds
 
 

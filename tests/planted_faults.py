@@ -320,7 +320,7 @@ FAULTS = [
     Fault("other networks count for what may be kept", "paper_repro/keep.py",
           'name.rpartition("/")[0] not in apart', 'name.split("/")[0] not in apart',
           ("test_keep.py", "other_networks")),
-    Fault("an estimate takes what was compiled for work", "paper_repro/computations.py",
+    Fault("an estimate takes what was compiled for work", "paper_repro/timing.py",
           "in (SHORT_SECONDS, WORTH_SAYING_SECONDS):", "in (WORTH_SAYING_SECONDS,):",
           ("test_paper_repro_plan.py", "what_is_short")),
     Fault("report: pictures share the names of their styles", "paper_repro/report.py",

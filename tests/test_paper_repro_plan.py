@@ -11,7 +11,7 @@ from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
 from rich.console import Console
 from typer.testing import CliRunner
 
-from paper_repro import computations, plan, storage
+from paper_repro import computations, plan, storage, timing
 from paper_repro.cli import app
 from paper_repro.datasets import load
 from paper_repro.dry_run import shrunk_profile, shrunk_protocol
@@ -118,13 +118,13 @@ def test_what_is_short_is_timed_once_and_what_is_long_without_what_the_first_cal
             asked.append(n)
             return (compiling if len(asked) == 1 else 0) + fixed + each * n
 
-        return computations.extrapolated(seconds, 10, 40, 1000), asked
+        return timing.extrapolated(seconds, 10, 40, 1000), asked
 
     assert timings(0, 0, 0.001) == (pytest.approx(1), [10])
     assert timings(1, 0, 0.001) == (pytest.approx(1), [10, 10])
     assert timings(100, 0, 0.01) == (pytest.approx(10), [10, 10])
     assert timings(100, 2, 0.1) == (pytest.approx(102), [10, 10, 40])
-    assert computations.extrapolated(lambda n: n, 10, 40, 7) == 7
+    assert timing.extrapolated(lambda n: n, 10, 40, 7) == 7
 
 
 def test_the_line_says_what_is_known():

@@ -10,7 +10,7 @@ from rich.console import Console
 from tolerances import PEER_RELATIVE
 from torch import nn
 
-from paper_repro import datasets, training
+from paper_repro import datasets, timing, training
 from paper_repro.networks import accuracy, residual_network
 from paper_repro.profiles import DIGITS
 from paper_repro.training import TrainingSettings, crop, learning_rate, train
@@ -182,10 +182,10 @@ def test_an_estimate_passes_over_what_happens_once():
         calls.append(n)
         return 0.9 if len(calls) == 1 else 0.01
 
-    assert training.typical(on_a_gpu, 5) == 0.01
+    assert timing.typical(on_a_gpu, 5) == 0.01
     assert set(calls) == {5}
     calls.clear()
-    assert training.typical(lambda n: calls.append(n) or 1.5, 5) == 1.5
+    assert timing.typical(lambda n: calls.append(n) or 1.5, 5) == 1.5
     assert calls == [5]
 
 
