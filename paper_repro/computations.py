@@ -16,12 +16,13 @@ from paper_repro.figure_arguments import ARGUMENTS
 from paper_repro.figures import module as figure_module
 from paper_repro.inputs import (
     build_network,
-    labels_and_names,
+    class_names,
     load_network,
     load_posterior,
     log_density_of,
     read_dataset,
     representation_of,
+    train_labels,
     values_of,
 )
 from paper_repro.machine import density_device
@@ -207,7 +208,7 @@ def estimate_passes(work: Work, network: Any, images: str) -> float:
 def posterior(work: Work) -> None:
     """Densities of all classes at one stage or layer, as the protocol has them; under `heldout` with the posterior of
     the input of the same name, the fit to all points."""
-    x, (labels, names) = values_of(work, _layer(work)), labels_and_names(work)
+    x, labels, names = values_of(work, _layer(work)), train_labels(work), class_names(work)
     with _warnings_in_words(work, names) as said:
         converged = _fit(work, x, labels)
     if said:
@@ -322,7 +323,7 @@ N_FOLDS = 5
 
 
 def estimate_posterior(work: Work) -> float:
-    x, (labels, _) = values_of(work, _layer(work)), labels_and_names(work)
+    x, labels = values_of(work, _layer(work)), train_labels(work)
     density = work.settings.get("density", "chain")
     if density != "chain":
         from classfit.protocols import em
@@ -435,12 +436,12 @@ def classes(work: Work) -> None:
     from paper_repro.chains import chain_rows
     from paper_repro.figures.class_density import class_statistics
 
-    labels, class_names = labels_and_names(work)
+    labels, names = train_labels(work), class_names(work)
     rows: list[dict[str, Any]] = []
     traces: dict[str, np.ndarray] = {}
     said: dict[str, list[str]] = {}
     for stage in work.settings["stages"]:
-        mean, std = class_statistics(log_density_of(work, stage), labels, len(class_names))
+        mean, std = class_statistics(log_density_of(work, stage), labels, len(names))
         high, p = density_groups(mean).high, gap_p_value(mean)
         split = is_split(mean, p)
         found = work.input(f"posterior_stage_{stage}")
@@ -455,8 +456,8 @@ def classes(work: Work) -> None:
             entropy = read_arrays(work.input(f"relative_entropy_stage_{stage}") / "relative_entropy.npz")
         else:
             components = diagnostics["n_components"]
-            entropy = dict.fromkeys(("value", "standard_error"), np.full(len(class_names), np.nan))
-        for g, name in enumerate(class_names):
+            entropy = dict.fromkeys(("value", "standard_error"), np.full(len(names), np.nan))
+        for g, name in enumerate(names):
             rows.append(
                 {
                     "stage": stage,

@@ -19,8 +19,9 @@ import numpy as np
 
 from paper_repro.chains import small_share
 from paper_repro.computations import estimate_representations, mixture, representations
+from paper_repro.inputs import class_names
 from paper_repro.steps import Step, Work, derived_seed
-from paper_repro.storage import read_arrays, read_json, read_tensors, write_arrays
+from paper_repro.storage import read_arrays, read_tensors, write_arrays
 from paper_repro.timing import seconds_of
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _run(inputs: Mapping[str, Path], settings: Mapping[str, Any], folder: Path, 
 def _points(inputs: Mapping[str, Path], fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     """Representations of that stage in that many dimensions, the leading singular vectors, and labels."""
     representations = inputs["wide_representations"] / f"layer{fit.stage}.npz"
-    labels = read_tensors(inputs["dataset"] / "data.safetensors")[0]["train_labels"].numpy()
+    labels = read_tensors(inputs["dataset"] / "data.safetensors", ["train_labels"])[0]["train_labels"].numpy()
     return np.ascontiguousarray(read_arrays(representations)["values"][:, : fit.D]), labels
 
 
@@ -195,7 +196,7 @@ def estimate_controls(work: Work) -> float:
 
     settings, few = work.settings, 12
     fits = planned_fits(settings["cells"], settings["n_seeds"], settings["n_variant_seeds"])
-    G = len(read_json(work.inputs["dataset"] / "dataset.json")["class_names"])
+    G = len(class_names(work))
     n_timed = min(G, 4)
     short = {**settings, "n_sweeps": few, "n_discard": 0}
     seconds: dict[tuple[int, int], float] = {}

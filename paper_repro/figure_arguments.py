@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.chains import in_small_components, small_share
-from paper_repro.inputs import labels_and_names, load_network, log_density_of, representation_of, values_of
+from paper_repro.inputs import class_names, load_network, log_density_of, representation_of, train_labels, values_of
 from paper_repro.published import class_memorization, matched, published_memorization
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_json
@@ -16,12 +16,11 @@ __all__ = ["ARGUMENTS"]
 
 
 def _densities(work: Work) -> dict[str, Any]:
-    labels, class_names = labels_and_names(work)
     stages = work.settings["stages"]
     return {
         "log_density": {stage: log_density_of(work, stage) for stage in stages},
-        "labels": labels,
-        "class_names": class_names,
+        "labels": train_labels(work),
+        "class_names": class_names(work),
         "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
         "by_chain": _by_chain({stage: work.input(f"posterior_stage_{stage}") for stage in stages}),
     }
@@ -36,16 +35,15 @@ def _by_chain(folders: Mapping[int, Path]) -> dict[int, np.ndarray]:
 
 def _figure_2(work: Work) -> dict[str, Any]:
     (stage,) = work.settings["stages"]
-    labels, class_names = labels_and_names(work)
     entropy = read_arrays(work.input(f"relative_entropy_stage_{stage}") / "relative_entropy.npz")
     return {
         "log_density": log_density_of(work, stage),
         "representations": values_of(work, stage),
-        "labels": labels,
+        "labels": train_labels(work),
         "relative_entropy": entropy["value"],
         "standard_error": entropy["standard_error"],
         "from_prior": entropy["from_prior"],
-        "class_names": class_names,
+        "class_names": class_names(work),
         "stage": stage,
     }
 
@@ -55,7 +53,7 @@ def _figure_3(work: Work) -> dict[str, Any]:
     from paper_repro.attacks import ATTACKS
     from paper_repro.figures.class_density import class_statistics
 
-    (labels, names), scores = labels_and_names(work), _scores(work)
+    labels, names, scores = train_labels(work), class_names(work), _scores(work)
     log_density = log_density_of(work, 4)
     high = density_groups(class_statistics(log_density, labels, len(names))[0]).high
     bins = read_arrays(work.input("density_bins") / "bins.npz")
@@ -119,7 +117,7 @@ def _figure_b6(work: Work) -> dict[str, Any]:
 
 def _divergences(work: Work, stored: Mapping[str, np.ndarray], places: Sequence[int | str]) -> dict[str, Any]:
     """Between classes, in the order of the places: stages, or stages and dimensions."""
-    _, names = labels_and_names(work)
+    names = class_names(work)
     scores, kinds = _scores(work)["value"], ("most", "random", "least")
     threshold = work.settings["threshold"]
 
@@ -170,7 +168,7 @@ def _blocks(work: Work) -> dict[str, Any]:
 
 
 def _figure_a11(work: Work) -> dict[str, Any]:
-    stored, (labels, _) = read_arrays(work.input("generative") / "generative.npz"), labels_and_names(work)
+    stored, labels = read_arrays(work.input("generative") / "generative.npz"), train_labels(work)
     scores, kinds = _scores(work)["value"], ("most", "random", "least")
     rows = {kind: stored[f"{kind}_rows"] for kind in kinds}
     return {
@@ -184,10 +182,10 @@ def _figure_a11(work: Work) -> dict[str, Any]:
 
 
 def _figure_b1(work: Work) -> dict[str, Any]:
-    (labels, names), stages = labels_and_names(work), work.settings["stages"]
+    names, stages = class_names(work), work.settings["stages"]
     return {
         "log_density": {stage: log_density_of(work, stage) for stage in stages},
-        "labels": labels,
+        "labels": train_labels(work),
         "class_names": names,
         "dimensions": dict(zip(stages, work.settings["dimensions"], strict=True)),
         "memorization": matched(published_memorization(work.settings["published"]), names),
@@ -195,8 +193,8 @@ def _figure_b1(work: Work) -> dict[str, Any]:
 
 
 def _figure_b2(work: Work) -> dict[str, Any]:
-    labels, names = labels_and_names(work)
-    ours = class_memorization(_scores(work)["value"], labels, names)
+    names = class_names(work)
+    ours = class_memorization(_scores(work)["value"], train_labels(work), names)
     return {
         "ours": np.array(list(ours.values())),
         "published": matched(published_memorization(work.settings["published"]), names),
@@ -211,7 +209,7 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     return {
         "traces": traces,
         "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
-        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        "class_names": class_names(work),
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
         "remark": work.settings["remark"],
@@ -234,7 +232,7 @@ def _figure_b4(work: Work) -> dict[str, Any]:
 
 def _names_and_memorization(work: Work) -> dict[str, Any]:
     """Names of the classes and, where the profile has published scores, their memorization."""
-    names, published = read_json(work.inputs["dataset"] / "dataset.json")["class_names"], work.settings.get("published")
+    names, published = class_names(work), work.settings.get("published")
     scores = {"memorization": matched(published_memorization(published), names)} if published else {}
     return {"class_names": names, **scores}
 
@@ -259,7 +257,7 @@ def _figure_b7(work: Work) -> dict[str, Any]:
     densities = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
     posteriors = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "posterior.npz") for stage in stages}
     # Densities and posteriors have their points sorted by class.
-    by_class = np.argsort(labels_and_names(work)[0], kind="stable")
+    by_class = np.argsort(train_labels(work), kind="stable")
     return {
         **{name: {stage: found[name] for stage, found in densities.items()} for name in ("seen", "left_out")},
         "small": {
@@ -284,7 +282,7 @@ def _figure_b8(work: Work) -> dict[str, Any]:
         "test": {stage: test[f"stage_{stage}"] for stage in stages},
         "test_labels": test["labels"],
         "right": test["labels"] == test["predicted"],
-        "class_names": labels_and_names(work)[1],
+        "class_names": class_names(work),
         "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
         "remark": work.settings["remark"],
     }
@@ -295,7 +293,6 @@ def _figure_b9(work: Work) -> dict[str, Any]:
     names, dimensions = [place["name"] for place in places], [place["dimensions"] for place in places]
     densities = [read_arrays(work.input(f"leave_one_out_{name}") / "densities.npz") for name in names]
     posteriors = [read_arrays(work.input(f"posterior_{name}") / "posterior.npz") for name in names]
-    labels, class_names = labels_and_names(work)
     scored = "n_trials" in work.settings
     return {
         "places": [place["title"] for place in places],
@@ -306,10 +303,10 @@ def _figure_b9(work: Work) -> dict[str, Any]:
             for found, D in zip(posteriors, dimensions, strict=True)
         ],
         "labels": densities[0]["labels"],
-        "class_names": class_names,
+        "class_names": class_names(work),
         "n_bins": work.settings["n_bins"],
         # Densities have their points sorted by class.
-        "memorization": _scores(work)["value"][np.argsort(labels, kind="stable")] if scored else None,
+        "memorization": _scores(work)["value"][np.argsort(train_labels(work), kind="stable")] if scored else None,
         "scale": {name: work.settings[name] for name in ("n_trials", "networks")} if scored else None,
     }
 
@@ -320,7 +317,7 @@ def _figure_b10(work: Work) -> dict[str, Any]:
     return {
         "evidence": {s: read_arrays(work.input(f"state_evidence_stage_{s}") / "evidence.npz") for s in stages},
         "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
-        "class_names": read_json(work.inputs["dataset"] / "dataset.json")["class_names"],
+        "class_names": class_names(work),
         "dimensions": stages,
     }
 
@@ -336,11 +333,10 @@ def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
 
 
 def _network(work: Work) -> dict[str, Any]:
-    labels, class_names = labels_and_names(work)
     reached = read_json(work.input("network") / "network.json")
     words = f"{work.settings['network']}; {reached['train_accuracy']:.1%} of its training images and "
     words += f"{reached['test_accuracy']:.1%} of the test images are classified rightly"
-    return {"labels": labels, "class_names": class_names, "network": words}
+    return {"labels": train_labels(work), "class_names": class_names(work), "network": words}
 
 
 def _scores(work: Work) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.markup import escape
 
-from paper_repro.inputs import labels_and_names
+from paper_repro.inputs import class_names, train_labels
 from paper_repro.steps import ARCHIVE_ORDER, Step, Work, Workspace
 from paper_repro.storage import read_arrays, sha256, write_arrays
 
@@ -75,7 +75,7 @@ def of_images(scores: GivenScores, work: Work) -> dict[str, np.ndarray]:
     Raises:
         ScoresError: they are not, as far as can be told, or the file is not at hand.
     """
-    path, (labels, names) = scores.path, labels_and_names(work)
+    path, labels, names = scores.path, train_labels(work), class_names(work)
     if path is None:
         raise ScoresError(
             f"the memorization scores of these results were given in {scores.file}: give them again, --scores, or "

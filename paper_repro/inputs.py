@@ -13,13 +13,14 @@ from paper_repro.storage import read_arrays, read_json, read_tensors
 
 __all__ = [
     "build_network",
-    "labels_and_names",
+    "class_names",
     "load_network",
     "load_posterior",
     "log_density_of",
     "posterior_in",
     "read_dataset",
     "representation_of",
+    "train_labels",
     "values_of",
 ]
 
@@ -59,9 +60,12 @@ def load_network(work: Work) -> Any:
     return network
 
 
-def labels_and_names(work: Work) -> tuple[np.ndarray, list[str]]:
-    data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
-    return data["train_labels"].numpy(), read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
+def class_names(work: Work) -> list[str]:
+    return read_json(work.inputs["dataset"] / "dataset.json")["class_names"]
+
+
+def train_labels(work: Work) -> np.ndarray:
+    return read_tensors(work.inputs["dataset"] / "data.safetensors", ["train_labels"])[0]["train_labels"].numpy()
 
 
 def representation_of(work: Work, layer: int | str) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.computations import mixture
-from paper_repro.inputs import labels_and_names
+from paper_repro.inputs import train_labels
 from paper_repro.machine import density_device
 from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import CannotError, Work, derived_seed
@@ -218,4 +218,4 @@ def _mixture(settings: Any, name: str, stage: int, n_features: int) -> Any:
 
 
 def _scores_and_labels(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    return read_arrays(work.input("memorization") / "scores.npz")["value"], labels_and_names(work)[0]
+    return read_arrays(work.input("memorization") / "scores.npz")["value"], train_labels(work)

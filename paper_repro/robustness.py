@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.inputs import labels_and_names
+from paper_repro.inputs import train_labels
 from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 from paper_repro.timing import extrapolated, part_that_is_short, seconds_of, typical
@@ -40,7 +40,7 @@ def memorization(work: Work) -> None:
     from paper_repro.memorization import load_trials, memorization_scores
 
     memorization_trials(work)
-    labels = labels_and_names(work)[0]
+    labels = train_labels(work)
     trials = load_trials(work.folder, len(labels), seed=_subsets_seed(work, len(labels)))
     write_arrays(work.folder / "trials.npz", trials._asdict())
     write_arrays(work.folder / "scores.npz", {**memorization_scores(trials)._asdict(), "tr_labels": labels})

@@ -85,12 +85,12 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], notes: Any = None
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], Any]:
-    """The tensors and the notes of a file of `write_tensors`."""
+def read_tensors(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, "Tensor"], Any]:
+    """The tensors, all or those of these names, and the notes of a file of `write_tensors`."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+        tensors = {name: stored.get_tensor(name) for name in names or stored.keys()}
         header = stored.metadata() or {}
     return tensors, json.loads(header["notes"]) if "notes" in header else None
 

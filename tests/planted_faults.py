@@ -217,7 +217,7 @@ FAULTS = [
     Fault("figures: lines between chains in the order of the classes", "paper_repro/figures/class_density.py",
           '["mean_by_chain"][s][:, order]', '["mean_by_chain"][s]', ("test_paper_repro_figures.py", "thin_line")),
     Fault("figures: B.9 has scores in the order of the images", "paper_repro/figure_arguments.py",
-          '["value"][np.argsort(labels, kind="stable")] if scored', '["value"] if scored',
+          '["value"][np.argsort(train_labels(work), kind="stable")] if scored', '["value"] if scored',
           ("test_figure_arguments.py", "b9_has_points")),
     Fault("untrained: batch norm has seen no image", "paper_repro/untrained.py",
           ".split(BATCH)), network, device",

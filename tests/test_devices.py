@@ -252,7 +252,8 @@ def test_an_old_triton_is_named():
 def test_a_step_begins_a_chain_of_its_own_on_another_device(gpu, points, tmp_path, monkeypatch):
     """What a machine without the GPU left behind is neither gone on from nor in the way."""
     monkeypatch.setattr(computations, "values_of", lambda work, layer: points[0][14:])
-    monkeypatch.setattr(computations, "labels_and_names", lambda work: (np.zeros(8, int), ["a"]))
+    monkeypatch.setattr(computations, "train_labels", lambda work: np.zeros(8, int))
+    monkeypatch.setattr(computations, "class_names", lambda work: ["a"])
     chain = {**SETTINGS, "block_size": 4, "n_init_components": 2, "official": False, "seed": 0, "stage": 4}
     for device in ("cpu", gpu.name):
         monkeypatch.setattr(computations, "density_device", lambda n_features, device=device: device)
