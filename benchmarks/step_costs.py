@@ -10,9 +10,8 @@ benchmark. Not counted: reading the data, singular vectors, drawing random numbe
 all.
 """
 
-import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,12 +25,12 @@ from benchmarks.record import RESULTS
 from benchmarks.report import Run, load
 from benchmarks.roofline import roofline, shares
 from paper_repro.attacks import ATTACKS, survives
-from paper_repro.certification import smoothed_counts
+from paper_repro.certification import COPIES_AT_ONCE
 from paper_repro.controls import planned_fits
 from paper_repro.datasets import cifar100, mini_imagenet
 from paper_repro.dry_run import IMAGE_SHAPES
 from paper_repro.memorization import FRACTION
-from paper_repro.networks import accuracy
+from paper_repro.networks import BATCH_SIZE
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, Profile
 from paper_repro.robustness_scale import LAPTOP
@@ -124,7 +123,7 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
         yield _evaluation(settings["network"], data, data.n_train)
     elif kind == "certification":
         copies = _points(step, data) * (settings["n0"] + settings["n"])
-        yield _evaluation(settings["network"], data, copies, _default(smoothed_counts, "batch_size"))
+        yield _evaluation(settings["network"], data, copies, COPIES_AT_ONCE)
     elif kind == "attacks":
         n_gradients, n_forwards = attack_passes(settings["budgets"])
         n_points, batch = _points(step, data), settings["points_a_task"]
@@ -165,8 +164,7 @@ def _training(settings: Mapping[str, Any], data: Data, n_images: float) -> Passe
     return Passes(_update(_json(settings), data), n_images * settings["epochs"] / settings["batch_size"])
 
 
-def _evaluation(settings: Mapping[str, Any], data: Data, n_images: float, batch: int | None = None) -> Passes:
-    batch = batch or _default(accuracy, "batch_size")
+def _evaluation(settings: Mapping[str, Any], data: Data, n_images: float, batch: int = BATCH_SIZE) -> Passes:
     return Passes(_forward(_json(settings), data, batch), n_images / batch)
 
 
@@ -219,10 +217,6 @@ def _gradient(settings: str, data: Data, batch: int) -> Sequence[Operation]:
 
 def _json(settings: Mapping[str, Any]) -> str:
     return json.dumps(dict(settings), sort_keys=True)
-
-
-def _default(function: Callable[..., Any], name: str) -> Any:
-    return inspect.signature(function).parameters[name].default
 
 
 class _Counted(nn.Module):

@@ -17,9 +17,11 @@ import torch
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
-__all__ = ["ABSTAIN", "Certificates", "certify", "lower_bound", "smoothed_counts"]
+__all__ = ["ABSTAIN", "COPIES_AT_ONCE", "Certificates", "certify", "lower_bound", "smoothed_counts"]
 
 ABSTAIN = -1
+COPIES_AT_ONCE = 1000
+"""Noisy copies in one pass. The noise depends on it."""
 
 
 class Certificates(NamedTuple):
@@ -87,7 +89,7 @@ def lower_bound(k: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
 
 @torch.inference_mode()
 def smoothed_counts(
-    network: nn.Module, image: Tensor, n: int, *, sigma: float, n_classes: int, seed: int, batch_size: int = 1000
+    network: nn.Module, image: Tensor, n: int, *, sigma: float, n_classes: int, seed: int
 ) -> np.ndarray:
     """[C] int64: how many of n noisy copies of an image the network gives each class.
 
@@ -98,7 +100,6 @@ def smoothed_counts(
         sigma: standard deviation of the noise, in the units of the image.
         n_classes: C.
         seed: of the noise of this image.
-        batch_size: copies in one pass. The noise depends on it.
 
     Raises:
         ValueError: n below 1.
@@ -107,8 +108,8 @@ def smoothed_counts(
         raise ValueError(f"n must be at least 1, got {n}")
     generator = torch.Generator(image.device).manual_seed(seed)
     counts = torch.zeros(n_classes, dtype=torch.int64, device=image.device)
-    for first in range(0, n, batch_size):
-        size = min(batch_size, n - first)
+    for first in range(0, n, COPIES_AT_ONCE):
+        size = min(COPIES_AT_ONCE, n - first)
         noise = torch.randn((size, *image.shape), generator=generator, dtype=image.dtype, device=image.device)
         counts += network(noise.mul_(sigma).add_(image)).argmax(1).bincount(minlength=n_classes)
     return counts.cpu().numpy()

@@ -156,9 +156,10 @@ def estimate_network(work: Work) -> float:
 
 def representations(work: Work) -> None:
     from classfit import extract_representations
+    from paper_repro.networks import BATCH_SIZE
 
     data, _, prepare = read_dataset(work)
-    batches = map(prepare, data["train_images"].split(512))
+    batches = map(prepare, data["train_images"].split(BATCH_SIZE))
     dimensions = work.settings["dimensions"]
     found = extract_representations(load_network(work), batches, list(dimensions), n_components=dimensions)
     for layer, representation in found.items():
@@ -169,12 +170,12 @@ def test_representations(work: Work) -> None:
     """Those of the test images, projected as the training images were, and the class that the network gives each."""
     from classfit import extract_representations
     from classfit.representations import Representation
-    from paper_repro.networks import predictions
+    from paper_repro.networks import BATCH_SIZE, predictions
 
     data, _, prepare = read_dataset(work)
     network, layers = load_network(work), work.settings["layers"]
     projections = {layer: Representation(**representation_of(work, layer)) for layer in layers}
-    batches = map(prepare, data["test_images"].split(512))
+    batches = map(prepare, data["test_images"].split(BATCH_SIZE))
     found = extract_representations(network, batches, layers, projections=projections)
     predicted = predictions(network, data["test_images"], prepare=prepare).cpu().numpy()
     values = {layer: representation.values for layer, representation in found.items()}
@@ -193,6 +194,8 @@ def estimate_passes(work: Work, network: Any, images: str) -> float:
     """Seconds that the network would take for all of these images."""
     import torch
 
+    from paper_repro.networks import BATCH_SIZE
+
     data, _, prepare = read_dataset(work)
     network.eval()
     device = next(network.parameters(), torch.empty(0)).device
@@ -201,7 +204,7 @@ def estimate_passes(work: Work, network: Any, images: str) -> float:
     def seconds(n: int) -> float:
         return seconds_of(lambda: network(prepare(data[images][:n].to(device))).cpu())
 
-    n = part_that_is_short(seconds, min(512, len(data[images])))
+    n = part_that_is_short(seconds, min(BATCH_SIZE, len(data[images])))
     return typical(seconds, n) / n * len(data[images])
 
 

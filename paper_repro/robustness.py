@@ -116,12 +116,12 @@ def certification_control(work: Work) -> None:
 
 
 def estimate_certification(work: Work) -> float:
-    from paper_repro.certification import smoothed_counts
+    from paper_repro.certification import COPIES_AT_ONCE, smoothed_counts
     from paper_repro.workers import n_workers, one_thread
 
     settings, networks = work.settings, _subset_networks(work)
     network, image = networks.build(0).eval(), networks.images(np.arange(1))[0]
-    n, n_classes = min(1000, settings["n"]), len(networks.about["class_names"])
+    n, n_classes = min(COPIES_AT_ONCE, settings["n"]), len(networks.about["class_names"])
     rows = _chosen(work)[0]
     n_passes = len(rows) * _share_left(work, rows) * (settings["n0"] + settings["n"])
 

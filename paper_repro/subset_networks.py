@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paper_repro.datasets import normalised
 from paper_repro.machine import network_device
-from paper_repro.networks import build
+from paper_repro.networks import BATCH_SIZE, build
 from paper_repro.storage import read_json, read_tensors, write_tensors
 from paper_repro.training import TrainingSettings, estimate_seconds, train
 from paper_repro.workers import one_thread
@@ -90,9 +90,9 @@ class SubsetNetworks:
         return network.eval()
 
     @torch.inference_mode()
-    def predict(self, network: nn.Module, rows: np.ndarray, batch_size: int = 512) -> np.ndarray:
+    def predict(self, network: nn.Module, rows: np.ndarray) -> np.ndarray:
         """[n] int64 class that the network gives each of these images."""
-        parts = np.array_split(rows, -(-len(rows) // batch_size))
+        parts = np.array_split(rows, -(-len(rows) // BATCH_SIZE))
         return np.concatenate([network(self.images(part)).argmax(1).cpu().numpy() for part in parts])
 
     def save(self, network: nn.Module, path: Path) -> None:

@@ -33,11 +33,12 @@ BATCH, N_BATCHES = 250, 20
 def representations(work: Work) -> None:
     """As those of the stages: leading singular vectors of all pixels, and of pooled activations, a file each."""
     from classfit import extract_representations
+    from paper_repro.networks import BATCH_SIZE
 
     data, _, prepare = read_dataset(work)
     dimensions = dict(work.settings["dimensions"])
     for network, layers in _networks(work).items():
-        batches = map(prepare, data["train_images"].split(512))
+        batches = map(prepare, data["train_images"].split(BATCH_SIZE))
         kept = {layer: dimensions[layer] for layer in layers}
         for layer, found in extract_representations(network, batches, layers, n_components=kept).items():
             write_arrays(work.folder / f"{layer}.npz", found._asdict())

@@ -114,13 +114,13 @@ def test_noise_is_seeded_and_has_its_size():
             return x.flatten(1)
 
     image = torch.full((1, 2, 2), 3.0)
-    counts = smoothed_counts(Recorder(), image, 2500, sigma=0.5, n_classes=4, seed=1, batch_size=1000)
+    counts = smoothed_counts(Recorder(), image, 2500, sigma=0.5, n_classes=4, seed=1)
     assert [len(batch) for batch in seen] == [1000, 1000, 500]
     noise = torch.cat(seen) - image
     assert abs(float(noise.std()) - 0.5) < MONTE_CARLO_SIGMAS * 0.5 / np.sqrt(2 * noise.numel())
     assert counts.sum() == 2500
-    again = smoothed_counts(Recorder(), image, 2500, sigma=0.5, n_classes=4, seed=1, batch_size=1000)
-    other = smoothed_counts(Recorder(), image, 2500, sigma=0.5, n_classes=4, seed=2, batch_size=1000)
+    again = smoothed_counts(Recorder(), image, 2500, sigma=0.5, n_classes=4, seed=1)
+    other = smoothed_counts(Recorder(), image, 2500, sigma=0.5, n_classes=4, seed=2)
     np.testing.assert_array_equal(counts, again)
     assert not np.array_equal(counts, other)
 

@@ -17,6 +17,7 @@ from paper_repro.networks.resnet import RESNETS, SmallImageResNet, residual_netw
 from paper_repro.networks.transformers import TRANSFORMERS, WeightsError, transformer
 
 __all__ = [
+    "BATCH_SIZE",
     "ConvNet",
     "SmallImageResNet",
     "WeightsError",
@@ -28,6 +29,9 @@ __all__ = [
     "residual_network",
     "transformer",
 ]
+
+BATCH_SIZE = 512
+"""Images in one pass, where nothing is trained."""
 
 
 def build(
@@ -74,7 +78,6 @@ def build_from(settings: Mapping[str, Any], **arguments: Any) -> nn.Module:
 def predictions(
     network: nn.Module,
     images: Tensor,
-    batch_size: int = 512,
     prepare: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> Tensor:
     """[N] int64 index of the network's highest output for each of the images [N, C, H, W], made input by `prepare`.
@@ -83,16 +86,15 @@ def predictions(
     """
     network.eval()
     device = next(network.parameters()).device
-    return torch.cat([network(prepare(part.to(device))).argmax(1) for part in images.split(batch_size)])
+    return torch.cat([network(prepare(part.to(device))).argmax(1) for part in images.split(BATCH_SIZE)])
 
 
 def accuracy(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
-    batch_size: int = 512,
     prepare: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> float:
     """Share of the images [N, C, H, W] of which `predictions` are their label [N]."""
-    predicted = predictions(network, images, batch_size, prepare)
+    predicted = predictions(network, images, prepare)
     return float((predicted == labels.to(predicted.device)).sum()) / len(labels)
