@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 
 from paper_repro import training
 from paper_repro.datasets import normalised
-from paper_repro.networks import build_from
+from paper_repro.networks import build
 from paper_repro.training import TrainingSettings
 
 __all__ = ["ATTENTION", "Operation", "forward", "gradient", "network_of", "traced", "update"]
@@ -46,7 +46,7 @@ class Operation(NamedTuple):
 
 def network_of(settings: Mapping[str, Any], image_shape: Sequence[int], n_classes: int) -> nn.Module:
     """The network of a step's settings (architecture, width, stem), with random weights."""
-    return build_from(settings, image_shape=tuple(image_shape), n_classes=n_classes, seed=0, pretrained=False)
+    return build(settings, image_shape=tuple(image_shape), n_classes=n_classes, seed=0, pretrained=False)
 
 
 def update(network: nn.Module, how: TrainingSettings, image_shape: Sequence[int]) -> list[Operation]:

@@ -37,11 +37,11 @@ def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[
 
 def build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
     """The network of these settings as it starts, on the device where it is trained."""
-    from paper_repro.networks import build_from
+    from paper_repro.networks import build
     from paper_repro.networks.transformers import Resized
 
     about = read_json(work.inputs["dataset"] / "dataset.json")
-    network = build_from(
+    network = build(
         settings,
         image_shape=tuple(about["image_shape"]),
         n_classes=len(about["class_names"]),

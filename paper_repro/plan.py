@@ -95,9 +95,9 @@ def _weights_bytes(settings: Mapping[str, Any], about: Mapping[str, Any], *, hal
     """`halved`: with matrices and convolutions in half precision, as the step `network` keeps them."""
     import torch
 
-    from paper_repro.networks import build_from
+    from paper_repro.networks import build
 
     shape, n_classes = tuple(about["image_shape"]), len(about["class_names"])
     with torch.device("meta"):
-        network = build_from(settings, image_shape=shape, n_classes=n_classes, seed=0, pretrained=False)
+        network = build(settings, image_shape=shape, n_classes=n_classes, seed=0, pretrained=False)
     return sum(tensor.nbytes // (2 if halved and tensor.ndim > 1 else 1) for tensor in network.state_dict().values())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paper_repro.datasets import DatasetError, cifar100, normalised
 from paper_repro.machine import network_device
-from paper_repro.networks import build_from
+from paper_repro.networks import build
 from paper_repro.networks.transformers import FOLDER, URLS, file_of
 from paper_repro.steps import Step, Workspace
 from paper_repro.storage import read_json
@@ -138,7 +138,7 @@ def missing_weights(architecture: str) -> str | None:
 
 
 def _network(settings: Mapping[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
-    network = build_from(settings, image_shape=image_shape, n_classes=N_CLASSES, seed=0, pretrained=False)
+    network = build(settings, image_shape=image_shape, n_classes=N_CLASSES, seed=0, pretrained=False)
     return network.to(network_device())
 
 

@@ -289,7 +289,7 @@ def _attack(
 def _subset_networks(work: Work) -> Any:
     from paper_repro.subset_networks import SubsetNetworks
 
-    return SubsetNetworks.of(work.inputs["dataset"], work.settings["network"])
+    return SubsetNetworks(work.inputs["dataset"], work.settings["network"])
 
 
 def _seconds_a_network(work: Work, share: float) -> float:

@@ -30,16 +30,12 @@ class SubsetNetworks:
 
     dataset: Path
     """Folder of the step `dataset`."""
-    architecture: str
-    width: int
-    stem: str
-    training: TrainingSettings
+    settings: Mapping[str, Any]
+    """Architecture, width, stem, and what `TrainingSettings` has."""
 
-    @classmethod
-    def of(cls, dataset: Path, settings: Mapping[str, Any]) -> "SubsetNetworks":
-        """From the settings of a step: architecture, width, stem, and what `TrainingSettings` has."""
-        architecture = {name: settings[name] for name in ("architecture", "width", "stem")}
-        return cls(dataset, **architecture, training=TrainingSettings.of(settings))
+    @property
+    def training(self) -> TrainingSettings:
+        return TrainingSettings.of(self.settings)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -58,12 +54,10 @@ class SubsetNetworks:
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised network."""
         network = build(
-            self.architecture,
+            self.settings,
             image_shape=tuple(self.about["image_shape"]),
             n_classes=len(self.about["class_names"]),
             seed=seed,
-            width=self.width,
-            stem=self.stem,
         )
         return network.to(network_device())
 

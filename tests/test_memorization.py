@@ -197,7 +197,7 @@ def test_planted_labels_rank_above_the_rest(tmp_path):
     about = {"class_names": data.class_names, "image_shape": [1, 8, 8], "white": data.white, "mean": mean, "std": std}
     write_json(tmp_path / "dataset.json", about)
     settings = {"stem": "cifar", **robustness_scale.DIGITS.network}
-    networks = SubsetNetworks.of(tmp_path, settings)
+    networks = SubsetNetworks(tmp_path, settings)
     run_trials(tmp_path, partial(fit_digits, networks), N_TRIALS, len(labels), seed=0)
     trials = load_trials(tmp_path, len(labels), seed=0)
     # At so few trials a point may never have been left out.

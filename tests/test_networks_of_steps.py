@@ -93,7 +93,7 @@ def test_representations_are_of_normalised_images_of_any_model(root):
 
 
 def test_a_network_of_a_subset_is_in_eval_mode_and_sees_noise_where_asked(root, monkeypatch):
-    networks, seen = SubsetNetworks.of(root / "dataset", SETTINGS), []
+    networks, seen = SubsetNetworks(root / "dataset", SETTINGS), []
     assert not networks.fit(np.ones(N, bool), seed=0).training
 
     def watched(network, images, labels, settings, *, prepare, **rest):

@@ -24,7 +24,7 @@ def tiny_network(seed=0):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_full_width_is_torchvisions_but_for_the_stem(name):
-    ours = build(name, image_shape=RGB, n_classes=100, seed=0, width=64, stem="cifar")
+    ours = build({"architecture": name, "width": 64, "stem": "cifar"}, image_shape=RGB, n_classes=100, seed=0)
     theirs = getattr(torchvision.models, name)(num_classes=100)
     shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
     expected = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
@@ -84,7 +84,7 @@ def test_stems(stem, size, expected, kernel):
 
 
 def test_the_plain_network():
-    network = build("convnet", image_shape=RGB, n_classes=100, seed=0, width=64).eval()
+    network = build({"architecture": "convnet", "width": 64}, image_shape=RGB, n_classes=100, seed=0).eval()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert [module.out_channels for module in convolutions] == [64, 64, 128, 128, 128, 256, 256, 256]
     assert [module.stride[0] for module in convolutions] == [1, 1, 2, 1, 1, 2, 1, 1]
@@ -100,7 +100,7 @@ def test_the_plain_network():
 
 @pytest.mark.parametrize(("name", "n_tokens"), [("vit_small", 17), ("mixer_small", 16)])
 def test_small_stand_ins_are_of_the_same_families(name, n_tokens):
-    network = build(name, image_shape=(1, 8, 8), n_classes=10, seed=0).eval()
+    network = build({"architecture": name}, image_shape=(1, 8, 8), n_classes=10, seed=0).eval()
     expected = timm.models.VisionTransformer if name == "vit_small" else timm.models.MlpMixer
     assert isinstance(network, expected)
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -274,7 +274,7 @@ def test_all_names_of_vit_b16_are_known():
 def test_pretrained_networks_are_timms_own():
     """By their definitions: the exact GELU, layer norms with 1e-6, twelve blocks of 768 features."""
     for architecture in MODELS:
-        network = build(architecture, image_shape=RGB, n_classes=7, seed=0, pretrained=False).network
+        network = build({"architecture": architecture}, image_shape=RGB, n_classes=7, seed=0, pretrained=False).network
         activations = [module for module in network.modules() if isinstance(module, nn.GELU)]
         norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
         assert len(network.blocks) == 12
@@ -340,7 +340,7 @@ def test_weights_that_are_no_archive_are_refused(small_models, name, file, tmp_p
 
 def test_unknown_network():
     with pytest.raises(ValueError, match=r"architecture must be one of 'resnet10', .* got 'vgg'"):
-        build("vgg", image_shape=RGB, n_classes=10, seed=0)
+        build({"architecture": "vgg"}, image_shape=RGB, n_classes=10, seed=0)
 
 
 def test_the_settings_of_a_network_trained_for_hours_stay():

@@ -85,14 +85,14 @@ def test_a_checkpoint_that_forgets_is_noticed(monkeypatch):
 
 def test_bfloat16_is_used_and_has_to_be_finite(monkeypatch):
     rehearsal.bfloat16(CONVNET, SHAPE)
-    build_from = rehearsal.build_from
+    build = rehearsal.build
 
     def broken(*arguments, **options):
-        network = build_from(*arguments, **options)
+        network = build(*arguments, **options)
         network.conv1.weight.data.fill_(float("inf"))
         return network
 
-    monkeypatch.setattr(rehearsal, "build_from", broken)
+    monkeypatch.setattr(rehearsal, "build", broken)
     with pytest.raises(RuntimeError, match="an update of convnet in bfloat16 must be finite"):
         rehearsal.bfloat16(CONVNET, SHAPE)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from classfit import DPGaussianMixture
 from paper_repro.datasets import normalised
 from paper_repro.figures import figure_b5, figure_b7, figure_b9
-from paper_repro.networks import build_from
+from paper_repro.networks import build
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import CONVERGED, EM, HELDOUT
 from paper_repro.steps import Work, Workspace, derived_seed
@@ -54,7 +54,7 @@ def test_the_network_is_the_one_that_training_starts_from(run):
     pipeline, workspace = run
     data, x, about = images_of(workspace, pipeline)
     settings = pipeline.network.settings
-    network = build_from(
+    network = build(
         settings,
         image_shape=tuple(about["image_shape"]),
         n_classes=len(about["class_names"]),

@@ -23,7 +23,6 @@ __all__ = [
     "WeightsError",
     "accuracy",
     "build",
-    "build_from",
     "plain_network",
     "predictions",
     "residual_network",
@@ -35,43 +34,37 @@ BATCH_SIZE = 512
 
 
 def build(
-    architecture: str,
+    settings: Mapping[str, Any],
     *,
     image_shape: tuple[int, int, int],
     n_classes: int,
     seed: int,
     pretrained: bool = True,
-    **options: Any,
 ) -> nn.Module:
-    """A network of that name, freshly initialised or with the pretrained weights that belong to it.
+    """A network of these settings of a step, freshly initialised or with the pretrained weights that belong to it.
 
     Args:
-        architecture: see above.
+        settings: architecture, one of the names above; width (all but the transformers); stem (the residual networks).
         image_shape: channels, height and width of what it will be given.
         n_classes: outputs of the last layer.
         seed: of the initial weights; global random state is untouched.
         pretrained: whether to read the weights of an architecture that has some; False if others will be loaded.
-        options: width (all but the transformers), stem (the residual networks).
 
     Raises:
         ValueError: an unknown name.
         WeightsError: pretrained weights that are not there or not what they should be.
     """
+    architecture = settings["architecture"]
+    options = {name: settings[name] for name in ("width", "stem") if name in settings}
     if architecture in RESNETS:
-        settings = {**RESNETS[architecture], **options}
-        return residual_network(in_channels=image_shape[0], n_classes=n_classes, seed=seed, **settings)
+        options = {**RESNETS[architecture], **options}
+        return residual_network(in_channels=image_shape[0], n_classes=n_classes, seed=seed, **options)
     if architecture == "convnet":
         return plain_network(in_channels=image_shape[0], n_classes=n_classes, seed=seed, **options)
     if architecture in TRANSFORMERS:
         return transformer(architecture, image_shape=image_shape, n_classes=n_classes, seed=seed, pretrained=pretrained)
     known = ", ".join(map(repr, (*RESNETS, "convnet", *TRANSFORMERS)))
     raise ValueError(f"architecture must be one of {known}, got {architecture!r}")
-
-
-def build_from(settings: Mapping[str, Any], **arguments: Any) -> nn.Module:
-    """`build`, with architecture, width and stem as the settings of a step name them."""
-    options = {name: settings[name] for name in ("width", "stem") if name in settings}
-    return build(settings["architecture"], **options, **arguments)
 
 
 @torch.no_grad()
