@@ -1,6 +1,6 @@
 """What the Triton kernels should take on four GPUs, from compiled code and public peaks: predictions, not measurements.
 
-    python -m benchmarks.performance_model [--triton VERSION] [--output FILE.json]
+    python -m benchmarks.performance_model [--triton VERSION]
 
 An operation's floor is the time in which the tensor cores, at their published peak, make the multiply-adds that the
 formula needs (a factor is triangular: D (D + 1) / 2 a point and component; float32 on NVIDIA takes three products of
@@ -21,9 +21,7 @@ A Gibbs sweep is a chain of steps that wait for each other: its model counts the
 import argparse
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -350,9 +348,7 @@ def main() -> None:
     parser.add_argument(
         "--triton", choices=stored_versions(), help="whose compiled kernels; default: the installed, else the newest"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the predictions to this JSON file too")
-    arguments = parser.parse_args()
-    version = arguments.triton or version_here()
+    version = parser.parse_args().triton or version_here()
     rows = predictions(version)
     from rich.console import Console  # not at the top: `benchmarks.gpu` does without
     from rich.table import Table
@@ -368,16 +364,6 @@ def main() -> None:
     console.print(table)
     console.print("Peaks from: " + "; ".join(f"{name}: {gpu.source}" for name, gpu in GPUS.items()))
     print(markdown(rows, version))
-    if arguments.output:
-        content = {
-            "triton": version,
-            "shapes": SHAPES,
-            "gpus": {n: g._asdict() for n, g in GPUS.items()},
-            "predictions": [r._asdict() for r in rows],
-        }
-        with tempfile.NamedTemporaryFile("w", dir=arguments.output.parent, suffix=".tmp", delete=False) as file:
-            json.dump(content, file, indent=1)
-        os.replace(file.name, arguments.output)
 
 
 if __name__ == "__main__":
