@@ -1,10 +1,14 @@
-"""Made inputs: one readable list of sizes, and mixtures of stated condition number, dtype and shift."""
+"""Made inputs: one readable list of sizes, and mixtures of stated condition number, dtype and shift, with what each
+operation makes of them."""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+import kernels
+from tests.tolerances import log_densities
 
 # (points, components, features): ones, odd sizes, sizes around a tile of 32 or 64 points and a block of 4 features.
 SIZES = [(1, 1, 1), (2, 3, 1), (15, 2, 3), (31, 1, 4), (33, 5, 5), (63, 4, 16), (65, 3, 17), (257, 7, 33), (300, 3, 64)]
@@ -103,6 +107,36 @@ def squared_distance(case: MixtureCase) -> Tensor:
     """[N, M] float64: squared distance of each point to each component in units of its covariance."""
     difference = case.x.double()[:, None] - case.location.double()
     return torch.einsum("mij,nmj->nmi", case.precision_chol.double().tril(), difference).square().sum(-1)
+
+
+def component_densities(case: MixtureCase, family: str, engine: str) -> Tensor:
+    return getattr(kernels, f"{family}_log_density")(**arguments(case, family), engine=engine)
+
+
+def mixture_densities(case: MixtureCase, family: str, engine: str, **offsets: Tensor) -> Tensor:
+    return kernels.mixture_log_density(**mixture_arguments(case, family), **offsets, engine=engine)
+
+
+def statistics(case: MixtureCase, engine: str = "cpu", **offsets: Tensor) -> kernels.EMStatistics:
+    return kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, **offsets, engine=engine)
+
+
+def component_tolerance(case: MixtureCase, expected: Tensor, condition: float) -> Tensor:
+    """Of every component density [N, M]."""
+    return log_densities(case.x.dtype, case.x.shape[1], condition, squared_distance(case), expected)
+
+
+def mixture_tolerance(case: MixtureCase, family: str, condition: float, components: slice = slice(None)) -> Tensor:
+    """Of each point: the mean of its components' tolerances, weighted by what they add to the density."""
+    expected = component_densities(case, family, "reference")
+    tolerance = component_tolerance(case, expected, condition)
+    share = (case.log_weight.double() + expected)[:, components].softmax(1)
+    return (share * tolerance[:, components]).sum(1)
+
+
+def every_other(t: Tensor) -> Tensor:
+    """The same values, with others between them in memory."""
+    return torch.stack([t, torch.full_like(t, 7)], dim=-1).flatten(-2)[..., ::2]
 
 
 def three_groups(D: int = 3, dtype: type = np.float64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

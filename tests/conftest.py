@@ -65,3 +65,10 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_cifar(monkeypatch):
+    """The archive of CIFAR-100 has 3 classes of 4 training and 2 test images."""
+    for name, value in {"N_CLASSES": 3, "N_TRAIN": 4, "N_TEST": 2}.items():
+        monkeypatch.setattr(f"paper_repro.datasets.cifar100.{name}", value)

@@ -1,4 +1,4 @@
-"""The smallest profile and protocol under which every step of the main job runs, in a second or two."""
+"""The smallest profile, protocol and network under which every step of the main job runs, in a second or two."""
 
 from dataclasses import replace
 
@@ -43,6 +43,13 @@ TINY_ROBUSTNESS = replace(
 TINY_PROFILE = replace(
     TINY_PROFILE, robustness=TINY_ROBUSTNESS, n_control_seeds=1, untrained={"pixels": 4, "layer3": 8, "layer4": 8}
 )
+
+
+def tiny_network(seed=0):
+    from paper_repro.networks import residual_network
+
+    return residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=1, seed=seed)
+
 
 if __name__ == "__main__":
     import sys

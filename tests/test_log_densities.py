@@ -5,34 +5,23 @@ import sys
 
 import pytest
 import torch
-from cases import SIZES, arguments, mixture_arguments, mixture_case, overflowing_case, ragged, squared_distance
+from cases import (
+    SIZES,
+    component_densities,
+    component_tolerance,
+    every_other,
+    mixture_case,
+    mixture_densities,
+    mixture_tolerance,
+    overflowing_case,
+    ragged,
+    squared_distance,
+)
 from tolerances import FLOAT32_NATS_PER_FEATURE, MEGABYTES_BEYOND_OUTPUTS, assert_within, log_densities
-
-import kernels
 
 DTYPES = [torch.float32, torch.float64]
 FAMILIES = ["gaussian", "student_t"]
 SHIFT = 1e3
-
-
-def component_densities(case, family, engine):
-    return getattr(kernels, f"{family}_log_density")(**arguments(case, family), engine=engine)
-
-
-def mixture_densities(case, family, engine, **offsets):
-    return kernels.mixture_log_density(**mixture_arguments(case, family), **offsets, engine=engine)
-
-
-def component_tolerance(case, expected, condition):
-    return log_densities(case.x.dtype, case.x.shape[1], condition, squared_distance(case), expected)
-
-
-def mixture_tolerance(case, family, condition, components=slice(None)):
-    """Of each point: the mean of its components' tolerances, weighted by what they add to the density."""
-    expected = component_densities(case, family, "reference")
-    tolerance = component_tolerance(case, expected, condition)
-    share = (case.log_weight.double() + expected)[:, components].softmax(1)
-    return (share * tolerance[:, components]).sum(1)
 
 
 def both(case, family):
@@ -215,9 +204,6 @@ def test_one_and_two_threads_give_the_same_bits(two_threads, family, dtype):
 def test_strided_inputs(family, dtype):
     case = mixture_case(63, 4, 17, dtype)
     expected = both(case, family)
-
-    def every_other(t):
-        return torch.stack([t, torch.full_like(t, 7)], dim=-1).flatten(-2)[..., ::2]
 
     strided = case._replace(
         x=case.x.T.contiguous().T,

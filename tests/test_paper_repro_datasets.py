@@ -70,12 +70,6 @@ def expected_images(images, part):
 
 
 @pytest.fixture
-def small_cifar(monkeypatch):
-    for name, value in {"N_CLASSES": 3, "N_TRAIN": 4, "N_TEST": 2}.items():
-        monkeypatch.setattr(cifar100, name, value)
-
-
-@pytest.fixture
 def small_mini(monkeypatch):
     for name, value in {"N_CLASSES": 3, "N_IMAGES": 6, "N_TEST": 2}.items():
         monkeypatch.setattr(mini_imagenet, name, value)

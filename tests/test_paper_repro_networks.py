@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from paper_repro_tiny import tiny_network
 from tolerances import UNIT_ROUNDOFF
 from torch import nn
 
@@ -16,10 +17,6 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES
 
 RGB = (3, 32, 32)
-
-
-def tiny_network(seed=0):
-    return residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=1, seed=seed)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from paper_repro_tiny import tiny_network
 from rich.console import Console
 from tolerances import PEER_RELATIVE
 from torch import nn
@@ -21,10 +22,6 @@ SETTINGS = TrainingSettings(epochs=6, batch_size=32, peak_learning_rate=0.05, cr
 @pytest.fixture(scope="module")
 def digits():
     return datasets.load("digits", test_fraction=0.2, seed=0)
-
-
-def tiny_network(seed=0):
-    return residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=1, seed=seed)
 
 
 def test_digits(digits):

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from cases import MixtureCase, arguments, mixture_arguments, mixture_case, squared_distance
+from cases import MixtureCase, component_densities, component_tolerance, mixture_case, mixture_densities, statistics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tolerances import QUADRATURE, UNIT_ROUNDOFF, assert_within, log_densities, moments
+from tolerances import QUADRATURE, UNIT_ROUNDOFF, assert_within, moments
 
 import kernels
 
@@ -58,21 +58,9 @@ def problems(draw, least_points=0, least_components=0):
     return Problem(case, group_offsets, component_offsets, np.random.default_rng(seed))
 
 
-def component_densities(case, family, engine):
-    return getattr(kernels, f"{family}_log_density")(**arguments(case, family), engine=engine)
-
-
-def mixture_densities(case, family, engine, **offsets):
-    return kernels.mixture_log_density(**mixture_arguments(case, family), **offsets, engine=engine)
-
-
-def statistics(case, engine, **offsets):
-    return kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, **offsets, engine=engine)
-
-
 def tolerance(case, value):
     """Of every component density [N, M]; twice, where two computed values are compared."""
-    return 2 * log_densities(case.x.dtype, case.x.shape[1], CONDITION, squared_distance(case), value.double())
+    return 2 * component_tolerance(case, value.double(), CONDITION)
 
 
 def assert_same_statistics(case, actual, expected):

@@ -9,7 +9,7 @@ from paper_repro_tiny import TINY_PROFILE
 from rich.console import Console
 
 from paper_repro import dry_run, rehearsal, training
-from paper_repro.datasets import DatasetError, cifar100
+from paper_repro.datasets import DatasetError
 from paper_repro.networks import transformers
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES
@@ -27,12 +27,6 @@ def dataset_of(name):
 def nowhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def small_cifar(monkeypatch):
-    for name, value in {"N_CLASSES": 3, "N_TRAIN": 4, "N_TEST": 2}.items():
-        monkeypatch.setattr(cifar100, name, value)
 
 
 def test_an_archive_is_made_and_read_where_there_is_no_dataset(nowhere, small_cifar):

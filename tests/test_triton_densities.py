@@ -11,7 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import arguments, mixture_arguments, mixture_case, overflowing_case, ragged, squared_distance
+from cases import (
+    arguments,
+    component_tolerance,
+    every_other,
+    mixture_arguments,
+    mixture_case,
+    mixture_tolerance,
+    overflowing_case,
+    ragged,
+)
 from tolerances import FLOAT32_NATS_PER_FEATURE, UNIT_ROUNDOFF, assert_within, log_densities, moments
 
 import kernels
@@ -57,18 +66,6 @@ def statistics(case, engine="triton", **offsets):
     case, offsets = on(case, device), {name: value.to(device) for name, value in offsets.items()}
     found = kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, **offsets, engine=engine)
     return type(found)(*(field.cpu() for field in found))
-
-
-def component_tolerance(case, expected, condition):
-    return log_densities(case.x.dtype, case.x.shape[1], condition, squared_distance(case), expected)
-
-
-def mixture_tolerance(case, family, condition, components=slice(None)):
-    """Of each point: the mean of its components' tolerances, weighted by what they add to the density."""
-    expected = component_densities(case, family, "reference")
-    tolerance = component_tolerance(case, expected, condition)
-    share = (case.log_weight.double() + expected)[:, components].softmax(1)
-    return (share * tolerance[:, components]).sum(1)
 
 
 def assert_densities_equal_the_reference(case, family, condition):
@@ -436,9 +433,6 @@ def test_every_output_is_written_and_two_runs_give_the_same_bits(request, dtype)
 def test_layout_does_not_matter_and_inputs_are_left_alone(dtype):
     case = mixture_case(33, 3, 17, dtype)
     expected = everything(case)
-
-    def every_other(t):
-        return torch.stack([t, torch.full_like(t, 7)], dim=-1).flatten(-2)[..., ::2]
 
     strided = case._replace(
         x=case.x.T.contiguous().T,
