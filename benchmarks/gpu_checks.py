@@ -17,7 +17,15 @@ from torch import Tensor
 import kernels
 from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals
 from tests import tolerances
-from tests.cases import MixtureCase, mixture_case, ragged, squared_distance
+from tests.cases import (
+    MixtureCase,
+    component_densities,
+    component_tolerance,
+    mixture_case,
+    mixture_densities,
+    ragged,
+    statistics,
+)
 
 __all__ = [
     "CONDITION",
@@ -162,21 +170,14 @@ def _on(case: MixtureCase, device: str) -> MixtureCase:
     return MixtureCase(*(field.to(device) for field in case))
 
 
-def _component_arguments(case: MixtureCase, family: str) -> tuple[Tensor, ...]:
-    return (case.x, case.location, case.precision_chol) + ((case.df,) if family == "student_t" else ())
-
-
 def component_reference(case: MixtureCase, family: str) -> tuple[Tensor, Tensor]:
     """Densities and their tolerances."""
-    operation = getattr(kernels, f"{family}_log_density")
-    expected = operation(*_component_arguments(case, family), engine="reference")
-    D = case.x.shape[1]
-    return expected, tolerances.log_densities(case.x.dtype, D, CONDITION, squared_distance(case), expected)
+    expected = component_densities(case, family, "reference")
+    return expected, component_tolerance(case, expected, CONDITION)
 
 
 def _components(case: MixtureCase, family: str, device: str) -> Check:
-    operation = getattr(kernels, f"{family}_log_density")
-    actual, bitwise = _twice(lambda: operation(*_component_arguments(_on(case, device), family), engine="triton"))
+    actual, bitwise = _twice(lambda: component_densities(_on(case, device), family, "triton"))
     expected, tolerance = component_reference(case, family)
     return judge(actual, [expected], [tolerance], bitwise)
 
@@ -190,19 +191,17 @@ def _mixture(
 ) -> Check:
     """Each point under each group of components, or under its own."""
     edges = (component_edges, group_edges)
-    actual, bitwise = _twice(lambda: _mixture_call(_on(case, device), family, *edges, "triton"))
+    actual, bitwise = _twice(lambda: mixture_densities(_on(case, device), family, "triton", **_offsets(device, *edges)))
     expected, tolerance = mixture_reference(case, family, *edges)
     return judge(actual, [expected], [tolerance], bitwise)
 
 
-def _mixture_call(
-    case: MixtureCase, family: str, component_edges: Sequence[int], group_edges: Sequence[int] | None, engine: str
-) -> Tensor:
-    df = case.df if family == "student_t" else None
-    arguments = (case.x, case.log_weight, case.location, case.precision_chol, df)
-    offsets = {"component_offsets": component_edges, "group_offsets": group_edges}
-    own = {name: torch.tensor(edges).to(case.x.device) for name, edges in offsets.items() if edges is not None}
-    return kernels.mixture_log_density(*arguments, engine=engine, **own)
+def _offsets(
+    device: str, component_edges: Sequence[int] | None, group_edges: Sequence[int] | None
+) -> dict[str, Tensor]:
+    """Of those that are given, by name."""
+    edges = {"component_offsets": component_edges, "group_offsets": group_edges}
+    return {name: torch.tensor(own).to(device) for name, own in edges.items() if own is not None}
 
 
 def mixture_reference(
@@ -215,7 +214,8 @@ def mixture_reference(
     tolerance = torch.stack([(joint[:, a:b].softmax(1) * error[:, a:b]).sum(1) for a, b in edges], dim=1)
     if group_edges is not None:
         tolerance = tolerance[torch.arange(len(case.x)), _groups_of(group_edges)]
-    return _mixture_call(case, family, component_edges, group_edges, "reference"), tolerance
+    offsets = _offsets("cpu", component_edges, group_edges)
+    return mixture_densities(case, family, "reference", **offsets), tolerance
 
 
 def _groups_of(edges: Sequence[int]) -> Tensor:
@@ -231,16 +231,8 @@ def _em(
 ) -> Check:
     """All points under all components, as one group, or each under those of its own."""
     edges = (component_edges, group_edges)
-    actual, bitwise = _twice(lambda: _em_call(_on(case, device), *edges, "triton"))
+    actual, bitwise = _twice(lambda: statistics(_on(case, device), "triton", **_offsets(device, *edges)))
     return judge(actual, *em_reference(case, *edges), bitwise)
-
-
-def _em_call(
-    case: MixtureCase, component_edges: Sequence[int] | None, group_edges: Sequence[int] | None, engine: str
-) -> Any:
-    offsets = {"component_offsets": component_edges, "group_offsets": group_edges}
-    own = {name: torch.tensor(edges).to(case.x.device) for name, edges in offsets.items() if edges is not None}
-    return kernels.em_statistics(case.x, case.log_weight, case.location, case.precision_chol, engine=engine, **own)
 
 
 def em_reference(
@@ -259,7 +251,8 @@ def em_reference(
     size = float((share[..., None] * (case.x[:, None].double() - case.location.double()).abs()).max())
     allowed = [tolerances.moments(dtype, N, unit, worst) for unit in (1.0, size, size**2)]
     of_groups = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, error)
-    return list(_em_call(case, component_edges, group_edges, "reference")), [*allowed, of_groups]
+    offsets = _offsets("cpu", component_edges, group_edges)
+    return list(statistics(case, "reference", **offsets)), [*allowed, of_groups]
 
 
 def _precision_cholesky(case: MixtureCase, device: str) -> Check:
