@@ -16,6 +16,8 @@ __all__ = [
     "small_share",
     "summary",
     "tally",
+    "thinned",
+    "until_stopped",
 ]
 
 Stored = Mapping[str, np.ndarray]
@@ -85,6 +87,24 @@ def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> lis
             row |= {"folds": len(folds), "folds_converged": int(folds.sum())}
         rows.append(row)
     return rows
+
+
+def until_stopped(values: np.ndarray) -> np.ndarray:
+    """Of a group's trace [n_sweeps, C] the sweeps before it had stopped (nan, or -1 components)."""
+    return values[~((values == -1) | np.isnan(values)).any(1)]
+
+
+def thinned(trace: np.ndarray, n: int) -> np.ndarray:
+    """What a small picture needs of a trace [T, G], or [T, C, G] of C chains: n sweeps evenly over it, all chains
+    together, but at least 10 of each. Where a group has fewer, as it had stopped, nan at the end; float32."""
+    chains = trace.reshape(len(trace), -1, trace.shape[-1]).astype(np.float64)
+    n_chains, n_groups = chains.shape[1:]
+    found = np.full((max(n // n_chains, 10), n_chains, n_groups), np.nan, dtype=np.float32)
+    for g in range(n_groups):
+        own = until_stopped(chains[..., g])
+        chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), len(found))).round().astype(int))
+        found[: len(chosen), :, g] = own[chosen]
+    return found.reshape(-1, *trace.shape[1:])
 
 
 def columns_of_chains(means: np.ndarray) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 from rich.markup import escape
 
+from paper_repro.chains import chain_rows, thinned
 from paper_repro.figure_arguments import ARGUMENTS
 from paper_repro.figures import module as figure_module
 from paper_repro.inputs import (
@@ -30,7 +31,6 @@ from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import ARCHIVE_ORDER, Work, derived_seed
 from paper_repro.storage import read_arrays, read_json, write_arrays, write_csv, write_json, write_tensors
 from paper_repro.timing import extrapolated, over_classes, part_that_is_short, seconds_of, typical
-from paper_repro.traces import thinned
 
 __all__ = [
     "classes",
@@ -436,7 +436,6 @@ def estimate_test_densities(work: Work) -> float:
 def classes(work: Work) -> None:
     """All numbers of each class at each stage, and the traces of the chains, for the report's table."""
     from classfit import density_groups
-    from paper_repro.chains import chain_rows
     from paper_repro.figures.class_density import class_statistics
 
     labels, names = train_labels(work), class_names(work)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.chains import displayed, summary
+from paper_repro.chains import displayed, summary, until_stopped
 from paper_repro.claims import CLAIMS
 from paper_repro.computations import WARNINGS
 from paper_repro.figures import label, style, title
@@ -216,11 +216,10 @@ def _kept_from(protocol: Protocol) -> float:
 def sparkline(values: np.ndarray, most: int = 110, height: int = 44) -> str:
     """A line through the values [n_sweeps], or one a chain [n_sweeps, C], as wide and high as the page says.
 
-    Sweeps after a group had stopped (nan, or -1 components) are left out. A report has hundreds, so each is short: at
+    Sweeps after a group had stopped are left out. A report has hundreds, so each is short: at
     most that many points, one unit apart and on whole units of height.
     """
-    values = values.reshape(len(values), -1).astype(float)
-    values = values[~((values == -1) | np.isnan(values)).any(1)]
+    values = until_stopped(values.reshape(len(values), -1).astype(float))
     chosen = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
     low, high = float(values.min()), float(values.max())
     y = np.rint(height - 4 - (values[chosen] - low) / ((high - low) or 1) * (height - 8)).astype(int)

@@ -8,13 +8,13 @@ from rich.console import Console
 from test_paper_repro_figures import WORDS, stored_figure
 
 from paper_repro import storage
+from paper_repro.chains import thinned
 from paper_repro.claims import scorecard
 from paper_repro.computations import draw
 from paper_repro.machine import software
 from paper_repro.pipeline import STAGES, TRACE_POINTS, Pipeline
 from paper_repro.profiles import EM
 from paper_repro.steps import Work
-from paper_repro.traces import thinned
 
 SMALL_PROFILE = replace(
     TINY_PROFILE, name="small", convnet=None, vit=None, mixer=None, robustness=None, n_control_seeds=0, untrained={}

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from paper_repro import across_networks, readme
 from paper_repro import keep as keeping
+from paper_repro.chains import thinned
 from paper_repro.cli import app
 from paper_repro.figures.style import compact_svg
 from paper_repro.given_scores import given_before
@@ -17,7 +18,6 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import State, Workspace
 from paper_repro.storage import write_csv
-from paper_repro.traces import thinned
 
 RESULTS = CHECKOUT / "paper_repro" / "results"
 KEPT_PROFILES = readme.kept_profiles(RESULTS)
