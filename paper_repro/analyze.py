@@ -25,11 +25,13 @@ from paper_repro.storage import write_arrays
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["IMAGENET", "RESNET_LAYERS", "Analysis", "load_model"]
+__all__ = ["IMAGENET", "RESNET_LAYERS", "SIZE", "Analysis", "load_model"]
 
 RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Of the pixels, by channel, with which torchvision's networks are trained."""
+SIZE = 224
+"""Height and width of their images."""
 OTHER_UNITS = ("googlenet", "inception_v3")
 """Those with other ones, which take images in ImageNet's and convert them (torchvision's transform_input)."""
 
@@ -95,7 +97,7 @@ class Analysis(Pipeline):
         data: Path,
         layers: Sequence[str] = RESNET_LAYERS,
         dimensions: Sequence[int] | None = None,
-        size: int = 224,
+        size: int = SIZE,
         mean: Sequence[float] = IMAGENET["mean"],
         std: Sequence[float] = IMAGENET["std"],
         seed: int = 0,

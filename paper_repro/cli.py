@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from paper_repro.analyze import IMAGENET, RESNET_LAYERS, SIZE, Analysis, load_model
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
 from paper_repro.given_scores import given, given_before, of_images
@@ -43,6 +44,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+LAYERS, MEAN, STD = (",".join(map(str, each)) for each in (RESNET_LAYERS, IMAGENET["mean"], IMAGENET["std"]))
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -346,9 +348,7 @@ def analyze(
     weights: Annotated[
         Path | None, typer.Option(help="State dict: a safetensors file, or one of torch.save.", exists=True)
     ] = None,
-    layers: Annotated[
-        str, typer.Option(help="Layers to read, in order, with commas between.")
-    ] = "layer1,layer2,layer3,layer4",
+    layers: Annotated[str, typer.Option(help="Layers to read, in order, with commas between.")] = LAYERS,
     dimensions: Annotated[
         str,
         typer.Option(
@@ -356,16 +356,15 @@ def analyze(
             "many as the layer has channels or there are images."
         ),
     ] = "",
-    size: Annotated[int, typer.Option(help="Height and width in pixels that images are brought to.", min=1)] = 224,
-    mean: Annotated[str, typer.Option(help="Of the pixels (0..1) by channel, as in training.")] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(help="Likewise.")] = "0.229,0.224,0.225",
+    size: Annotated[int, typer.Option(help="Height and width in pixels that images are brought to.", min=1)] = SIZE,
+    mean: Annotated[str, typer.Option(help="Of the pixels (0..1) by channel, as in training.")] = MEAN,
+    std: Annotated[str, typer.Option(help="Likewise.")] = STD,
     protocol: ProtocolName = "paper",
     seed: Seed = 0,
     official: Official = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Fit the classes of your own network on your own images: figures 1, 2, A.6, A.7 and B.5, and a report."""
-    from paper_repro.analyze import Analysis, load_model
     from paper_repro.report import write_report
 
     _known_names(protocol=protocol, seed=seed)
