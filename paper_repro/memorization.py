@@ -19,6 +19,7 @@ from paper_repro.storage import read_arrays, write_arrays
 from paper_repro.workers import run_tasks
 
 __all__ = [
+    "FRACTION",
     "Groups",
     "Scores",
     "Trials",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 FRACTION = 0.7
+"""Of the points, in each subset."""
 
 
 class Trials(NamedTuple):
@@ -61,11 +63,11 @@ class Groups(NamedTuple):
     least: np.ndarray
 
 
-def subset(trial: int, n_points: int, *, seed: int, fraction: float = FRACTION) -> np.ndarray:
-    """[N] bool: the round(fraction N) points that a trial is trained on, drawn without replacement."""
+def subset(trial: int, n_points: int, *, seed: int) -> np.ndarray:
+    """[N] bool: the round(FRACTION N) points that a trial is trained on, drawn without replacement."""
     chosen = np.zeros(n_points, dtype=bool)
     rng = np.random.default_rng([seed, trial])
-    chosen[rng.choice(n_points, size=round(fraction * n_points), replace=False)] = True
+    chosen[rng.choice(n_points, size=round(FRACTION * n_points), replace=False)] = True
     return chosen
 
 

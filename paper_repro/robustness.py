@@ -63,9 +63,9 @@ def memorization_trials(work: Work, shard: tuple[int, int] = (0, 1)) -> None:
 
 
 def estimate_memorization(work: Work) -> float:
-    from paper_repro.memorization import unfinished_trials
+    from paper_repro.memorization import FRACTION, unfinished_trials
 
-    return len(unfinished_trials(work.folder, work.settings["n_trials"])) * _seconds_a_network(work, 0.7)
+    return len(unfinished_trials(work.folder, work.settings["n_trials"])) * _seconds_a_network(work, FRACTION)
 
 
 def density_bins(work: Work) -> None:
