@@ -544,7 +544,3 @@ def _coloured(state: State) -> str:
 def _print_path(path: Path) -> None:
     # Not through rich: it would break a long path into lines.
     typer.echo(str(path.resolve()))
-
-
-if __name__ == "__main__":
-    main()

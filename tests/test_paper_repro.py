@@ -555,10 +555,9 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path):
     assert said == "\nStopped. Run the same command again to go on from here.\n"
 
 
-@pytest.mark.parametrize("module", ["paper_repro", "paper_repro.cli"])
-def test_modules_are_the_command(module, tmp_path):
+def test_the_package_is_the_command(tmp_path):
     def call(*arguments):
-        command = [sys.executable, "-m", module, *arguments]
+        command = [sys.executable, "-m", "paper_repro", *arguments]
         return subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert "Usage: paper-repro run" in call("run", "--help").stdout
