@@ -107,7 +107,7 @@ def labels(value: Tensor, x: Tensor, n_components: int, name: str = "labels") ->
     _device(value, name, x)
     if value.dtype != torch.int64 or tuple(value.shape) != (len(x),):
         raise ValueError(f"{name} must be int64 of shape [{len(x)}], got {value.dtype} {list(value.shape)}")
-    _integer(n_components, "n_components", 1)
+    _positive_integer(n_components, "n_components")
     bad = (value < 0) | (value >= n_components)
     if bad.any():
         n = int(bad.nonzero()[0])
@@ -131,8 +131,8 @@ def gibbs(
     group_offsets = nonempty_groups(group_offsets, x)
     sizes = group_offsets.diff()
     G = len(sizes)
-    _integer(block_size, "block_size", 1, MAX_BLOCK_SIZE)
-    _integer(alpha_shape, "alpha_shape", 1)
+    _positive_integer(block_size, "block_size", MAX_BLOCK_SIZE)
+    _positive_integer(alpha_shape, "alpha_shape")
     if not isinstance(shared_new, bool | np.bool_):
         raise ValueError(f"shared_new must be a bool, got {shared_new!r}")
 
@@ -336,9 +336,9 @@ def finite(value: Tensor, name: str, lower: bool = False) -> None:
         raise ValueError(f"{name} must be finite, got {int(bad.sum())} non-finite values, the first at {first}")
 
 
-def _integer(value: int, name: str, least: int, most: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
-        limits = f">= {least}" if most == math.inf else f"from {least} to {most}"
+def _positive_integer(value: int, name: str, most: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= most:
+        limits = ">= 1" if most == math.inf else f"from 1 to {most}"
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
 
 

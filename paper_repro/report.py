@@ -29,6 +29,7 @@ __all__ = ["write_report", "write_reports"]
 
 MANY_FLAGGED = 12
 """More names of classes than these are folded."""
+SPARK_POINTS, SPARK_HEIGHT = 110, 44
 
 
 def write_report(workspace: Workspace, pipeline: Pipeline) -> Path:
@@ -213,17 +214,17 @@ def _kept_from(protocol: Protocol) -> float:
     return protocol.n_discard / protocol.n_sweeps if protocol.density == "chain" else 0.5
 
 
-def sparkline(values: np.ndarray, most: int = 110, height: int = 44) -> str:
+def sparkline(values: np.ndarray) -> str:
     """A line through the values [n_sweeps], or one a chain [n_sweeps, C], as wide and high as the page says.
 
-    Sweeps after a group had stopped are left out. A report has hundreds, so each is short: at
-    most that many points, one unit apart and on whole units of height.
+    Sweeps after a group had stopped are left out. A report has hundreds, so each is short: SPARK_POINTS at most, one
+    unit apart and on whole units of height.
     """
     values = until_stopped(values.reshape(len(values), -1).astype(float))
-    chosen = np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)
+    chosen = np.linspace(0, len(values) - 1, min(len(values), SPARK_POINTS)).round().astype(int)
     low, high = float(values.min()), float(values.max())
-    y = np.rint(height - 4 - (values[chosen] - low) / ((high - low) or 1) * (height - 8)).astype(int)
-    box = f'viewBox="0 0 {max(len(chosen) - 1, 1)} {height}" preserveAspectRatio="none"'
+    y = np.rint(SPARK_HEIGHT - 4 - (values[chosen] - low) / ((high - low) or 1) * (SPARK_HEIGHT - 8)).astype(int)
+    box = f'viewBox="0 0 {max(len(chosen) - 1, 1)} {SPARK_HEIGHT}" preserveAspectRatio="none"'
     words = f"from {values[0].mean():.4g} to {values[-1].mean():.4g}"
     lines = "".join(f"M0 {chain[0]}{_unit_steps(np.diff(chain))}" for chain in y.T)
     return f'<svg class="spark" {box} role="img" aria-label="{words}"><path d="{lines}"/></svg>'

@@ -72,7 +72,7 @@ def _of_one_mode(values: np.ndarray, bandwidth: float, n: int, rng: np.random.Ge
     return values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / values.var())
 
 
-def modes_p_value(values: np.ndarray, seed: int = 0) -> float:
+def modes_p_value(values: np.ndarray) -> float:
     """How often a sample of one mode like the values' [n] needs more than their `unimodal_bandwidth` to have a single
     mode: Silverman's test (1981) that there is one mode, with N_BOOTSTRAP samples. It finds two groups of like size
     that overlap, where `gap_p_value` has little power; a few outliers are a mode for it as well.
@@ -81,7 +81,7 @@ def modes_p_value(values: np.ndarray, seed: int = 0) -> float:
     if np.ptp(values) == 0:
         return 1.0
     bandwidth = unimodal_bandwidth(values)
-    drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, np.random.default_rng(seed))
+    drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, np.random.default_rng(0))
     return (1 + sum(_n_modes(sample, bandwidth, 256) > 1 for sample in drawn)) / (N_BOOTSTRAP + 1)
 
 
@@ -143,14 +143,14 @@ def _with_interval(value: float, draws: np.ndarray) -> Interval:
     return value, float(low), float(high)
 
 
-def resampled(n: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
+def resampled(n: int, statistic: Callable[[np.ndarray], float]) -> Interval:
     """Value and 95% bootstrap interval of a statistic of n units, given as a function of their indices.
 
     The interval is nan with fewer units than LEAST_IN_GROUP. With few more it is too narrow: of 13 it covers 90%.
     """
     if n < LEAST_IN_GROUP:
         return statistic(np.arange(n)), float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = np.array([statistic(rng.integers(n, size=n)) for _ in range(N_BOOTSTRAP)])
     return _with_interval(statistic(np.arange(n)), draws)
 
@@ -172,7 +172,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0, *, size: bool = False) -> Interval:
+def rank_correlation_interval(a: np.ndarray, b: np.ndarray, *, size: bool = False) -> Interval:
     """Rank correlation of two numbers of n units, [n] each, or its size, and its 95% interval over them, as
     `resampled`."""
     from scipy.stats import rankdata
@@ -180,7 +180,7 @@ def rank_correlation_interval(a: np.ndarray, b: np.ndarray, seed: int = 0, *, si
     value = rank_correlation(a, b)
     if len(a) < LEAST_IN_GROUP:
         return abs(value) if size else value, float("nan"), float("nan")
-    rows = np.random.default_rng(seed).integers(len(a), size=(N_BOOTSTRAP, len(a)))
+    rows = np.random.default_rng(0).integers(len(a), size=(N_BOOTSTRAP, len(a)))
     ranks = [rankdata(values[rows], axis=1) for values in (a, b)]
     x, y = (part - part.mean(1, keepdims=True) for part in ranks)
     with np.errstate(invalid="ignore"):  # all the same in a draw: nan, which is left out

@@ -31,9 +31,9 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array(rank_correlation_interval(a, b))
 
 
-def short(found: np.ndarray, symbol: str = "ρ") -> str:
+def short(found: np.ndarray) -> str:
     """For the corner of a panel."""
-    return f"{symbol} {_equal(found)}" if np.isfinite(found[0]) else f"no {symbol}"
+    return f"ρ {_equal(found)}" if np.isfinite(found[0]) else "no ρ"
 
 
 def words(found: np.ndarray | Interval, digits: int = 2) -> str:
