@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from paper_repro.storage import Stored
+
 __all__ = [
     "SHATTERED",
     "Tally",
@@ -20,7 +22,6 @@ __all__ = [
     "until_stopped",
 ]
 
-Stored = Mapping[str, np.ndarray]
 CONVERGED, NOT_CONVERGED, ONE_CHAIN = "converged", "not converged", "one chain"
 EM_CONVERGED, EM_NOT_CONVERGED = "EM converged", "EM not converged"
 

@@ -40,7 +40,7 @@ from paper_repro.statistics import (
     share_error,
 )
 from paper_repro.steps import Work
-from paper_repro.storage import read_arrays, write_csv, write_json
+from paper_repro.storage import Stored, read_arrays, write_csv, write_json
 
 __all__ = ["CLAIMS", "Claim", "Part", "assess", "scorecard"]
 
@@ -53,7 +53,6 @@ LITTLE = 0.5
 AS_CONVERGED = "The result of `converged`, whose densities these are."
 """Remark of claims whose figures are the same under the protocol heldout."""
 
-Stored = Mapping[str, np.ndarray]
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "unclear"
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 

@@ -12,8 +12,8 @@ import numpy as np
 from paper_repro.chains import Tally
 from paper_repro.claims import CLAIMS, LEAST_CLASSES
 from paper_repro.figures import style
-from paper_repro.figures.style import Stored
 from paper_repro.statistics import LEVEL, gap_p_value, is_split, least_a_side, p_words
+from paper_repro.storage import Stored
 
 __all__ = ["Facts", "facts_of", "overlap_row", "paragraph"]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MENDABLE",
+    "Stored",
     "read_arrays",
     "read_json",
     "read_tensors",
@@ -28,6 +29,8 @@ __all__ = [
     "write_tensors",
 ]
 
+Stored = Mapping[str, np.ndarray]
+"""Arrays of a file, by name."""
 CSV_DIGITS = 8
 """A hundredth of a nat of the largest log joint densities, and more than float32 holds."""
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

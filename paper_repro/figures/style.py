@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -16,7 +16,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as MplPath
 
-from paper_repro.storage import write_bytes
+from paper_repro.storage import Stored, write_bytes
 
 __all__ = [
     "LINE_POINTS",
@@ -34,7 +34,6 @@ __all__ = [
     "styled",
 ]
 
-Stored = Mapping[str, np.ndarray]
 P = ParamSpec("P")
 
 # Okabe & Ito (2008): told apart with every common kind of colour blindness; the two groups differ in shape as well.
