@@ -54,7 +54,7 @@ class Profile:
     mixer: OtherNetwork | None = None
     """For figure A.10."""
     robustness: RobustnessScale | None = None
-    """For figures 3, 4 and A.11."""
+    """For figures 3, 4, A.11, B.2, B.6 and B.7."""
     published: str = ""
     """File in `paper_repro/published` with memorization of the same classes, for figures of part B; "": none."""
     n_control_seeds: int = 0
@@ -268,7 +268,7 @@ HELDOUT = replace(
 EM = replace(
     PAPER,
     name="em",
-    description="Gaussian mixtures by EM, number of components by BIC: no sampler, no figures 2, 4, A.11, B.3 to B.9",
+    description="Gaussian mixtures by EM, number of components by BIC: no sampler, no figures 2, 4, A.11, B.3 to B.10",
     density="em",
 )
 

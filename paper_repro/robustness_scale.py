@@ -1,4 +1,4 @@
-"""How large the computations behind figures 3, 4 and A.11 are, for each profile."""
+"""How large the computations behind figures 3, 4, A.11, B.2, B.6 and B.7 are, for each profile."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

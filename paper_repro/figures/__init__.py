@@ -1,4 +1,4 @@
-"""The paper's figures and, beyond them, B.1 to B.9; one file each.
+"""The paper's figures and, beyond them, B.1 to B.10; one file each.
 
 A figure's module has
     compute(...)     numbers from numbers: a dict of arrays, which is stored

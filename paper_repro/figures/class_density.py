@@ -1,4 +1,4 @@
-"""What figures 1 and A.7 share: mean and spread of class-conditional log-density, class by class, in sorted order."""
+"""What figures of densities share: mean and spread of class-conditional log-density, class by class, sorted by mean."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
