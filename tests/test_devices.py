@@ -25,6 +25,8 @@ from classfit import (
     annealing,
     convergence,
     proposals,
+    state_evidence,
+    states,
 )
 from classfit.protocols import em, heldout
 from kernels.triton import common
@@ -155,6 +157,24 @@ def test_chains_until_they_converge(gpu, points, monkeypatch, tmp_path):
         close(getattr(there.convergence_, name), values)
     close(there.score_samples(X, groups), here.score_samples(X, groups))
     assert gpu.ran("mixture_log_density")
+
+
+def test_the_evidence_of_states(gpu, points, monkeypatch):
+    for name, value in {"BURN_IN_ROUNDS": 1, "SWEEPS_A_ROUND": 1}.items():
+        monkeypatch.setattr(convergence, name, value)
+    monkeypatch.setattr(annealing, "SWEEPS_A_TEMPERATURE", 1)
+    monkeypatch.setattr(annealing, "TEMPERATURES", np.array([0.0, 0.5, 1.0]))
+    monkeypatch.setattr(states, "SWEEPS", 2)
+    monkeypatch.setattr(proposals, "PEELS_A_ROUND", 2)
+    X, groups = points[0][8:20], np.repeat(["a", "b"], 6)
+    posterior = DPGaussianMixture(2, **SETTINGS).fit(X, groups=groups).posterior_
+    here = state_evidence(posterior, slowness=2, random_state=3)
+    assert gpu.ran()
+    there = state_evidence(posterior.to(gpu.name), slowness=2, random_state=3)
+    assert gpu.ran("gibbs_sweep", "log_joint", "split_merge")
+    for name, values in here._asdict().items():
+        close(getattr(there, name), values)
+    assert (here.many_upper != here.few_upper).all()
 
 
 def test_points_held_out(gpu, points, monkeypatch):
