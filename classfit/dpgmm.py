@@ -67,7 +67,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
     Fitted with several groups, all methods that take points need the name of each (but `class_log_density`).
     `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable scikit-learn's
-    metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)`. Densities are evaluated in
+    metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (scikit-learn 1.9's
+    `Pipeline.score` passes nothing on but weights: score the estimator itself). Densities are evaluated in
     the dtype of the X of `fit`, whatever is scored, and returned as float64.
 
     Args:
@@ -276,7 +277,10 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.protocol is not None and self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be None or one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+            raise ValueError(
+                f"protocol must be None or one of {', '.join(PROTOCOLS)}, got {self.protocol!r}; densities "
+                "of points held out: classfit.protocols.heldout"
+            )
         if self.protocol == "converged" and self.official:
             raise ValueError("official must be False under the protocol 'converged': the published code has one chain")
         for name, least in (

@@ -83,5 +83,16 @@ def _names(groups: Any, n: int) -> np.ndarray:
                 "give such names as strings"
             )
         return numbers
+    # nan, and pandas' NA: neither is equal to itself.
+    missing = [row for row, name in enumerate(names) if name is None or not _is_itself(name)]
+    if missing:
+        raise ValueError(f"groups must not hold missing values, row {missing[0]} has {names[missing[0]]!r}")
     kinds = sorted({type(name).__name__ for name in names})
     raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")
+
+
+def _is_itself(name: Any) -> bool:
+    try:
+        return bool(name == name)
+    except TypeError:  # of pandas' NA
+        return False

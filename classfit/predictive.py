@@ -138,8 +138,15 @@ class Posterior:
         return found.to(self.device)
 
     def of_groups(self, which: slice) -> "Posterior":
-        """The posterior of some neighbouring groups alone."""
-        edges = self.group_offsets[which.start : which.stop + 1]
+        """The posterior of some neighbouring groups alone: a slice of `groups` without a step.
+
+        Raises:
+            ValueError: no such slice, or an empty one.
+        """
+        first, last, step = which.indices(len(self.groups)) if isinstance(which, slice) else (0, 0, 0)
+        if step != 1 or first >= last:
+            raise ValueError(f"which must be a slice of neighbouring groups, 0..{len(self.groups)}, got {which!r}")
+        which, edges = slice(first, last), self.group_offsets[first : last + 1]
         rows = slice(int(edges[0]), int(edges[-1]))
         prior = NIWPrior(*(field[which] for field in self.prior))
         found = Posterior(

@@ -70,7 +70,7 @@ def state_evidence(
 
     The labelling of few components is the one with the largest log p(x, z) of what rounds of sweeps and split-merge
     moves from one component lead to and the last labellings of the posterior, of those of which at most half of the
-    points are in components of fewer points than D.
+    points are in components of fewer points than D. It takes several seconds a group of 500 points in 64 dimensions.
 
     Args:
         posterior: of the groups; it runs on the posterior's device.
@@ -80,8 +80,10 @@ def state_evidence(
         verbose: 1 shows a progress bar.
 
     Raises:
-        ValueError: slowness below 1, or a posterior as `official`, whose labels have another law.
+        ValueError: no posterior, slowness below 1, or a posterior as `official`, whose labels have another law.
     """
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"posterior must be a Posterior, such as mixture.posterior_, got a {type(posterior).__name__}")
     check.integer(slowness, "slowness", 1)
     if posterior.official:
         raise ValueError("official must be False: labels drawn as published have no such evidence")

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,6 +163,7 @@ def gibbs(
     _in_unit_interval(uniforms, "uniforms")
 
     if alpha_noise is not None:
+        _named(alpha_noise, AlphaNoise, "alpha_noise")
         lead = tuple(order.shape[:-1])
         for name, value, size, word in zip(
             AlphaNoise._fields, alpha_noise, (N, N + alpha_shape * G, G), ("N", "N + alpha_shape G", "G"), strict=True
@@ -207,6 +209,7 @@ def split_merge(
     sizes = group_offsets.diff()
     G = len(sizes)
     gibbs_state(state, x, group_offsets)
+    _named(proposals, SplitMergeProposals, "proposals")
     for name, field in zip(SplitMergeProposals._fields, proposals, strict=True):
         _tensor(field, f"proposals.{name}")
         _device(field, f"proposals.{name}", x)
@@ -249,6 +252,7 @@ def split_merge(
 
 def log_joint(state: GibbsState, x: Tensor, prior: NIWPrior, group_offsets: Tensor | None) -> None:
     group_offsets = nonempty_groups(group_offsets, x)
+    _named(state, GibbsState, "state")
     for name, value in zip(GibbsState._fields, state, strict=True):
         _tensor(value, f"state.{name}")
     if state.labels.ndim != 2:
@@ -277,6 +281,7 @@ def nonempty_groups(group_offsets: Tensor | None, x: Tensor) -> Tensor:
 
 def gibbs_state(state: GibbsState, x: Tensor, group_offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Check labels and alpha; returns the first row of each point's group and the row after its last."""
+    _named(state, GibbsState, "state")
     N, sizes = len(x), group_offsets.diff()
     G = len(sizes)
     labels(state.labels, x, N, "state.labels")
@@ -304,6 +309,7 @@ def gibbs_state(state: GibbsState, x: Tensor, group_offsets: Tensor) -> tuple[Te
 
 def niw_prior(prior: NIWPrior, x: Tensor, G: int) -> None:
     D = x.shape[1]
+    _named(prior, NIWPrior, "prior")
     for name, field, words in zip(NIWPrior._fields, prior, ("G, D", "G", "G", "G, D, D"), strict=True):
         _tensor(field, f"prior.{name}")
         shape = tuple({"G": G, "D": D}[letter] for letter in words.split(", "))
@@ -347,6 +353,12 @@ def _in_unit_interval(value: Tensor, name: str) -> None:
     if bad.any():
         first = tuple(bad.nonzero()[0].tolist())
         raise ValueError(f"{name} must be in [0, 1), got {float(value[first])} at {first}")
+
+
+def _named(value: Any, kind: type, name: str) -> None:
+    """Not a plain tuple, whose entries may be in any order."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be a kernels.{kind.__name__}, got {type(value).__name__}")
 
 
 def _tensor(value: Tensor, name: str) -> None:

@@ -5,35 +5,49 @@ Nothing is trained. The steps are the pipeline's own; layers stand where the pap
 
 import hashlib
 import importlib
+import inspect
+import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from paper_repro import computations as compute
-from paper_repro.inputs import read_dataset
+from paper_repro.inputs import class_names, read_dataset, train_labels
 from paper_repro.machine import network_device
-from paper_repro.pipeline import Pipeline, protocol_folder, run_folder
+from paper_repro.pipeline import DEFAULTS, Pipeline, protocol_folder, run_folder
 from paper_repro.profiles import Profile, Protocol
-from paper_repro.steps import Step, Work
-from paper_repro.storage import write_arrays
+from paper_repro.steps import State, Step, Work, Workspace
+from paper_repro.storage import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["IMAGENET", "RESNET_LAYERS", "SIZE", "Analysis", "load_model"]
+__all__ = ["IMAGENET", "OPTIONS", "RESNET_LAYERS", "SIZE", "Analysis", "load_model"]
 
 RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Of the pixels, by channel, with which torchvision's networks are trained."""
 SIZE = 224
 """Height and width of their images."""
+OPTIONS = dict.fromkeys(("--model", "--data", "--weights", "--dimensions"), "") | {
+    "--layers": ",".join(RESNET_LAYERS),
+    "--size": str(SIZE),
+    **{f"--{name}": ",".join(map(str, values)) for name, values in IMAGENET.items()},
+    **{option: DEFAULTS[option] for option in ("--protocol", "--seed", "--runs-dir")},
+}
+"""What they are if they are not given."""
 OTHER_UNITS = ("googlenet", "inception_v3")
 """Those with other ones, which take images in ImageNet's and convert them (torchvision's transform_input)."""
+PROBE, PROBE_TOLERANCE = "probe.npz", 0.01
+"""Activations that tell code apart, and how much of their norm rounding on another machine may change."""
 
 
 def load_model(model: str, weights: Path | None) -> "nn.Module":
@@ -55,9 +69,16 @@ def load_model(model: str, weights: Path | None) -> "nn.Module":
         if os.getcwd() not in sys.path:  # where people keep what they try out; an installed command does not look there
             sys.path.insert(0, os.getcwd())
         try:
-            network = getattr(importlib.import_module(module_name), function)()
+            make = getattr(importlib.import_module(module_name), function)
+            inspect.signature(make).bind()
         except (ImportError, AttributeError, TypeError) as error:
-            raise ValueError(f"model must be package.module:function, {model!r} cannot be had: {error}") from None
+            raise ValueError(
+                f"model must be package.module:function, called without arguments, {model!r} cannot be had: {error}"
+            ) from None
+        try:
+            network = make()
+        except Exception as error:  # whatever it raises: its author needs the line
+            raise RuntimeError(f"{model} failed") from error
         if not isinstance(network, nn.Module):
             raise ValueError(f"model must return a torch module, {model} returned {type(network).__name__}")
     else:
@@ -95,6 +116,7 @@ class Analysis(Pipeline):
         *,
         model: str,
         data: Path,
+        weights: Path | None = None,
         layers: Sequence[str] = RESNET_LAYERS,
         dimensions: Sequence[int] | None = None,
         size: int = SIZE,
@@ -103,6 +125,7 @@ class Analysis(Pipeline):
         seed: int = 0,
         official: bool = False,
         n_images: int | None = None,
+        images: str | None = None,
     ) -> None:
         """
         Args:
@@ -111,6 +134,7 @@ class Analysis(Pipeline):
             model: what to call it.
             data: folder or zip of class folders; images of a folder `train` if there is one, else all. They are kept
                 in memory, 3 size^2 bytes each.
+            weights: file that they were read from, to be named; the network has them.
             layers: names from `network.named_modules()`, at least two, in order.
             dimensions: singular vectors kept of each; None keeps 16 in the first half of the layers and 64 in the rest,
                 as the paper does in its stages, or as many as the layer has channels or there are images.
@@ -119,6 +143,7 @@ class Analysis(Pipeline):
             seed: of the chains.
             official: as published, where the code differs from the paper.
             n_images: how many there are, if that is known (`of_images`).
+            images: `ClassFolders.identity` of the data, if that is known.
 
         Raises:
             ValueError: fewer than two layers, an unknown one, dimensions that do not go with them or are more than
@@ -141,7 +166,9 @@ class Analysis(Pipeline):
         if min(wanted) < 1:
             raise ValueError(f"dimensions (--dimensions) must be positive, got {list(wanted)}")
         kept = []
-        for layer, d, width in zip(layers, wanted, _channels(network, layers, size), strict=True):
+        self.probe = _probe(network, layers, size)
+        widths = [pooled.shape[1] for pooled in self.probe.values()]
+        for layer, d, width in zip(layers, wanted, widths, strict=True):
             most = width if n_images is None else min(width, n_images)
             if dimensions and d > most:
                 what = "its channels" if most == width else "images"
@@ -152,6 +179,12 @@ class Analysis(Pipeline):
         options: dict[str, Any] = {"layers": layers, "dimensions": dimensions, "size": size, "mean": mean, "std": std}
         options["n_images"] = n_images
         self._given: dict[str, Any] = {"network": network, "model": model, "data": data, "seed": seed, **options}
+        self._given["weights"] = weights
+        if images is None:
+            from paper_repro.datasets.images import ClassFolders
+
+            images = ClassFolders(data).identity
+        self._given["images"] = images
         self.protocol, self.seed, self.official = protocol, seed, official
         self.folder = protocol_folder(protocol, official)
         self.profile = Profile(
@@ -168,6 +201,7 @@ class Analysis(Pipeline):
         pixels = {"mean": list(mean), "std": list(std)}
         # All images are analysed, so the seed of a split is never used.
         read = {"name": "image-folder", "size": size, "test_fraction": 0.0, "seed": 0, "path": str(data.resolve())}
+        read["images"] = images
         self.dataset = Step("dataset", read | pixels, partial(compute.dataset, source=data))
         names = {f"layer{k}": name for k, name in enumerate(layers, start=1)}
         self.representations = Step(
@@ -178,7 +212,7 @@ class Analysis(Pipeline):
                 "layers": names,
                 "dimensions": dict(zip(names, kept, strict=True)),
             },
-            partial(_representations, network),
+            partial(_representations, network, self.probe),
             (self.dataset,),
         )
         # The report looks for what is known of a network that was trained here, and finds nothing.
@@ -195,6 +229,41 @@ class Analysis(Pipeline):
     def under(self, protocol: Protocol, *, official: bool = False) -> "Analysis":
         return Analysis(protocol=protocol, official=official, **self._given)
 
+    def refuse_other_code(self, workspace: Workspace) -> None:
+        """Weights tell networks apart, but not what is done with them.
+
+        Raises:
+            ValueError: with the same weights the network gives other activations than when its results were made.
+        """
+        folder = workspace.folder(self.representations)
+        if workspace.state(self.representations, with_inputs=False) != State.DONE or not (folder / PROBE).exists():
+            return
+        before = read_arrays(folder / PROBE)
+        for layer, pooled in self.probe.items():
+            change = np.linalg.norm(pooled - before[layer])
+            if change > PROBE_TOLERANCE * np.linalg.norm(before[layer]):
+                raise ValueError(
+                    f"the network has the weights that {workspace.root} was made with, but its layer {layer!r} gives "
+                    "other activations than it did then: its code has changed. Remove that folder, or use another "
+                    "--runs-dir"
+                )
+
+    def refuse_few_images(self, workspace: Workspace) -> None:
+        """
+        Raises:
+            ValueError: a class has fewer images than the protocol has folds.
+        """
+        if self.protocol.density != "heldout":
+            return
+        work = workspace.work(self.representations)
+        names = class_names(work)
+        for name, n in zip(names, np.bincount(train_labels(work), minlength=len(names)), strict=True):
+            if n < compute.N_FOLDS:
+                raise ValueError(
+                    f"class {name!r} has {n} image{'s' * (n != 1)}; under `{self.protocol.name}` each needs at least "
+                    f"{compute.N_FOLDS}, one for every fold"
+                )
+
     def of_images(self, n: int) -> "Analysis":
         """The same with no more dimensions than images.
 
@@ -204,8 +273,16 @@ class Analysis(Pipeline):
         return Analysis(protocol=self.protocol, official=self.official, **{**self._given, "n_images": n})
 
     def command(self, verb: str, runs_dir: Path, figures: Iterable[str] = ()) -> str:
-        """The network was given in options that are not known here."""
-        return "paper-repro analyze ..."
+        """What to type for these results, whatever the verb: the options that are not the defaults."""
+        given = self._given | {"protocol": self.protocol.name, "runs-dir": runs_dir}
+        words: list[str] = []
+        for option, default in OPTIONS.items():
+            value = given[option.removeprefix("--")]
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            text = "" if value is None else ",".join(map(str, value)) if several else str(value)
+            if text != default:
+                words += [option, text]
+        return shlex.join(["paper-repro", "analyze", *words, *(["--official"] if self.official else [])])
 
     def _figures(self, names: dict[str, str]) -> dict[str, Step | None]:
         last = len(names)
@@ -230,14 +307,16 @@ class Analysis(Pipeline):
 
     @property
     def run_folder(self) -> str:
-        """Name of the folder of its results: other weights or data have another."""
+        """Name of the folder of its results: other weights, data, layers or dimensions have another."""
         model, data = self._given["model"], self._given["data"]
-        told_apart = hashlib.sha256(f"{self.representations.settings['weights']} {data.resolve()}".encode()).hexdigest()
+        told = [self.representations.settings["weights"], str(data.resolve()), self._given["layers"]]
+        told.append(self._given["dimensions"])
+        told_apart = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{model}-{data.stem}")
         return run_folder(f"analysis-{words}-{told_apart[:8]}", self.seed)
 
 
-def _representations(network: "nn.Module", work: Work) -> None:
+def _representations(network: "nn.Module", probe: dict[str, np.ndarray], work: Work) -> None:
     from classfit import extract_representations
 
     data, _, prepare = read_dataset(work)
@@ -250,23 +329,25 @@ def _representations(network: "nn.Module", work: Work) -> None:
     )
     for file, name in names.items():
         write_arrays(work.folder / f"{file}.npz", found[name]._asdict())
+    write_arrays(work.folder / PROBE, probe)
 
 
-def _channels(network: "nn.Module", layers: Sequence[str], size: int) -> list[int]:
-    """Width of each layer's representation."""
+def _probe(network: "nn.Module", layers: Sequence[str], size: int) -> dict[str, np.ndarray]:
+    """[2, C] activations of each layer, averaged over positions, for two images of noise, always the same."""
     import torch
 
     from classfit import extract_representations
 
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        found = extract_representations(network, [torch.zeros(1, 3, size, size)], list(layers))
+        found = extract_representations(network, [noise], list(layers))
     except ValueError:  # of the layers
         raise
     except Exception as error:  # whatever its layers raise
         raise ValueError(
             f"network must take float32 images of 3 channels and {size} x {size} pixels, it does not: {error}"
         ) from None
-    return [found[layer].components.shape[1] for layer in layers]
+    return {layer: found[layer].values @ found[layer].components for layer in layers}
 
 
 def _hash(network: "nn.Module") -> str:
@@ -291,7 +372,9 @@ def _read_state(path: Path) -> dict[str, Any]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # pickle, zip, safetensors and the file system each have their own
-        raise ValueError(f"weights must be a file of tensors alone, {path} cannot be read: {error}") from None
+        # The first line: torch goes on with advice to load what may be unsafe.
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"weights must be a file of tensors alone, {path} cannot be read: {why}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

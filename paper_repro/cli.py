@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from paper_repro.analyze import IMAGENET, RESNET_LAYERS, SIZE, Analysis, load_model
+from paper_repro.analyze import OPTIONS, SIZE, Analysis, load_model
 from paper_repro.computations import draw as draw_figure
 from paper_repro.figures import FIGURES
 from paper_repro.given_scores import given, given_before, of_images
@@ -44,7 +44,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-LAYERS, MEAN, STD = (",".join(map(str, each)) for each in (RESNET_LAYERS, IMAGENET["mean"], IMAGENET["std"]))
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -342,13 +341,15 @@ def analyze(
     data: Annotated[
         Path,
         typer.Option(
-            help="Images: a folder or zip of class folders. All are held in memory, 3 x size^2 bytes each.", exists=True
+            help="Images: a folder or zip of class folders; where it has a folder `train`, those in it alone. All are "
+            "held in memory, 3 x size^2 bytes each.",
+            exists=True,
         ),
     ],
     weights: Annotated[
         Path | None, typer.Option(help="State dict: a safetensors file, or one of torch.save.", exists=True)
     ] = None,
-    layers: Annotated[str, typer.Option(help="Layers to read, in order, with commas between.")] = LAYERS,
+    layers: Annotated[str, typer.Option(help="Layers to read, in order, with commas between.")] = OPTIONS["--layers"],
     dimensions: Annotated[
         str,
         typer.Option(
@@ -356,9 +357,11 @@ def analyze(
             "many as the layer has channels or there are images."
         ),
     ] = "",
-    size: Annotated[int, typer.Option(help="Height and width in pixels that images are brought to.", min=1)] = SIZE,
-    mean: Annotated[str, typer.Option(help="Of the pixels (0..1) by channel, as in training.")] = MEAN,
-    std: Annotated[str, typer.Option(help="Likewise.")] = STD,
+    size: Annotated[
+        int, typer.Option(help="Pixels: the shorter side is brought to it, and the middle square cut out.", min=1)
+    ] = SIZE,
+    mean: Annotated[str, typer.Option(help="Of the pixels (0..1) by channel, as in training.")] = OPTIONS["--mean"],
+    std: Annotated[str, typer.Option(help="Likewise.")] = OPTIONS["--std"],
     protocol: ProtocolName = "paper",
     seed: Seed = 0,
     official: Official = False,
@@ -375,6 +378,7 @@ def analyze(
             PROTOCOLS[protocol],
             model=model,
             data=data,
+            weights=weights,
             layers=[layer.strip() for layer in layers.split(",")],
             dimensions=_numbers(dimensions, int, "--dimensions"),
             size=size,
@@ -387,7 +391,9 @@ def analyze(
         if workspace.state(pipeline.dataset) == State.DONE:
             console.print(f"Images are those already in {escape(str(workspace.folder(pipeline.dataset)))}")
         with _working(workspace):
+            pipeline.refuse_other_code(workspace)
             workspace.run([pipeline.dataset])
+            pipeline.refuse_few_images(workspace)
             n_images = read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"]
             if n_images < max(pipeline.profile.dimensions):
                 pipeline = pipeline.of_images(n_images)

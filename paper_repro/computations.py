@@ -76,7 +76,8 @@ def dataset(work: Work, source: Path | None = None) -> None:
     options = dict(work.settings)
     name = options.pop("name")
     given = {key: options.pop(key) for key in ("mean", "std") if key in options}
-    options.pop("path", None)
+    for told_apart in ("path", "images"):
+        options.pop(told_apart, None)
     if "seed" in options:
         options["seed"] = derived_seed(options["seed"], "split")
     data = datasets.load(name, source=source, **options)

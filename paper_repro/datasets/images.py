@@ -79,6 +79,17 @@ class ClassFolders:
         self._empty = sorted(name for name in folders - full if PurePosixPath(name).parent.as_posix() in {*full, "."})
 
     @property
+    def identity(self) -> str:
+        """A hash that changes when images are added, removed or replaced. They are not read for it: it is of names and
+        sizes and, in a zip, of checksums, in a folder of when they were changed."""
+        if self._zip:
+            found = {info.filename: (info.file_size, info.CRC) for info in self._zip.infolist()}
+        else:
+            stats = {name: (self.path / self._top / name).stat() for name in self.names}
+            found = {self._top + name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+        return hashlib.sha256(repr([(name, found[self._top + name]) for name in self.names]).encode()).hexdigest()
+
+    @property
     def description(self) -> str:
         """What it is, and the folders in which no image was found."""
         found = f"class folders in a {'zip' if self._zip else 'folder'}"

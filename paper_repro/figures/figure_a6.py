@@ -28,7 +28,8 @@ def compute(singular_values: Mapping[int, np.ndarray], dimensions: Mapping[int, 
     kept = []
     for stage in stages:
         squares = np.square(singular_values[stage].astype(np.float64))
-        kept.append(np.cumsum(squares) / squares.sum())
+        # Nothing is lost of a layer that gives zeros.
+        kept.append(np.cumsum(squares) / squares.sum() if squares.any() else np.ones_like(squares))
     return {
         "stages": np.array(stages),
         "dimensions": np.array([dimensions[stage] for stage in stages]),
