@@ -257,7 +257,7 @@ class Analysis(Pipeline):
             return
         work = workspace.work(self.representations)
         names = class_names(work)
-        for name, n in zip(names, np.bincount(train_labels(work), minlength=len(names)), strict=True):
+        for name, n in zip(names, np.bincount(train_labels(work), minlength=len(names)).tolist(), strict=True):
             if n < compute.N_FOLDS:
                 raise ValueError(
                     f"class {name!r} has {n} image{'s' * (n != 1)}; under `{self.protocol.name}` each needs at least "

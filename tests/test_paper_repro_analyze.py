@@ -1,6 +1,8 @@
 """The analysis of a network that is given, on an image folder."""
 
+import html
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -39,6 +41,20 @@ def no_network():
 
 def asks(width):
     return small()
+
+
+def breaks():
+    return None.eval()
+
+
+def changed():
+    # The same weights, and images times what the test says.
+    network = small()
+    network.register_forward_pre_hook(lambda module, images: (images[0] * FACTOR,))
+    return network
+
+
+FACTOR = 1.0
 """
 
 
@@ -124,7 +140,7 @@ def test_a_class_of_one_image(analyze, images, tmp_path):
     assert not re.search(r"[+−]nan|\bnan\b", words)
     # No feature of a single image varies: what was said in the terminal is said in the report, at either stage.
     for stage, n_features in ((1, 2), (2, 3)):
-        warned = f"Its fits warned: {n_features} features are constant within their group, .*feature 0 of class class_0"
+        warned = f"Its fits warned: in 1 of 3 groups up to {n_features} of {n_features} features are const.*class_0"
         assert re.search(rf"Stage {stage} [^<]*</h3>\s*<p class=\"note\">{warned}\.</p>", page)
 
 
@@ -133,7 +149,10 @@ def test_a_class_of_one_image(analyze, images, tmp_path):
     [
         (("--model", "my_networks:absent"), "cannot be had"),
         (("--model", "my_networks:no_network"), "must return a torch module"),
-        (("--model", "my_networks:asks"), "cannot be had: asks() missing 1 required positional argument"),
+        (
+            ("--model", "my_networks:asks"),
+            "called without arguments, 'my_networks:asks' cannot be had: missing a required argument: 'width'",
+        ),
         (("--model", "resnet18"), "weights must be given for torchvision's resnet18"),
         (("--model", "resnet_18"), "or the name of a torchvision model"),
         (("--model", "my_networks:small", "--layers", "layer1"), "at least two"),
@@ -228,8 +247,9 @@ def test_weights_that_are_not_the_networks(tmp_path):
     with pytest.raises(ValueError, match=r"weights must be those of resnet18, .*w\.pt are not"):
         load_model("resnet18", tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="must be a file of tensors alone"):
+    with pytest.raises(ValueError, match="must be a file of tensors alone") as refused:
         load_model("resnet18", tmp_path / "w.pt")
+    assert "weights_only=False" not in str(refused.value), "advice of torch that may be unsafe"
 
 
 def test_the_same_analysis_under_another_protocol(images):
@@ -241,6 +261,87 @@ def test_the_same_analysis_under_another_protocol(images):
     assert {name: step.fingerprint for name, step in under.figures.items()} == {
         name: step.fingerprint for name, step in em.figures.items()
     }
+
+
+def test_other_code_with_the_same_weights_is_refused(analyze, tmp_path, monkeypatch):
+    chosen = ("--model", "my_networks:changed", "--layers", "layer1,layer2", "--dimensions", "2,3")
+    assert analyze(*chosen).exit_code == 0
+    (root,) = (tmp_path / "runs").iterdir()
+    drawn = (root / "paper/figure_1/numbers.npz").read_bytes()
+    # By rounding, as on another machine, and by what changes the representations.
+    monkeypatch.setattr(sys.modules["my_networks"], "FACTOR", 1.0001)
+    again = analyze(*chosen)
+    assert again.exit_code == 0
+    assert "✓" not in again.output
+    monkeypatch.setattr(sys.modules["my_networks"], "FACTOR", 1.1)
+    other = analyze(*chosen)
+    assert other.exit_code == 1
+    assert "its layer 'layer1' gives other activations than it did then: its code has changed" in other.stderr
+    assert (root / "paper/figure_1/numbers.npz").read_bytes() == drawn
+    elsewhere = analyze(*chosen, "--runs-dir", "others")
+    assert elsewhere.exit_code == 0
+    (path,) = (tmp_path / "others").glob("*/paper/figure_1/numbers.npz")
+    assert path.read_bytes() != drawn
+
+
+def test_images_that_have_changed_are_read_again(analyze, images, tmp_path):
+    chosen = ("--model", "my_networks:small", "--layers", "layer1,layer2", "--dimensions", "2,3")
+    assert analyze(*chosen).exit_code == 0
+    (root,) = (tmp_path / "runs").iterdir()
+    assert storage.read_json(root / "dataset/dataset.json")["n_train"] == 30
+    for path in (images / "class_2").iterdir():
+        path.unlink()
+    fewer = analyze(*chosen)
+    assert fewer.exit_code == 0
+    assert "Images are those already in" not in fewer.output
+    assert storage.read_json(root / "dataset/dataset.json")["n_train"] == 20
+    assert storage.read_arrays(root / "paper/figure_1/numbers.npz")["class_names"].tolist() == ["class_0", "class_1"]
+    # One in the place of another of the same size.
+    path = images / "class_0" / "0.png"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert "0.png is no whole image" in analyze(*chosen).output
+
+
+def test_other_layers_are_another_analysis(images):
+    network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=0)
+    given = {"model": "m", "data": images, "size": 16}
+    folders = {
+        Analysis(network, TINY_PROTOCOL, **given, layers=layers, dimensions=dimensions).run_folder
+        for layers in (["layer1", "layer2"], ["layer1", "layer3"])
+        for dimensions in (None, [2, 3])
+    }
+    assert len(folders) == 4
+
+
+def test_the_report_says_how_to_go_on(analyze, images, tmp_path):
+    result = analyze("--model", "my_networks:small", "--layers", "layer1, layer2", "--dimensions", "2,3")
+    assert result.exit_code == 0
+    (path,) = tmp_path.glob("runs/*/paper/report.html")
+    page = html.unescape(path.read_text(encoding="utf-8"))
+    command = f"paper-repro analyze --model my_networks:small --data {images} --dimensions 2,3 --layers layer1,layer2"
+    assert f"<code>{command} --size 16</code>" in page
+    given = {"model": "m:f", "data": images / "a b", "weights": images / "w.pt", "seed": 4, "size": 16}
+    network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=0)
+    other = Analysis(network, PROTOCOLS["em"], **given, mean=(0, 0.5, 1)).command("run", tmp_path / "r")
+    assert shlex.split(other) == [
+        *("paper-repro", "analyze", "--model", "m:f", "--data", str(images / "a b"), "--weights", str(images / "w.pt")),
+        *("--size", "16", "--mean", "0,0.5,1", "--protocol", "em", "--seed", "4", "--runs-dir", str(tmp_path / "r")),
+    ]
+
+
+def test_folds_need_images(analyze, images, tmp_path):
+    for path in sorted((images / "class_1").iterdir())[4:]:
+        path.unlink()
+    result = analyze("--model", "my_networks:small", "--layers", "layer1,layer2", "--protocol", "heldout")
+    assert result.exit_code == 1
+    assert result.stderr == "class 'class_1' has 4 images; under `heldout` each needs at least 5, one for every fold\n"
+    assert not list(tmp_path.glob("runs/*/representations"))
+
+
+def test_an_error_in_the_given_function_is_shown_with_its_line(analyze):
+    result = analyze("--model", "my_networks:breaks")
+    assert isinstance(result.exception, RuntimeError)
+    assert isinstance(result.exception.__cause__, AttributeError)
 
 
 def test_more_dimensions_than_images_are_refused(analyze):
