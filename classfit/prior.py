@@ -77,9 +77,9 @@ def group_variances(x: Tensor, group_offsets: Tensor, names: np.ndarray | None =
         raise ValueError(f"X must be scaled down: the squares of {first(too_large)} add up to more than float64 holds")
     if is_constant.any():
         warnings.warn(
-            f"in {int(is_constant.any(1).sum())} of {len(is_constant)} groups up to {int(is_constant.sum(1).max())} of "
-            f"{is_constant.shape[1]} features are constant, or vary by less than can be squared, and get variance 1; "
-            f"the first is {first(is_constant)}",
+            "features are constant within their group, or vary by less than can be squared, and get variance 1: in "
+            f"{int(is_constant.any(1).sum())} of {len(is_constant)} groups, at most {int(is_constant.sum(1).max())} of "
+            f"{is_constant.shape[1]} each; the first is {first(is_constant)}",
             ConstantFeatureWarning,
             stacklevel=3,
         )

@@ -102,13 +102,35 @@ def test_one_name_a_row_is_asked_for_at_scoring(model, points, method, groups):
 
 @pytest.mark.parametrize(
     ("groups", "kinds"),
-    [(["a"] * 39 + [np.nan], "float, str"), ([1] * 30 + ["b"] * 30, "int, str"), ((True, "b"), "bool, str")],
+    [([1] * 30 + ["b"] * 30, "int, str"), ((True, "b"), "bool, str")],
 )
 def test_mixed_names_in_a_list_are_refused(groups, kinds):
     with pytest.raises(ValueError, match=f"groups must be all numbers or all strings, got {kinds}"):
         sort_by_group(groups, len(groups))
     with pytest.raises(ValueError, match=f"groups must be all numbers or all strings, got {kinds}"):
         index_of(groups, np.array(["a", "b"]), len(groups))
+
+
+class NotAvailable:
+    """As pandas' NA: equal to nothing, and neither true nor false."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError
+
+    def __repr__(self):
+        return "<NA>"
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, NotAvailable()])
+@pytest.mark.parametrize("kind", [list, lambda names: np.array(names, dtype=object)])
+def test_a_missing_name_is_told_by_its_row(missing, kind):
+    with pytest.raises(ValueError, match=r"groups must not hold missing values, row 2 has (None|nan|<NA>)"):
+        sort_by_group(kind(["a", "b", missing, "a"]), 4)
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,18 @@ BAD = [
             (torch.tensor([1.0, NAN]).double(), "inverse_temperature must be finite, got 1 non-finite values"),
         ]
     ],
+    # Plain tuples, whose entries may be in any order
+    *[
+        (operation, {name: tuple(value)}, f"{name} must be a kernels.{type(value).__name__}, got tuple")
+        for operation, name, value in [
+            (gibbs, "state", STATE),
+            (gibbs, "alpha_noise", NOISE),
+            (split_merge, "state", STATE),
+            (split_merge, "proposals", PROPOSALS),
+            (joint, "state", STATE),
+            *((operation, "prior", PRIOR) for operation in (gibbs, split_merge, joint)),
+        ]
+    ],
     # Split-merge moves: a point of the next group is none of this one
     *[
         (split_merge, {"proposals": PROPOSALS._replace(**bad)}, words)

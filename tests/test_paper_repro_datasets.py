@@ -16,6 +16,7 @@ from tolerances import PEER_RELATIVE, UNIT_ROUNDOFF
 
 from paper_repro import datasets
 from paper_repro.datasets import DatasetError, cifar100, mini_imagenet
+from paper_repro.datasets.images import ClassFolders
 from paper_repro.datasets.pickles import read_pickle
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import CIFAR100_LAPTOP, PAPER
@@ -318,6 +319,36 @@ def test_parts_of_an_image_folder(tmp_path, renamed, n_train, n_test):
     data = datasets.load("image-folder", source=source, size=8, test_fraction=0.0, seed=0)
     assert torch.equal(data.train_images, expected_images(images, "train")[0])
     assert len(data.test_labels) == 0
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_an_image_folder_is_told_from_itself_before_it_was_changed(tmp_path, form):
+    for g, name in enumerate(("a/x.bmp", "a/y.bmp", "b/x.bmp")):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 60 * g, np.uint8)).save(path)
+
+    def identity():
+        if form == "folder":
+            return ClassFolders(tmp_path / "images").identity
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            for path in sorted((tmp_path / "images").rglob("*.bmp")):
+                archive.write(path, path.relative_to(tmp_path))
+        return ClassFolders(tmp_path / "images.zip").identity
+
+    found = [identity()]
+    assert identity() == found[0]
+    (tmp_path / "images/b/notes.txt").write_text("no image")
+    assert identity() == found[0]
+    # Another of the same size, one by another name, one less.
+    path = tmp_path / "images/a/x.bmp"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    found.append(identity())
+    path.rename(path.with_name("z.bmp"))
+    found.append(identity())
+    path.with_name("z.bmp").unlink()
+    found.append(identity())
+    assert len(set(found)) == 4
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -539,6 +539,12 @@ def test_figure_a6_numbers():
         assert curve[cut] == diamond[cut] == pytest.approx(share)
 
 
+def test_a_layer_of_zeros_loses_nothing():
+    stored = figure_a6.compute({1: np.zeros(3), 2: np.ones(2)}, {1: 2, 2: 1})
+    assert stored["kept_at_cut"].tolist() == [1, 0.5]
+    assert "nan" not in figure_a6.finding(stored | WORDS)
+
+
 def test_figure_a5_is_of_the_network_itself():
     network = residual_network((2, 2, 1, 3), width=8, n_classes=10, in_channels=1, seed=0)
     network.train()

@@ -310,3 +310,16 @@ def test_draws_have_the_dtype_of_the_points_and_densities_float64(dtype):
     draws = posterior.sample(3, "b", 0)
     assert torch.from_numpy(draws).dtype == dtype
     assert posterior.log_density(draws).dtype == np.float64
+
+
+def test_a_posterior_of_some_of_the_groups():
+    X, groups = np.random.default_rng(0).normal(size=(30, 2)), np.repeat(["a", "b", "c"], 10)
+    posterior = DPGaussianMixture(n_sweeps=6, n_discard=2, thin=2, random_state=0).fit(X, groups=groups).posterior_
+    whole = posterior.log_density(X, groups)
+    for which, names in ((slice(1, 3), "bc"), (slice(None), "abc"), (slice(-1, None), "c"), (slice(0, 99), "abc")):
+        part, own = posterior.of_groups(which), np.isin(groups, list(names))
+        assert part.groups.tolist() == list(names)
+        np.testing.assert_array_equal(part.log_density(X[own], groups[own]), whole[own])
+    for which in (slice(0, 3, 2), slice(2, 2), slice(3, 1), [0], 1):
+        with pytest.raises(ValueError, match=r"which must be a slice of neighbouring groups, 0\.\.3, got"):
+            posterior.of_groups(which)

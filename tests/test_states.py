@@ -13,7 +13,7 @@ from test_gibbs import make_prior, partitions, scipy_log_marginal
 from test_split_merge import POINTS
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
-from classfit import Posterior, StateEvidence, convergence, state_evidence, states
+from classfit import DPGaussianMixture, Posterior, StateEvidence, convergence, state_evidence, states
 from classfit.prior import group_variances, niw_prior
 from kernels import GibbsState, NIWPrior
 from paper_repro import figure_arguments
@@ -117,6 +117,8 @@ def test_a_group_has_the_same_evidence_whichever_others_are_with_it(monkeypatch)
 def test_what_is_refused():
     x = np.random.default_rng(1).normal(size=(9, 2))
     good = posterior_of(x, [9], np.zeros((1, 9), int))
+    with pytest.raises(ValueError, match=r"a Posterior, such as mixture\.posterior_, got a DPGaussianMixture"):
+        state_evidence(DPGaussianMixture())
     with pytest.raises(ValueError, match="slowness"):
         state_evidence(good, slowness=0)
     good.official = True
