@@ -177,7 +177,7 @@ def em_statistics(
 
     Args:
         x: [N, D] points sorted by group, float32 or float64.
-        log_weight: [M] log mixture weights, of the dtype of x.
+        log_weight: [M] log mixture weights, float32 or float64.
         mean, precision_chol: as in `gaussian_log_density`.
         group_offsets: [G + 1] int64, rising from 0 to N; None is one group.
         component_offsets: [G + 1] int64, rising from 0 to M; None is one group.
