@@ -309,6 +309,11 @@ def test_every_operation_of_the_check_runs_and_runs_again(operation):
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_text_of_each_planted_fault_is_there_once():
+    found = {fault.name: (ROOT / fault.file).read_text().count(fault.old) for fault in FAULTS}
+    assert {name: n for name, n in found.items() if n != 1} == {}
+
+
 def test_the_readme_counts_the_planted_faults():
     assert f"`make faults` plants {len(FAULTS)} faults" in (ROOT / "README.md").read_text()
 
