@@ -87,7 +87,9 @@ def test_representations_are_of_normalised_images_of_any_model(root):
     expected = extract_representations(network, [prepare(data["train_images"])], ["layer4"], n_components=4)["layer4"]
     computations.representations(work)
     given = work_of(root, "representations", {"dimensions": {"layer1": 4}, "layers": {"layer1": "layer4"}})
-    analyze._representations(network, given)
+    probe = {"layer4": np.arange(6.0).reshape(2, 3)}
+    analyze._representations(network, probe, given)
+    assert read_arrays(work.folder / analyze.PROBE)["layer4"].tolist() == probe["layer4"].tolist()
     for file in ("layer4.npz", "layer1.npz"):
         np.testing.assert_allclose(read_arrays(work.folder / file)["values"], expected.values, atol=1e-4)
 

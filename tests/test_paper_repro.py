@@ -633,7 +633,7 @@ def test_warnings_of_fits_are_said_once_with_names_of_classes(tmp_path, monkeypa
     assert {str(warning.message) for warning in passed} == (set() if protocol is EM else {"something else"})
     said = [
         "features are constant within their group, or vary by less than can be squared, and get variance 1: in 1 of 2 "
-        "groups, at most 1 of 3 each; the first is feature 2 of class elk[2]"
+        "groups, at most 1 of 4 each; the first is feature 2 of class elk[2]"
     ]
     if protocol in (CONVERGED, HELDOUT):
         said.append("fits of 2 of 2 classes did not converge (ant, elk[2]): see the table of classes")
