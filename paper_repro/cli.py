@@ -324,6 +324,9 @@ def keep(
     workspace = opened[0][0]
     try:
         folder = default_folder() if into is None else into
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        if not above.is_dir():
+            raise typer.BadParameter(f"{above} is a file", param_hint="--into")
         with _working(workspace), _said(folder):
             kept = keep_results(workspace, [pipeline for _, pipeline in opened], folder / workspace.root.name)
     except KeepError as error:

@@ -70,6 +70,14 @@ def test_a_folder_that_cannot_be_written_to_is_named(verb, tmp_path, monkeypatch
     assert said in result.output
 
 
+def test_nothing_is_kept_below_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["keep", "--runs-dir", str(tmp_path), "--into", str(tmp_path / "file" / "kept")])
+    assert result.exit_code == 2
+    assert f"Invalid value for --into: {tmp_path / 'file'} is a file" in result.output
+
+
 def test_nothing_is_drawn_where_nothing_is_stored(tmp_path):
     result = CliRunner().invoke(app, ["draw", "figure_3", "--seed", "2", "--runs-dir", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
