@@ -391,10 +391,10 @@ def analyze(
             official=official,
         )
         workspace = Workspace(runs_dir / pipeline.run_folder, console)
-        if workspace.state(pipeline.dataset) == State.DONE:
-            console.print(f"Images are those already in {escape(str(workspace.folder(pipeline.dataset)))}")
         with _working(workspace):
             pipeline.refuse_other_code(workspace)
+            if workspace.state(pipeline.dataset) == State.DONE:
+                console.print(f"Images are those already in {escape(str(workspace.folder(pipeline.dataset)))}")
             workspace.run([pipeline.dataset])
             pipeline.refuse_few_images(workspace)
             n_images = read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"]
