@@ -67,8 +67,8 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
 
     Fitted with several groups, all methods that take points need the name of each (but `class_log_density`).
     `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable scikit-learn's
-    metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (scikit-learn 1.9's
-    `Pipeline.score` passes nothing on but weights: score the estimator itself). Densities are evaluated in
+    metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (a `Pipeline` of
+    scikit-learn 1.9 fits with them, but cannot score: score its last step). Densities are evaluated in
     the dtype of the X of `fit`, whatever is scored, and returned as float64.
 
     Args:

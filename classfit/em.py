@@ -52,8 +52,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     Fitted with `groups`, all methods that take points need the name of each (but `class_log_density`); fitted without,
     none takes any. `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable
-    scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (scikit-learn
-    1.9's `Pipeline.score` passes nothing on but weights: score the estimator itself).
+    scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (a `Pipeline`
+    of scikit-learn 1.9 fits with them, but cannot score: score its last step).
 
     Args:
         n_components: components of every group; or several numbers, then each group keeps the one with the lowest BIC

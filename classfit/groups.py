@@ -28,7 +28,7 @@ def sort_by_group(groups: Any, n: int) -> Grouping:
         n: rows that there are.
 
     Raises:
-        ValueError: another shape, names of mixed kinds, or a name that is nan.
+        ValueError: another shape, names of mixed kinds, or a name that is missing.
     """
     groups = _names(groups, n)
     if groups.dtype.kind in "fcmM" and np.isnan(groups).any():
@@ -49,7 +49,7 @@ def index_of(groups: Any, names: np.ndarray, n: int) -> np.ndarray:
     """[n] index in `names` of each row's group.
 
     Raises:
-        ValueError: groups is not of shape [n], has names of mixed kinds, or one that is not there.
+        ValueError: groups is not of shape [n], has names of mixed kinds, or one that is missing or not there.
     """
     groups = _names(groups, n)
     index = np.searchsorted(names, groups).clip(0, len(names) - 1)
@@ -83,16 +83,16 @@ def _names(groups: Any, n: int) -> np.ndarray:
                 "give such names as strings"
             )
         return numbers
-    # nan, and pandas' NA: neither is equal to itself.
-    missing = [row for row, name in enumerate(names) if name is None or not _is_itself(name)]
-    if missing:
-        raise ValueError(f"groups must not hold missing values, row {missing[0]} has {names[missing[0]]!r}")
+    for row, name in enumerate(names):
+        if _is_missing(name):
+            raise ValueError(f"groups must not hold {name}, got one in row {row}")
     kinds = sorted({type(name).__name__ for name in names})
     raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")
 
 
-def _is_itself(name: Any) -> bool:
+def _is_missing(name: Any) -> bool:
+    """None, nan, or pandas' NA: the last two are not equal to themselves, the last is neither true nor false."""
     try:
-        return bool(name == name)
-    except TypeError:  # of pandas' NA
-        return False
+        return name is None or bool(name != name)
+    except TypeError:
+        return True

@@ -143,10 +143,11 @@ class Posterior:
         Raises:
             ValueError: no such slice, or an empty one.
         """
-        first, last, step = which.indices(len(self.groups)) if isinstance(which, slice) else (0, 0, 0)
-        if step != 1 or first >= last:
-            raise ValueError(f"which must be a slice of neighbouring groups, 0..{len(self.groups)}, got {which!r}")
-        which, edges = slice(first, last), self.group_offsets[first : last + 1]
+        G = len(self.groups)
+        chosen = range(G)[which] if isinstance(which, slice) else range(0)
+        if not chosen or chosen.step != 1:
+            raise ValueError(f"which must be a slice of neighbouring groups, 0..{G}, got {which!r}")
+        which, edges = slice(chosen.start, chosen.stop), self.group_offsets[chosen.start : chosen.stop + 1]
         rows = slice(int(edges[0]), int(edges[-1]))
         prior = NIWPrior(*(field[which] for field in self.prior))
         found = Posterior(

@@ -176,15 +176,13 @@ class Analysis(Pipeline):
                     f"dimensions (--dimensions) must be at most {most} for {layer!r}, the number of {what}, got {d}"
                 )
             kept.append(min(d, most))
-        options: dict[str, Any] = {"layers": layers, "dimensions": dimensions, "size": size, "mean": mean, "std": std}
-        options["n_images"] = n_images
-        self._given: dict[str, Any] = {"network": network, "model": model, "data": data, "seed": seed, **options}
-        self._given["weights"] = weights
         if images is None:
             from paper_repro.datasets.images import ClassFolders
 
             images = ClassFolders(data).identity
-        self._given["images"] = images
+        options: dict[str, Any] = {"layers": layers, "dimensions": dimensions, "size": size, "mean": mean, "std": std}
+        given = {"network": network, "model": model, "data": data, "weights": weights, "seed": seed}
+        self._given: dict[str, Any] = {**given, **options, "n_images": n_images, "images": images}
         self.protocol, self.seed, self.official = protocol, seed, official
         self.folder = protocol_folder(protocol, official)
         self.profile = Profile(
@@ -200,9 +198,9 @@ class Analysis(Pipeline):
         )
         pixels = {"mean": list(mean), "std": list(std)}
         # All images are analysed, so the seed of a split is never used.
-        read = {"name": "image-folder", "size": size, "test_fraction": 0.0, "seed": 0, "path": str(data.resolve())}
-        read["images"] = images
-        self.dataset = Step("dataset", read | pixels, partial(compute.dataset, source=data))
+        read = {"name": "image-folder", "size": size, "test_fraction": 0.0, "seed": 0, **pixels}
+        told_apart = {"path": str(data.resolve()), "images": images}
+        self.dataset = Step("dataset", read | told_apart, partial(compute.dataset, source=data))
         names = {f"layer{k}": name for k, name in enumerate(layers, start=1)}
         self.representations = Step(
             "representations",
@@ -240,8 +238,8 @@ class Analysis(Pipeline):
             return
         before = read_arrays(folder / PROBE)
         for layer, pooled in self.probe.items():
-            change = np.linalg.norm(pooled - before[layer])
-            if change > PROBE_TOLERANCE * np.linalg.norm(before[layer]):
+            then = before[layer]
+            if pooled.shape != then.shape or np.linalg.norm(pooled - then) > PROBE_TOLERANCE * np.linalg.norm(then):
                 raise ValueError(
                     f"the network has the weights that {workspace.root} was made with, but its layer {layer!r} gives "
                     "other activations than it did then: its code has changed. Remove that folder, or use another "
@@ -309,9 +307,8 @@ class Analysis(Pipeline):
     def run_folder(self) -> str:
         """Name of the folder of its results: other weights, data, layers or dimensions have another."""
         model, data = self._given["model"], self._given["data"]
-        told = [self.representations.settings["weights"], str(data.resolve()), self._given["layers"]]
-        told.append(self._given["dimensions"])
-        told_apart = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        told = [str(data.resolve()), self._given["layers"], self._given["dimensions"]]
+        told_apart = hashlib.sha256(json.dumps([self.representations.settings["weights"], *told]).encode()).hexdigest()
         words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{model}-{data.stem}")
         return run_folder(f"analysis-{words}-{told_apart[:8]}", self.seed)
 

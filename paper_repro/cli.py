@@ -392,7 +392,6 @@ def analyze(
         )
         workspace = Workspace(runs_dir / pipeline.run_folder, console)
         with _working(workspace):
-            pipeline.refuse_other_code(workspace)
             if workspace.state(pipeline.dataset) == State.DONE:
                 console.print(f"Images are those already in {escape(str(workspace.folder(pipeline.dataset)))}")
             workspace.run([pipeline.dataset])
@@ -400,6 +399,7 @@ def analyze(
             n_images = read_json(workspace.folder(pipeline.dataset) / "dataset.json")["n_train"]
             if n_images < max(pipeline.profile.dimensions):
                 pipeline = pipeline.of_images(n_images)
+            pipeline.refuse_other_code(workspace)
             workspace.run([*pipeline.figures.values(), pipeline.classes, pipeline.scorecard])
             path = write_report(workspace, pipeline)
     except ValueError as error:  # what was given: a model, weights, layers, images

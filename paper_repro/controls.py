@@ -19,9 +19,9 @@ import numpy as np
 
 from paper_repro.chains import small_share
 from paper_repro.computations import estimate_representations, mixture, representations
-from paper_repro.inputs import class_names
+from paper_repro.inputs import class_names, labels_in
 from paper_repro.steps import Step, Work, derived_seed
-from paper_repro.storage import read_arrays, read_tensors, write_arrays
+from paper_repro.storage import read_arrays, write_arrays
 from paper_repro.timing import seconds_of
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ def _run(inputs: Mapping[str, Path], settings: Mapping[str, Any], folder: Path, 
 def _points(inputs: Mapping[str, Path], fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     """Representations of that stage in that many dimensions, the leading singular vectors, and labels."""
     representations = inputs["wide_representations"] / f"layer{fit.stage}.npz"
-    labels = read_tensors(inputs["dataset"] / "data.safetensors", ["train_labels"])[0]["train_labels"].numpy()
-    return np.ascontiguousarray(read_arrays(representations)["values"][:, : fit.D]), labels
+    return np.ascontiguousarray(read_arrays(representations)["values"][:, : fit.D]), labels_in(inputs["dataset"])
 
 
 def estimate_controls(work: Work) -> float:

@@ -14,6 +14,7 @@ from paper_repro.storage import read_arrays, read_json, read_tensors
 __all__ = [
     "build_network",
     "class_names",
+    "labels_in",
     "load_network",
     "load_posterior",
     "log_density_of",
@@ -65,7 +66,11 @@ def class_names(work: Work) -> list[str]:
 
 
 def train_labels(work: Work) -> np.ndarray:
-    return read_tensors(work.inputs["dataset"] / "data.safetensors", ["train_labels"])[0]["train_labels"].numpy()
+    return labels_in(work.inputs["dataset"])
+
+
+def labels_in(dataset: Path) -> np.ndarray:
+    return read_tensors(dataset / "data.safetensors", ["train_labels"])[0]["train_labels"].numpy()
 
 
 def representation_of(work: Work, layer: int | str) -> dict[str, np.ndarray]:

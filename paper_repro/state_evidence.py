@@ -87,12 +87,14 @@ def _estimate(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
     posterior = load_posterior(work, work.settings["stage"])
-    parts = _parts(posterior)
-    n_left = sum(b - a for a, b in parts if not checkpoint_of(work.folder, (a, b)).exists())
+    left = [part for part in _parts(posterior) if not checkpoint_of(work.folder, part).exists()]
+    if not left:
+        return 0.0
 
     def seconds(n: int) -> float:
         return seconds_of(lambda: state_evidence(posterior.of_groups(slice(0, n)), slowness=1))
 
     with one_thread():
         seconds(1)
-        return SLOWNESS * over_classes(seconds, n_left, posterior.device.type) / min(n_workers(), len(parts))
+        all_classes = over_classes(seconds, sum(b - a for a, b in left), posterior.device.type)
+    return SLOWNESS * all_classes / min(n_workers(), len(left))

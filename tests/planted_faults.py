@@ -407,7 +407,7 @@ FAULTS = [
           "lambda part: checkpoint_of(work.folder, part).exists()", "lambda part: False",
           ("test_states.py", "step_that_was_stopped")),
     Fault("analyze: images that have changed are those of before", "paper_repro/analyze.py",
-          'read["images"] = images', 'read["images"] = ""',
+          '"images": images}\n        self.dataset', '"images": ""}\n        self.dataset',
           ("test_paper_repro_analyze.py", "images_that_have_changed")),
     Fault("analyze: other code with the same weights is the same network", "paper_repro/analyze.py",
           "PROBE_TOLERANCE * np.linalg.norm", "2 * np.linalg.norm", ("test_paper_repro_analyze.py", "other_code")),

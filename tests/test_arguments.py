@@ -129,7 +129,7 @@ class NotAvailable:
 @pytest.mark.parametrize("missing", [None, np.nan, NotAvailable()])
 @pytest.mark.parametrize("kind", [list, lambda names: np.array(names, dtype=object)])
 def test_a_missing_name_is_told_by_its_row(missing, kind):
-    with pytest.raises(ValueError, match=r"groups must not hold missing values, row 2 has (None|nan|<NA>)"):
+    with pytest.raises(ValueError, match=f"groups must not hold {missing!r}, got one in row 2"):
         sort_by_group(kind(["a", "b", missing, "a"]), 4)
 
 

@@ -20,6 +20,7 @@ from paper_repro.analyze import IMAGENET, Analysis, _hash, load_model
 from paper_repro.cli import app
 from paper_repro.networks import residual_network
 from paper_repro.profiles import PROTOCOLS
+from paper_repro.steps import Workspace
 
 MODULE = """
 from paper_repro.networks import residual_network
@@ -263,8 +264,12 @@ def test_the_same_analysis_under_another_protocol(images):
     }
 
 
-def test_other_code_with_the_same_weights_is_refused(analyze, tmp_path, monkeypatch):
-    chosen = ("--model", "my_networks:changed", "--layers", "layer1,layer2", "--dimensions", "2,3")
+# With 30 images the last layers keep fewer dimensions than they are asked for, which is known once images are read.
+@pytest.mark.parametrize(
+    "options", [("--layers", "layer1,layer2", "--dimensions", "2,3"), ("--layers", "layer1,layer4")]
+)
+def test_other_code_with_the_same_weights_is_refused(analyze, tmp_path, monkeypatch, options):
+    chosen = ("--model", "my_networks:changed", *options)
     assert analyze(*chosen).exit_code == 0
     (root,) = (tmp_path / "runs").iterdir()
     drawn = (root / "paper/figure_1/numbers.npz").read_bytes()
@@ -282,6 +287,25 @@ def test_other_code_with_the_same_weights_is_refused(analyze, tmp_path, monkeypa
     assert elsewhere.exit_code == 0
     (path,) = (tmp_path / "others").glob("*/paper/figure_1/numbers.npz")
     assert path.read_bytes() != drawn
+
+
+def test_code_that_gives_other_channels_is_refused(images, tmp_path, monkeypatch):
+    network = residual_network((1, 1, 1, 1), width=8, n_classes=3, in_channels=3, seed=0)
+    layers = ["layer1", "layer2"]
+    made = Analysis(network, TINY_PROTOCOL, model="m", data=images, size=16, layers=layers, dimensions=[2, 3])
+    workspace = Workspace(tmp_path / "runs")
+    workspace.run([made.representations])
+    made.refuse_other_code(workspace)
+    made.probe["layer2"] = made.probe["layer2"][:, :1]
+    with pytest.raises(ValueError, match="its layer 'layer2' gives other activations"):
+        made.refuse_other_code(workspace)
+
+
+def test_a_link_to_nothing_is_said_in_words(analyze, images):
+    (images / "class_1" / "link.png").symlink_to(images / "nowhere.png")
+    result = analyze("--model", "my_networks:small", "--layers", "layer1,layer2", "--dimensions", "2,3")
+    assert result.exit_code == 1
+    assert "class_1/link.png cannot be read" in result.stderr
 
 
 def test_images_that_have_changed_are_read_again(analyze, images, tmp_path):

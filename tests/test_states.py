@@ -180,6 +180,9 @@ def test_a_step_that_was_stopped_goes_on_with_the_classes_that_are_left(tmp_path
             for path in folders["whole"].glob("checkpoint*-0-*"):
                 (folders[name] / path.name).write_bytes(path.read_bytes())
         step.compute(work)
+        done_before = len(done)
+        assert step.estimate(work) == 0
+        assert len(done) == done_before, "with nothing left nothing is timed"
     assert done == [0, 1, 2, 2]
     whole, stopped = (read_arrays(folder / "evidence.npz") for folder in folders.values())
     for name in StateEvidence._fields:

@@ -82,12 +82,8 @@ class ClassFolders:
     def identity(self) -> str:
         """A hash that changes when images are added, removed or replaced. They are not read for it: it is of names and
         sizes and, in a zip, of checksums, in a folder of when they were changed."""
-        if self._zip:
-            found = {info.filename: (info.file_size, info.CRC) for info in self._zip.infolist()}
-        else:
-            stats = {name: (self.path / self._top / name).stat() for name in self.names}
-            found = {self._top + name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
-        return hashlib.sha256(repr([(name, found[self._top + name]) for name in self.names]).encode()).hexdigest()
+        found = [(name, *self._as_it_is(self._top + name)) for name in self.names]
+        return hashlib.sha256(repr(found).encode()).hexdigest()
 
     @property
     def description(self) -> str:
@@ -137,6 +133,16 @@ class ClassFolders:
         """Images [3, H, W] uint8, as `decoded` has them."""
         full = [self._top + name for name in names]
         return decoded(full, lambda i: self._read(full[i]), self.path, size, self.advice)
+
+    def _as_it_is(self, name: str) -> tuple[int, ...]:
+        if self._zip:
+            info = self._zip.getinfo(name)
+            return info.file_size, info.CRC
+        try:
+            stat = (self.path / name).stat()
+        except OSError:  # a link to nothing: what is wrong is said when it is read
+            return ()
+        return stat.st_size, stat.st_mtime_ns
 
     def _read(self, name: str) -> bytes:
         try:
