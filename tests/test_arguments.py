@@ -172,6 +172,18 @@ def test_numbers_that_numpy_has_no_type_for_are_refused(odd):
         sort_by_group([1, odd], 2)
 
 
+@pytest.mark.parametrize("kind", [list, lambda names: np.array(names, dtype=object)])
+@pytest.mark.parametrize(
+    "groups", [[2**63 + 1, 2**63 + 3, -1], [2**53, 2**53 + 1, 0.5], ["ant", "ant\0"]], ids=["wide", "float", "nul"]
+)
+def test_names_that_numpy_would_make_one_are_refused(groups, kind):
+    """Of the first two numbers a float makes one; of the strings a null at the end."""
+    with pytest.raises(ValueError, match="groups must hold names that numpy keeps as they are, got "):
+        sort_by_group(kind(groups), len(groups))
+    with pytest.raises(ValueError, match="groups must hold names that numpy keeps as they are, got "):
+        index_of(kind(groups), np.array(["ant"]), len(groups))
+
+
 @pytest.mark.parametrize("protocol", [None, "converged"])
 def test_a_fit_that_is_stopped_leaves_the_one_before(points, monkeypatch, protocol):
     """Another number of features, and stopped in the sampler."""
