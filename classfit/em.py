@@ -50,10 +50,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     Float32 data are summed in float32; a run that meets a covariance too near singular for that is done in float64.
     Densities and probabilities are evaluated in the dtype of the X given, and returned as float64.
 
-    Fitted with `groups`, all methods that take points need the name of each (but `class_log_density`); fitted without,
-    none takes any. `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable
-    scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (a `Pipeline`
-    of scikit-learn 1.9 fits with them, but cannot score: score its last step).
+    Fitted with several groups, all methods that take points need the name of each (but `class_log_density`); fitted
+    without, none takes any. `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for
+    that enable scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (a
+    `Pipeline` of scikit-learn 1.9 fits with them, but cannot score: score its last step).
 
     Args:
         n_components: components of every group; or several numbers, then each group keeps the one with the lowest BIC
@@ -175,7 +175,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
         Args:
             X: [N, D].
-            groups: [N] names seen in fit; needed if, and only if, fit was given groups.
+            groups: [N] names seen in fit; None if fit was given none, or may be if it was given a single one.
         """
         X, rows_of_groups = self._check_X(X, groups)
         log_density = np.empty(len(X))
@@ -235,14 +235,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
         Args:
             n_samples: number of points, at least 1.
-            group: its name; needed if, and only if, fit was given groups.
+            group: its name; None if fit was given none, or may be if it was given a single one.
 
         Returns:
             [n_samples, D] float64 points, [n_samples] int64 components; the same each time if random_state is an int.
         """
         check_is_fitted(self, "weights_")
         check.integer(n_samples, "n_samples", 1)
-        [(g, _)] = self._rows_of_groups(1, None if group is None else [group])
+        [(g, _)] = self._rows_of_groups(1, None if group is None else [group], "group")
         rng = check.random_state_of(self.random_state)
         weights, means, _, precision_chol = (field.numpy() for field in self._mixtures[g])
         components = rng.choice(len(weights), size=n_samples, p=weights)
@@ -331,12 +331,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         X = validate_data(self, check.as_array(X), reset=False, dtype=[np.float64, np.float32])
         return X, self._rows_of_groups(len(X), groups)
 
-    def _rows_of_groups(self, n: int, groups: Any) -> list[tuple[int, np.ndarray]]:
+    def _rows_of_groups(self, n: int, groups: Any, argument: str = "groups") -> list[tuple[int, np.ndarray]]:
         """The index of each group that occurs, with its rows."""
         if groups is None and len(self.groups_) > 1:
-            raise ValueError(f"groups must be given: the model was fitted with {len(self.groups_)} groups")
+            raise ValueError(f"{argument} must be given: the model was fitted with {len(self.groups_)} groups")
         if groups is not None and not self._with_groups:
-            raise ValueError("groups must be None, as fit was called, got some")
+            raise ValueError(f"{argument} must be None: the model was fitted without groups")
         index = np.zeros(n, np.int64) if groups is None else index_of(groups, self.groups_, n)
         return [(int(g), np.flatnonzero(index == g)) for g in np.unique(index)]
 

@@ -427,7 +427,9 @@ def test_bad_data_and_groups():
         model.predict(X, groups[:-1])
     with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got 0"):
         model.sample(0, "a")
-    with pytest.raises(ValueError, match="groups must be given: the model was fitted with 2 groups"):
+    with pytest.raises(ValueError, match=r"^group must be given: the model was fitted with 2 groups"):
         model.sample(1)
-    with pytest.raises(ValueError, match="groups must be None"):
+    with pytest.raises(ValueError, match="groups must be None: the model was fitted without groups"):
         GaussianMixture().fit(X).score_samples(X, groups)
+    with pytest.raises(ValueError, match=r"^group must be None: the model was fitted without groups"):
+        GaussianMixture().fit(X).sample(1, "a")
