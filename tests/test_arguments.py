@@ -337,6 +337,16 @@ def test_points_that_are_no_real_numbers_are_refused(model, points):
             model.posterior_.log_density(bad)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_points_that_are_not_finite_are_told_by_their_row_of_x(model, points, value):
+    X, names = points[0].copy(), points[1]
+    row = np.flatnonzero(names != names[0])[3]
+    X[row, 1] = value
+    for method in (model.posterior_.log_density, model.posterior_.component_probabilities):
+        with pytest.raises(ValueError, match=f"X must be finite, got 1 rows that are not, the first is row {row}$"):
+            method(X, names)
+
+
 def test_points_beyond_the_dtype_of_the_fit_are_refused_in_words(points):
     single = DPGaussianMixture(**QUICK).fit(points[0].astype(np.float32))
     far = np.full((1, 3), 1e200)
