@@ -74,7 +74,7 @@ class ClassConditionalDensity(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """[N] the most probable class."""
+        """[N] the most probable class; the first where `predict_log_proba` is nan."""
         joint = self.log_density(X) + self.class_log_prior_
         return self.classes_[joint.argmax(axis=1)]
 

@@ -50,14 +50,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     Float32 data are summed in float32; a run that meets a covariance too near singular for that is done in float64.
     Densities and probabilities are evaluated in the dtype of the X given, and returned as float64.
 
-    Fitted with `groups`, all methods that take points need the name of each (but `class_log_density`); fitted without,
-    none takes any. `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for that enable
-    scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (a `Pipeline`
-    of scikit-learn 1.9 fits with them, but cannot score: score its last step).
+    Fitted with several groups, all methods that take points need the name of each (but `class_log_density`); fitted
+    without, none takes any. `cross_val_score` and the like give `groups` to the splitter, not to the estimator: for
+    that enable scikit-learn's metadata routing, `set_fit_request(groups=True)` and `set_score_request(groups=True)` (a
+    `Pipeline` of scikit-learn 1.9 fits with them, but cannot score: score its last step).
 
     Args:
         n_components: components of every group; or several numbers, then each group keeps the one with the lowest BIC
-            (those above its number of points are not tried).
+            (those above its number of points are not tried). A component of D points or fewer is singular but for
+            reg_covar, which alone bounds its likelihood: with few points BIC takes many of those (of 20 points of one
+            Gaussian in two dimensions it takes 6 or 8 components, of up to 8), without a warning.
         tol: a group stops when a step changes its mean log-likelihood by less than this, in nats.
         reg_covar: added to the variances of every component, in units of the feature's variance in the whole group
             (scikit-learn: of the data, squared). Clusters far apart, or an outlier, make these units large: of two
@@ -71,7 +73,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         verbose: 1 shows a progress bar.
         device: where EM runs and densities are evaluated: None is the processor, "cuda" a GPU.
 
-    Attributes (float64; M components, those of the first group first):
+    Attributes (float64; M components, those of the first group first; to change one changes no density):
         groups_: [G] names of the groups, sorted; [0] if fitted without groups.
         component_offsets_: [G + 1] int64; group g has the components component_offsets_[g]:component_offsets_[g + 1].
         weights_ [M], means_ [M, D], covariances_ [M, D, D]: as in scikit-learn.
@@ -175,7 +177,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
         Args:
             X: [N, D].
-            groups: [N] names seen in fit; needed if, and only if, fit was given groups.
+            groups: [N] names seen in fit; None if fit was given none, or may be if it was given a single one.
         """
         X, rows_of_groups = self._check_X(X, groups)
         log_density = np.empty(len(X))
@@ -235,14 +237,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
         Args:
             n_samples: number of points, at least 1.
-            group: its name; needed if, and only if, fit was given groups.
+            group: its name; None if fit was given none, or may be if it was given a single one.
 
         Returns:
             [n_samples, D] float64 points, [n_samples] int64 components; the same each time if random_state is an int.
         """
         check_is_fitted(self, "weights_")
         check.integer(n_samples, "n_samples", 1)
-        [(g, _)] = self._rows_of_groups(1, None if group is None else [group])
+        [(g, _)] = self._rows_of_groups(1, None if group is None else [group], "group")
         rng = check.random_state_of(self.random_state)
         weights, means, _, precision_chol = (field.numpy() for field in self._mixtures[g])
         components = rng.choice(len(weights), size=n_samples, p=weights)
@@ -331,12 +333,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         X = validate_data(self, check.as_array(X), reset=False, dtype=[np.float64, np.float32])
         return X, self._rows_of_groups(len(X), groups)
 
-    def _rows_of_groups(self, n: int, groups: Any) -> list[tuple[int, np.ndarray]]:
+    def _rows_of_groups(self, n: int, groups: Any, argument: str = "groups") -> list[tuple[int, np.ndarray]]:
         """The index of each group that occurs, with its rows."""
         if groups is None and len(self.groups_) > 1:
-            raise ValueError(f"groups must be given: the model was fitted with {len(self.groups_)} groups")
+            raise ValueError(f"{argument} must be given: the model was fitted with {len(self.groups_)} groups")
         if groups is not None and not self._with_groups:
-            raise ValueError("groups must be None, as fit was called, got some")
+            raise ValueError(f"{argument} must be None: the model was fitted without groups")
         index = np.zeros(n, np.int64) if groups is None else index_of(groups, self.groups_, n)
         return [(int(g), np.flatnonzero(index == g)) for g in np.unique(index)]
 

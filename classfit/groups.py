@@ -63,8 +63,8 @@ def _names(groups: Any, n: int) -> np.ndarray:
     """[n] numbers or strings, never objects."""
     groups = as_array(groups)
     names = np.asarray(groups)
-    if names.dtype.kind == "U" and not isinstance(groups, np.ndarray):
-        # What came, of which numpy makes strings if a single one is among it.
+    if names.dtype.kind in "Uf" and not isinstance(groups, np.ndarray):
+        # What came, of which numpy makes strings if a single one is among it, and floats of integers beyond its own.
         names = np.asarray(groups, dtype=object)
     if names.shape != (n,):
         raise ValueError(f"groups must hold one name for each of {n} rows of X, got shape {list(names.shape)}")
@@ -73,7 +73,7 @@ def _names(groups: Any, n: int) -> np.ndarray:
     if names.dtype != object:
         return names
     if all(isinstance(name, str) for name in names):
-        return names.astype(str)
+        return _unchanged(names, names.astype(str))
     if all(isinstance(name, Number) for name in names):
         numbers = np.array(names.tolist())
         if numbers.dtype == object:
@@ -82,12 +82,20 @@ def _names(groups: Any, n: int) -> np.ndarray:
                 f"groups must hold numbers that numpy has a type for, or strings, got {odd!r} ({type(odd).__name__}); "
                 "give such names as strings"
             )
-        return numbers
+        return _unchanged(names, numbers)
     for row, name in enumerate(names):
         if _is_missing(name):
             raise ValueError(f"groups must not hold {name}, got one in row {row}")
     kinds = sorted({type(name).__name__ for name in names})
     raise ValueError(f"groups must be all numbers or all strings, got {', '.join(kinds)}")
+
+
+def _unchanged(names: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """`found`; ValueError if numpy made another name of one (but nan): two may have become the same."""
+    for name, kept in zip(names, found.tolist(), strict=True):
+        if name != kept and name == name:
+            raise ValueError(f"groups must hold names that numpy keeps as they are, got {name!r}, kept as {kept!r}")
+    return found
 
 
 def _is_missing(name: Any) -> bool:

@@ -432,6 +432,9 @@ class Posterior:
         points = torch.from_numpy(np.require(found, np.float64, ["C_CONTIGUOUS", "WRITEABLE"]))
         if points.ndim != 2 or points.shape[1] != self.x.shape[1]:
             raise ValueError(f"X must have shape [n, {self.x.shape[1]}], got {list(points.shape)}")
+        bad = (~points.isfinite()).any(1).nonzero()
+        if len(bad):  # said here, where rows are those of X: the kernels see those of one group
+            raise ValueError(f"X must be finite, got {len(bad)} rows that are not, the first is row {int(bad[0])}")
         return points.to(self.device)
 
     def _mixture_log_density(self, points: Tensor, mixture: Mixture) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Pooled activations of named layers, projected on their leading right singular vectors (section 3 of the paper)."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -52,7 +53,7 @@ def extract_representations(
 
     The pooled activations A [N, C] of a layer are those of its output in evaluation mode:
 
-        [B, C, H, W]    mean over the H x W positions
+        [B, C, H, W]    mean over the H x W positions (channels last, as in a Swin transformer, must be permuted before)
         [B, T, C]       the class token (the first) if the model has a parameter named class_token or cls_token,
                         else the mean over the T tokens
         [B, C]          as they are
@@ -80,6 +81,9 @@ def extract_representations(
             gives another number of rows than there are inputs; an output that is not a tensor of one of the shapes
             above or not finite; n_components out of range; a projection that is missing or of another width; an empty
             loader, or one that is a tensor or a dataset; a device that is not here.
+
+    Warns:
+        UserWarning: an output of four dimensions looks like [B, H, W, C]: its second and third are equal, its last not.
     """
     _check_layers(model, layers)
     sizes = _check_n_components(n_components, projections, layers)
@@ -111,6 +115,8 @@ def _pooled_activations(
 
     def hook_of(layer: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not pooled[layer]:
+                _warn_of_channels_last(output, layer)
             # A copy: the network may change its output in place after this layer.
             pooled[layer].append(_pool(output, class_token, layer).to("cpu", torch.float32, copy=True))
 
@@ -164,6 +170,15 @@ def _pool(output: Any, class_token: bool, layer: str) -> Tensor:
     raise ValueError(
         f"the output of layer {layer!r} must have shape [B, C, H, W], [B, T, C] or [B, C], got {list(output.shape)}"
     )
+
+
+def _warn_of_channels_last(output: Any, layer: str) -> None:
+    if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        warnings.warn(
+            f"the output of layer {layer!r}, of shape {list(output.shape)}, is taken as [B, C, H, W] but looks like "
+            "[B, H, W, C]; if it is, name a layer after which channels come first",
+            stacklevel=2,
+        )
 
 
 def _images(batch: Any) -> Tensor:

@@ -172,6 +172,18 @@ def test_numbers_that_numpy_has_no_type_for_are_refused(odd):
         sort_by_group([1, odd], 2)
 
 
+@pytest.mark.parametrize("kind", [list, lambda names: np.array(names, dtype=object)])
+@pytest.mark.parametrize(
+    "groups", [[2**63 + 1, 2**63 + 3, -1], [2**53, 2**53 + 1, 0.5], ["ant", "ant\0"]], ids=["wide", "float", "nul"]
+)
+def test_names_that_numpy_would_make_one_are_refused(groups, kind):
+    """Of the first two numbers a float makes one; of the strings a null at the end."""
+    with pytest.raises(ValueError, match="groups must hold names that numpy keeps as they are, got "):
+        sort_by_group(kind(groups), len(groups))
+    with pytest.raises(ValueError, match="groups must hold names that numpy keeps as they are, got "):
+        index_of(kind(groups), np.array(["ant"]), len(groups))
+
+
 @pytest.mark.parametrize("protocol", [None, "converged"])
 def test_a_fit_that_is_stopped_leaves_the_one_before(points, monkeypatch, protocol):
     """Another number of features, and stopped in the sampler."""
@@ -323,6 +335,16 @@ def test_points_that_are_no_real_numbers_are_refused(model, points):
     for bad in (points[0].astype(str), points[0] + 0j, points[0].astype(object)):
         with pytest.raises(ValueError, match=f"X must hold real numbers, got an array of dtype {bad.dtype}"):
             model.posterior_.log_density(bad)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_points_that_are_not_finite_are_told_by_their_row_of_x(model, points, value):
+    X, names = points[0].copy(), points[1]
+    row = np.flatnonzero(names != names[0])[3]
+    X[row, 1] = value
+    for method in (model.posterior_.log_density, model.posterior_.component_probabilities):
+        with pytest.raises(ValueError, match=f"X must be finite, got 1 rows that are not, the first is row {row}$"):
+            method(X, names)
 
 
 def test_points_beyond_the_dtype_of_the_fit_are_refused_in_words(points):

@@ -130,6 +130,14 @@ def test_bic_chooses_the_number_of_components_in_each_group():
     assert model.predict(X, groups)[200:].tolist() in ([0] * 100 + [1] * 100, [1] * 100 + [0] * 100)
 
 
+def test_with_few_points_bic_takes_components_that_are_singular_but_for_reg_covar():
+    for seed in range(3):
+        X = np.random.default_rng(seed).normal(size=(20, 2))
+        model = GaussianMixture((1, 2, 3, 4, 6, 8), n_init=3, random_state=SEED).fit(X)
+        assert len(model.weights_) >= 6
+        assert np.linalg.eigvalsh(model.covariances_).min() < 1e-5
+
+
 def test_starts_that_do_not_fit_in_memory_at_once_are_run_in_turns(monkeypatch):
     X, groups = blobs((30, 40, 50), D=2)
     arguments = {"n_components": (1, 3), "n_init": 2, "random_state": SEED}
@@ -427,7 +435,9 @@ def test_bad_data_and_groups():
         model.predict(X, groups[:-1])
     with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got 0"):
         model.sample(0, "a")
-    with pytest.raises(ValueError, match="groups must be given: the model was fitted with 2 groups"):
+    with pytest.raises(ValueError, match=r"^group must be given: the model was fitted with 2 groups"):
         model.sample(1)
-    with pytest.raises(ValueError, match="groups must be None"):
+    with pytest.raises(ValueError, match="groups must be None: the model was fitted without groups"):
         GaussianMixture().fit(X).score_samples(X, groups)
+    with pytest.raises(ValueError, match=r"^group must be None: the model was fitted without groups"):
+        GaussianMixture().fit(X).sample(1, "a")

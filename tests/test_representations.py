@@ -1,5 +1,7 @@
 """Activations of named layers, pooled and projected."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -270,6 +272,22 @@ def test_a_layer_of_windows_is_refused(images):
     windows = nn.Sequential(nn.Unflatten(2, (2, 4)), nn.Flatten(0, 1), nn.Flatten(1), nn.Identity())
     with pytest.raises(ValueError, match=r"layer '3' must give one row for each of the 16 inputs .*, it gave 48 "):
         extract_representations(windows, loader(images), ["3"])
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.movedim(1, 3)
+
+
+def test_warns_of_channels_that_come_last(network, images):
+    with pytest.warns(UserWarning, match=r"'0', of shape \[16, 8, 8, 3\], is taken as \[B, C, H, W\]") as caught:
+        extract_representations(nn.Sequential(ChannelsLast()), loader(images), ["0"])
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract_representations(network, loader(images), ["conv", "body", "linear"])
+        wide = torch.cat([images, images], 3)
+        extract_representations(nn.Sequential(nn.Identity()), loader(wide), ["0"])
 
 
 def test_a_device_that_is_not_here(network, images):
