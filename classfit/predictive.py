@@ -6,6 +6,7 @@ whenever they are needed, so a posterior is small, exact, and free of anything t
 
 import hashlib
 import json
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -79,7 +80,7 @@ class Posterior:
         official: see above.
 
     Raises:
-        ValueError: arrays whose shapes do not fit together; no kept sweep, or labels that are not integers.
+        ValueError: arrays whose shapes do not fit together; no kept sweep; labels that are not 0..K - 1 in each group.
 
     Attributes: all of these, and device, where densities are evaluated: the processor, before `to`.
     """
@@ -116,6 +117,13 @@ class Posterior:
         names = np.asarray(groups)
         if not (names[:-1] < names[1:]).all():
             raise ValueError(f"groups must be names in rising order, each once, got {names.tolist()}")
+        for name, (a, b) in zip(names, pairwise(group_offsets.tolist()), strict=True):
+            highest = labels[:, a:b].max(1)
+            occupied = np.zeros((S, int(highest.max()) + 1), np.bool_)
+            occupied[np.arange(S)[:, None], labels[:, a:b]] = True
+            if (gaps := occupied.sum(1) <= highest).any():
+                where = f"row {int(gaps.argmax())}, group {name}"
+                raise ValueError(f"labels must be 0..K - 1 in each group, without gaps, got one in {where}")
         self.x, self.group_offsets, self.groups = x, group_offsets, names
         self.labels, self.alpha = labels, alpha
         self.prior, self.variance, self.official = prior, variance, official

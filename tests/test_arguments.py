@@ -389,6 +389,10 @@ def test_small_points_have_the_density_of_large_ones(points, dtype, scale):
         ({"labels": np.zeros((2, 84), np.int32)}, r"labels must have shape \[2, 85\], got \[2, 84\]"),
         ({"labels": np.zeros((2, 85))}, "labels must be integers from 0 to 84, got float64"),
         ({"labels": np.full((2, 85), 85)}, "labels must be integers from 0 to 84, got int64 from 85 to 85"),
+        (
+            {"labels": np.repeat([[0], [1]], 85, 1)},
+            r"labels must be 0..K - 1 in each group, without gaps, got one in row 1, group ant",
+        ),
         ({"alpha": np.ones((2, 3))}, r"alpha must have shape \[2, 2\], got \[2, 3\]"),
         (
             {"groups": np.array(["fox", "ant"])},
