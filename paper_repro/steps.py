@@ -371,6 +371,8 @@ class Workspace:
             record = started or self.provenance(step) or {}
             if state == State.DAMAGED and not record:
                 lost.append(f"{step.name} (nobody knows how long; damaged: {PROVENANCE})")
+            if state == State.UNFINISHED and not record and _progress(self.folder(step)):
+                lost.append(f"{step.name} (nobody knows how long, unfinished; damaged: {STARTED})")
             if not record or record.get("left_out"):
                 continue
             inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)
@@ -454,8 +456,12 @@ def _seconds_of_attempt(folder: Path) -> float:
         started = (folder / STARTED).stat().st_mtime
     except OSError:
         return 0.0
-    files = [path for path in folder.iterdir() if path.name != STARTED and not _is_temporary(path)]
-    return max((path.stat().st_mtime - started for path in files), default=0.0)
+    return max((path.stat().st_mtime - started for path in _progress(folder)), default=0.0)
+
+
+def _progress(folder: Path) -> list[Path]:
+    """What an attempt that did not finish has made."""
+    return [path for path in folder.iterdir() if path.name != STARTED and not _is_temporary(path)]
 
 
 def _is_result(path: Path) -> bool:

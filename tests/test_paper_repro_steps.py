@@ -214,6 +214,19 @@ def interrupted(toy, workspace, seconds, **versions):
     return folder
 
 
+def test_progress_of_which_nobody_knows_what_it_was_begun_with_is_not_thrown_away(toy, workspace):
+    folder = interrupted(toy, workspace, 7200)
+    (folder / "started.json").write_text("")
+    words = r"second \(nobody knows how long, unfinished; damaged: started.json\) would be thrown"
+    with pytest.raises(DiscardError, match=words):
+        toy.run(workspace)
+    with pytest.raises(DiscardError, match=words):
+        workspace.join(toy.steps()["second"])
+    assert (folder / "checkpoint.json").exists()
+    (folder / "checkpoint.json").unlink()
+    assert toy.run(workspace)[0] == "second"
+
+
 def test_long_progress_of_other_versions_is_not_thrown_away(toy, workspace):
     folder = interrupted(toy, workspace, 7200, torch="0.0")
     with pytest.raises(DiscardError, match=r"second \(120 min, unfinished; begun with torch 0\.0\) would be thrown"):
