@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 PROVENANCE, STARTED = "provenance.json", "started.json"
+BEGUN = "begun"
+"""When an attempt was, in seconds since 1970, in its `started.json`."""
 ARCHIVE_ORDER = "archive_order.npz"
 """Of the images, in the step `dataset`: no part of what they are."""
 WORTH_SAYING_SECONDS = 60.0
@@ -420,7 +422,7 @@ class Workspace:
             folder.rename(gone)
             shutil.rmtree(gone)
         folder.mkdir(parents=True)
-        write_json(folder / STARTED, claim)
+        write_json(folder / STARTED, {**claim, BEGUN: time.time()})
 
     def _digest(self, step: Step) -> str:
         """One hash for all files of a finished step, those that were left out of what is kept included.
@@ -447,16 +449,20 @@ def _versions(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _comparable(claim: Mapping[str, Any]) -> dict[str, Any]:
-    return {**claim, "versions": _versions(claim)}
+    return {name: value for name, value in claim.items() if name != BEGUN} | {"versions": _versions(claim)}
 
 
 def _seconds_of_attempt(folder: Path) -> float:
-    """From the start of an attempt that did not finish to the last file that it did; 0 if there is none."""
+    """From the start of an attempt that did not finish to the last file that it did; 0 if there is none.
+
+    In a copy the files are all of the same time, and a clock may have been put back: rather too long than too short.
+    """
     try:
-        started = (folder / STARTED).stat().st_mtime
+        written = (folder / STARTED).stat().st_mtime
     except OSError:
         return 0.0
-    return max((path.stat().st_mtime - started for path in _progress(folder)), default=0.0)
+    begun = (_read_or_none(folder / STARTED) or {}).get(BEGUN, written)
+    return max((abs(path.stat().st_mtime - begun) for path in _progress(folder)), default=0.0)
 
 
 def _progress(folder: Path) -> list[Path]:

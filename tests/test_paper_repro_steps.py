@@ -214,6 +214,22 @@ def interrupted(toy, workspace, seconds, **versions):
     return folder
 
 
+@pytest.mark.parametrize("how", ["a copy, whose files are all as new", "a clock that was put back"])
+def test_long_progress_is_known_for_such_in(toy, workspace, how):
+    folder = interrupted(toy, workspace, -7200 if "clock" in how else 7200)
+    if "copy" in how:
+        claim = storage.read_json(folder / "started.json")
+        storage.write_json(folder / "started.json", {**claim, "begun": claim["begun"] - 7200})
+        for path in folder.iterdir():
+            os.utime(path)
+    toy.settings["second"] = 5
+    with pytest.raises(DiscardError, match=r"second \(120 min, unfinished; settings or .*\) would be thrown away"):
+        toy.run(workspace)
+    assert (folder / "checkpoint.json").exists()
+    toy.settings["second"] = 0
+    assert toy.run(workspace)[0] == "second"
+
+
 def test_progress_of_which_nobody_knows_what_it_was_begun_with_is_not_thrown_away(toy, workspace):
     folder = interrupted(toy, workspace, 7200)
     (folder / "started.json").write_text("")
