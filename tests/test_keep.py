@@ -248,6 +248,14 @@ def test_a_report_keeps_its_date_while_it_says_the_same(kept, command):
     assert ["long ago" in path.read_text(encoding="utf-8") for path in reports] == [False, True]
 
 
+def test_a_damaged_report_is_written_anew(kept, command):
+    path = kept / "small" / "em" / "report.html"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000] + "–".encode()[:1])
+    assert command("draw", "figure_a6", "--protocol", "em", "--runs-dir", kept).exit_code == 0
+    assert len(path.read_bytes()) == len(whole)
+
+
 def test_another_seed_is_kept_apart(kept, copied, command):
     before = content(kept / "small")
     _, em = (Pipeline(SMALL_PROFILE, protocol, seed=3) for protocol in PROTOCOLS_RUN.values())
