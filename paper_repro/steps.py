@@ -417,6 +417,9 @@ class Workspace:
             return
         # In one move: whatever is left if this is stopped cannot be taken for progress.
         gone = folder.with_name(f".{folder.name}.tmp")
+        for path in (gone, folder):
+            if path.is_symlink():  # what it leads to may be another run's, and stays
+                path.unlink()
         shutil.rmtree(gone, ignore_errors=True)
         if folder.exists():
             folder.rename(gone)

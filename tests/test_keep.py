@@ -435,6 +435,18 @@ def test_a_kill_leaves_no_half_copy(run, kept):
     assert without_report(kept / "small") == before
 
 
+def test_a_link_stays_one(run, kept):
+    keep(run, one_protocol(), kept / "small")
+    before = without_report(kept / "small")
+    (kept / "small").rename(kept / "elsewhere")
+    (kept / "small").symlink_to("elsewhere")
+    for _ in range(2):
+        keep(run, one_protocol(), kept / "small")
+        assert sorted(path.name for path in kept.iterdir()) == ["elsewhere", "small"]
+        assert (kept / "small").is_symlink()
+        assert without_report(kept / "elsewhere") == before
+
+
 def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
     paper, em = pipelines()
     shutil.rmtree(copied.folder(paper.figures["figure_a6"]))

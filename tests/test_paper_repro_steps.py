@@ -320,6 +320,20 @@ def test_states_of_many_steps_read_every_file_once(toy, workspace, monkeypatch):
     assert len(read) == len(set(read)) == len(steps)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_left_alone(toy, workspace, tmp_path, there):
+    """The folder of a step may be a link to another run's."""
+    toy.run(workspace)
+    (workspace.root / "second").rename(tmp_path / "others")
+    (workspace.root / "second").symlink_to(tmp_path / ("others" if there else "nowhere"))
+    before = storage.read_json(tmp_path / "others" / "result.json")
+    toy.settings["second"] = 5
+    assert toy.run(workspace) == ["second", "third"]
+    assert storage.read_json(workspace.root / "second" / "result.json") != before
+    assert storage.read_json(tmp_path / "others" / "result.json") == before
+    assert sorted(path.name for path in workspace.root.iterdir()) == sorted(toy.settings)
+
+
 def test_all_that_would_be_thrown_away_is_named_before_anything_is(toy, workspace):
     toy.run(workspace)
     for name in ("second", "third"):
