@@ -20,7 +20,7 @@ from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Workspace
-from paper_repro.storage import MENDABLE, read_json
+from paper_repro.storage import MENDABLE, DamagedError, read_json
 
 __all__ = ["app", "main"]
 
@@ -529,7 +529,8 @@ def _said(where: Path | str) -> Iterator[None]:
         _fail(f"{error.strerror}: {place}. Put that right, then run the same command again.")
     except ValueError as error:
         # By name: importing them brings in torch.
-        if not isinstance(error, CannotError) and type(error).__name__ not in ("DatasetError", "ScoresError"):
+        by_name = ("DatasetError", "ScoresError", "CheckpointError")
+        if not isinstance(error, CannotError | DamagedError) and type(error).__name__ not in by_name:
             raise
         _fail(str(error))
 
