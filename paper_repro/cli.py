@@ -19,7 +19,7 @@ from paper_repro.given_scores import given, given_before, of_images
 from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Workspace
+from paper_repro.steps import BusyError, CannotError, DiscardError, KilledError, State, Step, Workspace
 from paper_repro.storage import MENDABLE, DamagedError, read_json
 
 __all__ = ["app", "main"]
@@ -520,7 +520,7 @@ def _said(where: Path | str) -> Iterator[None]:
     """What the user can put right ends the command with its message alone. A full disk does not say `where` it is."""
     try:
         yield
-    except (BusyError, DiscardError) as error:
+    except (BusyError, DiscardError, KilledError) as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in MENDABLE:

@@ -34,6 +34,7 @@ __all__ = [
     "BusyError",
     "CannotError",
     "DiscardError",
+    "KilledError",
     "State",
     "Step",
     "Work",
@@ -66,6 +67,10 @@ class BusyError(RuntimeError):
 
 class DiscardError(RuntimeError):
     """What took long to compute would be thrown away."""
+
+
+class KilledError(RuntimeError):
+    """A process that shared the work was killed."""
 
 
 class CannotError(ValueError):
