@@ -1,8 +1,10 @@
 """The command `paper-repro`: list, run, trials, draw, check, keep, analyze."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -411,6 +413,8 @@ def analyze(
 def main() -> None:
     # Threads that wait should sleep: spinning makes training ten times slower when other work shares the processors.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that has no such letters is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
     app(prog_name="paper-repro")
 
 
