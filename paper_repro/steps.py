@@ -295,6 +295,8 @@ class Workspace:
             except CannotError as error:
                 self.console.print(f"[red]✗[/] {step.name}: {escape(str(error))}", soft_wrap=True)
                 failed[step.name] = error
+        elif (self.folder(step) / STARTED).exists():  # stopped when it was finished, but for this
+            _clear(self.folder(step))
         finished.add(step.name)
         return failed.get(step.name)
 
@@ -345,11 +347,7 @@ class Workspace:
             peak_memory_bytes=memory,
             **software(),
         )
-        for path in folder.iterdir():
-            if path.is_dir() and path.name.startswith("checkpoint"):
-                shutil.rmtree(path)
-            elif path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
-                path.unlink()
+        _clear(folder)
         self.console.print(f"[green]✓[/] {step.name}  [dim]{seconds:.1f} s, {memory / 1e6:,.0f} MB[/]")
 
     def _open(self, step: Step) -> Work:
@@ -476,6 +474,15 @@ def _seconds_of_attempt(folder: Path) -> float:
 def _progress(folder: Path) -> list[Path]:
     """What an attempt that did not finish has made."""
     return [path for path in folder.iterdir() if path.name != STARTED and not _is_temporary(path)]
+
+
+def _clear(folder: Path) -> None:
+    """Away with the progress of a finished step; the record of its start goes last: while it is there, more may be."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == STARTED):
+        if path.is_dir() and path.name.startswith("checkpoint"):
+            shutil.rmtree(path)
+        elif path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
+            path.unlink(missing_ok=True)  # a shard that still works moves its own
 
 
 def _is_result(path: Path) -> bool:

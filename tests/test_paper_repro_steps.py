@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from paper_repro import storage
+from paper_repro import steps, storage
 from paper_repro.machine import software
 from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Work, Workspace
 
@@ -389,6 +389,22 @@ def test_a_stopped_step_goes_on_from_its_checkpoint(toy, workspace, said):
     assert storage.read_json(workspace.root / "second/result.json")[1] == 7
     assert workspace.provenance(toy.steps()["second"])["continued_after_interruption"]
     assert sorted(path.name for path in (workspace.root / "second").iterdir()) == ["provenance.json", "result.json"]
+
+
+def test_a_step_that_was_stopped_when_it_was_finished_leaves_no_progress(toy, workspace, monkeypatch):
+    toy.fails = "second"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        toy.run(workspace)
+    toy.fails = ""
+    folder = workspace.root / "second"
+    (folder / "checkpoint-fits").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(workspace)
+    assert workspace.state(toy.steps()["second"]) == State.DONE
+    assert toy.run(workspace) == ["third", "lone"]
+    assert sorted(path.name for path in folder.iterdir()) == ["provenance.json", "result.json"]
 
 
 @pytest.mark.parametrize("change", ["setting", "version"])
