@@ -27,7 +27,7 @@ from classfit.groups import Grouping, one_group, sort_by_group
 from classfit.leave_one_out import LeaveOneOut
 from classfit.predictive import Posterior
 from classfit.prior import KAPPA0, group_variances, niw_prior, standardise, standardised
-from classfit.storage import write_checkpoint
+from classfit.storage import CheckpointError, write_checkpoint
 from kernels import NIWPrior
 
 SWEEPS_A_CALL = 10
@@ -427,9 +427,9 @@ def _load_chain(path: Path, identity: str, kind: type[AnyChain]) -> AnyChain:
         if found == identity:
             return kind(**arrays)
     except Exception as error:
-        raise ValueError(
+        raise CheckpointError(
             f"checkpoint {path} is damaged or something else ({error}); move it away to start anew"
         ) from error
-    raise ValueError(
+    raise CheckpointError(
         f"checkpoint {path} belongs to other data, other settings or another device; move it away to start anew"
     )

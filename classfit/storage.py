@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 
 
+class CheckpointError(ValueError):
+    """A file that a fit was to go on from is not its own, or damaged."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, moved over it when the block ends without an error."""

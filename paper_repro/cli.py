@@ -1,8 +1,10 @@
 """The command `paper-repro`: list, run, trials, draw, check, keep, analyze."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,8 +21,8 @@ from paper_repro.given_scores import given, given_before, of_images
 from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Workspace
-from paper_repro.storage import MENDABLE, read_json
+from paper_repro.steps import BusyError, CannotError, DiscardError, KilledError, State, Step, Workspace
+from paper_repro.storage import MENDABLE, DamagedError, read_json
 
 __all__ = ["app", "main"]
 
@@ -411,6 +413,8 @@ def analyze(
 def main() -> None:
     # Threads that wait should sleep: spinning makes training ten times slower when other work shares the processors.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that has no such letters is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
     app(prog_name="paper-repro")
 
 
@@ -520,7 +524,7 @@ def _said(where: Path | str) -> Iterator[None]:
     """What the user can put right ends the command with its message alone. A full disk does not say `where` it is."""
     try:
         yield
-    except (BusyError, DiscardError) as error:
+    except (BusyError, DiscardError, KilledError) as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in MENDABLE:
@@ -529,7 +533,8 @@ def _said(where: Path | str) -> Iterator[None]:
         _fail(f"{error.strerror}: {place}. Put that right, then run the same command again.")
     except ValueError as error:
         # By name: importing them brings in torch.
-        if not isinstance(error, CannotError) and type(error).__name__ not in ("DatasetError", "ScoresError"):
+        by_name = ("DatasetError", "ScoresError", "CheckpointError")
+        if not isinstance(error, CannotError | DamagedError) and type(error).__name__ not in by_name:
             raise
         _fail(str(error))
 

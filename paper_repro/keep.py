@@ -71,6 +71,7 @@ def keep(workspace: Workspace, pipelines: Sequence[Pipeline], folder: Path, limi
     Raises:
         KeepError: no finished figure, something out of date or damaged, or more bytes than the limit.
     """
+    folder = folder.resolve()  # a link stays one
     _check_replaceable(folder, pipelines[0].dataset)
     copy, previous = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
     if previous.exists() and not folder.exists():  # stopped between the two moves below

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.storage import DamagedError, read_arrays, write_arrays
 from paper_repro.workers import run_tasks
 
 __all__ = [
@@ -146,7 +146,8 @@ def load_trials(folder: Path, n_points: int, *, seed: int, minimum: int = 2) -> 
         trial = int(path.stem.rsplit("-", 1)[1])
         stored = read_arrays(path)
         if not np.array_equal(stored["inside"], subset(trial, n_points, seed=seed)):
-            raise ValueError(f"{path} is of another seed or other data: its subset is not that of trial {trial}")
+            words = f"its subset is not that of trial {trial}. Move it away, then run the same command again"
+            raise DamagedError(f"{path} is of another seed or other data: {words}")
         inside.append(stored["inside"])
         correct.append(stored["correct"])
     if len(inside) < minimum:

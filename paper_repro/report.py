@@ -95,13 +95,15 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
     )
     path = workspace.root / pipeline.folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or _undated(path.read_text(encoding="utf-8")) != _undated(page):
-        write_bytes(path, page.encode())
+    written = page.encode()
+    # As bytes: a damaged report need not be text.
+    if not path.exists() or _undated(path.read_bytes()) != _undated(written):
+        write_bytes(path, written)
     return path
 
 
-def _undated(page: str) -> str:
-    return re.sub(r"Written [^<]*", "", page)
+def _undated(page: bytes) -> bytes:
+    return re.sub(rb"Written [^<]*", b"", page)
 
 
 def _figure(workspace: Workspace, step: Step, name: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ __all__ = [
     "BusyError",
     "CannotError",
     "DiscardError",
+    "KilledError",
     "State",
     "Step",
     "Work",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 PROVENANCE, STARTED = "provenance.json", "started.json"
+BEGUN = "begun"
+"""When an attempt was, in seconds since 1970, in its `started.json`."""
 ARCHIVE_ORDER = "archive_order.npz"
 """Of the images, in the step `dataset`: no part of what they are."""
 WORTH_SAYING_SECONDS = 60.0
@@ -64,6 +67,10 @@ class BusyError(RuntimeError):
 
 class DiscardError(RuntimeError):
     """What took long to compute would be thrown away."""
+
+
+class KilledError(RuntimeError):
+    """A process that shared the work was killed."""
 
 
 class CannotError(ValueError):
@@ -288,6 +295,8 @@ class Workspace:
             except CannotError as error:
                 self.console.print(f"[red]✗[/] {step.name}: {escape(str(error))}", soft_wrap=True)
                 failed[step.name] = error
+        elif (self.folder(step) / STARTED).exists():  # stopped when it was finished, but for this
+            _clear(self.folder(step))
         finished.add(step.name)
         return failed.get(step.name)
 
@@ -338,11 +347,7 @@ class Workspace:
             peak_memory_bytes=memory,
             **software(),
         )
-        for path in folder.iterdir():
-            if path.is_dir() and path.name.startswith("checkpoint"):
-                shutil.rmtree(path)
-            elif path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
-                path.unlink()
+        _clear(folder)
         self.console.print(f"[green]✓[/] {step.name}  [dim]{seconds:.1f} s, {memory / 1e6:,.0f} MB[/]")
 
     def _open(self, step: Step) -> Work:
@@ -371,6 +376,8 @@ class Workspace:
             record = started or self.provenance(step) or {}
             if state == State.DAMAGED and not record:
                 lost.append(f"{step.name} (nobody knows how long; damaged: {PROVENANCE})")
+            if state == State.UNFINISHED and not record and _progress(self.folder(step)):
+                lost.append(f"{step.name} (nobody knows how long, unfinished; damaged: {STARTED})")
             if not record or record.get("left_out"):
                 continue
             inputs_known = names.isdisjoint(step_in.name for step_in in step.inputs)
@@ -413,12 +420,15 @@ class Workspace:
             return
         # In one move: whatever is left if this is stopped cannot be taken for progress.
         gone = folder.with_name(f".{folder.name}.tmp")
+        for path in (gone, folder):
+            if path.is_symlink():  # what it leads to may be another run's, and stays
+                path.unlink()
         shutil.rmtree(gone, ignore_errors=True)
         if folder.exists():
             folder.rename(gone)
             shutil.rmtree(gone)
         folder.mkdir(parents=True)
-        write_json(folder / STARTED, claim)
+        write_json(folder / STARTED, {**claim, BEGUN: time.time()})
 
     def _digest(self, step: Step) -> str:
         """One hash for all files of a finished step, those that were left out of what is kept included.
@@ -445,17 +455,34 @@ def _versions(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _comparable(claim: Mapping[str, Any]) -> dict[str, Any]:
-    return {**claim, "versions": _versions(claim)}
+    return {name: value for name, value in claim.items() if name != BEGUN} | {"versions": _versions(claim)}
 
 
 def _seconds_of_attempt(folder: Path) -> float:
-    """From the start of an attempt that did not finish to the last file that it did; 0 if there is none."""
+    """From the start of an attempt that did not finish to the last file that it did; 0 if there is none.
+
+    In a copy the files are all of the same time, and a clock may have been put back: rather too long than too short.
+    """
     try:
-        started = (folder / STARTED).stat().st_mtime
+        written = (folder / STARTED).stat().st_mtime
     except OSError:
         return 0.0
-    files = [path for path in folder.iterdir() if path.name != STARTED and not _is_temporary(path)]
-    return max((path.stat().st_mtime - started for path in files), default=0.0)
+    begun = (_read_or_none(folder / STARTED) or {}).get(BEGUN, written)
+    return max((abs(path.stat().st_mtime - begun) for path in _progress(folder)), default=0.0)
+
+
+def _progress(folder: Path) -> list[Path]:
+    """What an attempt that did not finish has made."""
+    return [path for path in folder.iterdir() if path.name != STARTED and not _is_temporary(path)]
+
+
+def _clear(folder: Path) -> None:
+    """Away with the progress of a finished step; the record of its start goes last: while it is there, more may be."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == STARTED):
+        if path.is_dir() and path.name.startswith("checkpoint"):
+            shutil.rmtree(path)
+        elif path.name.startswith(("checkpoint", STARTED)) or _is_temporary(path):
+            path.unlink(missing_ok=True)  # a shard that still works moves its own
 
 
 def _is_result(path: Path) -> bool:

@@ -6,7 +6,8 @@ import errno
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MENDABLE",
+    "DamagedError",
     "Stored",
     "read_arrays",
     "read_json",
@@ -33,8 +35,12 @@ Stored = Mapping[str, np.ndarray]
 """Arrays of a file, by name."""
 CSV_DIGITS = 8
 """A hundredth of a nat of the largest log joint densities, and more than float32 holds."""
-MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """What the file system refuses until the user makes room or allows it."""
+
+
+class DamagedError(ValueError):
+    """A file that a step goes on from is not what was written under its name. Those of finished steps have hashes."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -76,7 +82,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
+    with _whole(path), np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
@@ -92,10 +98,22 @@ def read_tensors(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, "Tens
     """The tensors, all or those of these names, and the notes of a file of `write_tensors`."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as stored:
+    with _whole(path), safe_open(path, framework="pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in names or stored.keys()}
         header = stored.metadata() or {}
     return tensors, json.loads(header["notes"]) if "notes" in header else None
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # zip, zlib, numpy and safetensors each have their own
+        raise DamagedError(
+            f"{path} is damaged ({error}). Move it away, then run the same command again: what it held is computed anew"
+        ) from error
 
 
 def sha256(path: Path) -> str:

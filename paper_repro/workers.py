@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from paper_repro.steps import KilledError
 from paper_repro.storage import MENDABLE
 
 __all__ = ["n_workers", "one_thread", "run_tasks"]
@@ -51,7 +52,8 @@ def run_tasks(
 
     Raises:
         OSError: the file system refused what the user can mend.
-        RuntimeError: a process ended with another error; what its tasks have finished stays.
+        KilledError: a process was killed; what its tasks have finished stays.
+        RuntimeError: a process ended with another error; likewise.
     """
     left = [task for task in tasks if not finished(task)]
     n_processes = min(n_processes or n_workers(), len(left))
@@ -86,6 +88,8 @@ def run_tasks(
                 show(sum(map(finished, tasks)))
                 if any(process.exitcode for process in processes):
                     break
+            # Before those that are left are ended.
+            killed = [-code for process in processes if (code := process.exitcode or 0) < 0]
         finally:
             for process in processes:
                 process.terminate()
@@ -94,6 +98,11 @@ def run_tasks(
     if failed:
         if refused := [code - REFUSED for process in processes if (code := process.exitcode or 0) > REFUSED]:
             raise OSError(refused[0], os.strerror(refused[0]))
+        if killed:
+            raise KilledError(
+                f"{description}: a process was ended by {signal.Signals(killed[0]).name}, as the system does where "
+                "memory runs out. What is finished stays: run the same command again to go on from here"
+            )
         raise RuntimeError(f"{description}: {len(failed)} of {len(tasks)} tasks failed, the first is {failed[0]!r}")
 
 

@@ -1,5 +1,6 @@
 """The command line before anything is computed: errors in a line, and a quick start."""
 
+import io
 import re
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from paper_repro import dry_run
+from paper_repro import cli, dry_run
 from paper_repro.cli import app
 from paper_repro.datasets import load
 
@@ -33,6 +34,14 @@ def test_errors_name_what_is_known(arguments, message, tmp_path, monkeypatch):
 def test_the_command_starts_quickly_without_torch():
     code = "import sys, paper_repro.cli; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'classfit')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_terminal_without_such_letters_stops_nothing(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    monkeypatch.setattr(cli, "app", lambda prog_name: cli.console.print("[green]✓[/] network"))
+    cli.main()
+    assert written.getvalue() == b"? network\n"
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,14 @@ def test_a_report_keeps_its_date_while_it_says_the_same(kept, command):
     assert ["long ago" in path.read_text(encoding="utf-8") for path in reports] == [False, True]
 
 
+def test_a_damaged_report_is_written_anew(kept, command):
+    path = kept / "small" / "em" / "report.html"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000] + "–".encode()[:1])
+    assert command("draw", "figure_a6", "--protocol", "em", "--runs-dir", kept).exit_code == 0
+    assert len(path.read_bytes()) == len(whole)
+
+
 def test_another_seed_is_kept_apart(kept, copied, command):
     before = content(kept / "small")
     _, em = (Pipeline(SMALL_PROFILE, protocol, seed=3) for protocol in PROTOCOLS_RUN.values())
@@ -425,6 +433,18 @@ def test_a_kill_leaves_no_half_copy(run, kept):
     keep(run, one_protocol(), kept / "small")
     assert [path.name for path in kept.iterdir()] == ["small"]
     assert without_report(kept / "small") == before
+
+
+def test_a_link_stays_one(run, kept):
+    keep(run, one_protocol(), kept / "small")
+    before = without_report(kept / "small")
+    (kept / "small").rename(kept / "elsewhere")
+    (kept / "small").symlink_to("elsewhere")
+    for _ in range(2):
+        keep(run, one_protocol(), kept / "small")
+        assert sorted(path.name for path in kept.iterdir()) == ["elsewhere", "small"]
+        assert (kept / "small").is_symlink()
+        assert without_report(kept / "elsewhere") == before
 
 
 def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):

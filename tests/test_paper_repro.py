@@ -29,6 +29,7 @@ from paper_repro import computations, storage
 from paper_repro.cli import app
 from paper_repro.figures import FIGURES as ALL_FIGURES
 from paper_repro.figures import figure_b4
+from paper_repro.machine import software
 from paper_repro.pipeline import DEFAULTS, DENSITY_FIGURES, STAGES, Pipeline
 from paper_repro.profiles import CONVERGED, DIGITS, EM, HELDOUT, PAPER, PROFILES, PROTOCOLS
 from paper_repro.report import write_report
@@ -566,7 +567,7 @@ def test_the_package_is_the_command(tmp_path):
     assert "must not be negative, got -1" in refused.stderr
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES])
 def test_what_the_file_system_refuses_is_said_in_a_line(code, tmp_path, command, monkeypatch):
     where = ("--profile", "tiny", "--runs-dir", tmp_path / "runs")
 
@@ -590,6 +591,28 @@ def test_what_the_file_system_refuses_is_said_in_a_line(code, tmp_path, command,
         patch.setattr("paper_repro.robustness.memorization_trials", lambda work, _: refused(work.folder))
         result = command("trials", *where)
     assert (result.exit_code, result.stderr) == (1, said(root / "memorization"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "figure"),
+    [
+        ("network", "checkpoint.safetensors", "figure_a6"),
+        ("posterior_stage_4", "checkpoint-cpu.npz", "figure_2"),
+        ("certification", "checkpoint-00000.npz", "figure_3"),
+    ],
+)
+def test_progress_that_is_damaged_is_said_in_a_line(runs, command, kind, name, figure):
+    workspace, pipeline = Workspace(runs / "tiny"), Pipeline(TINY_PROFILE, TINY_PROTOCOL)
+    (step,) = (step for step in pipeline.steps if step.name in (kind, f"paper/{kind}"))
+    folder = workspace.folder(step)
+    storage.write_json(folder / "started.json", {**workspace.claim(step), "versions": software()["versions"]})
+    (folder / "provenance.json").unlink()
+    (folder / name).write_bytes(b"PK\x03\x04half")
+    keep_only(runs, figure)
+    result = command("run", figure, "--profile", "tiny", "--runs-dir", runs)
+    assert isinstance(result.exception, SystemExit)
+    assert re.fullmatch(rf"(checkpoint )?{folder / name} is damaged .*[Mm]ove it away.*\n", result.stderr)
+    assert (folder / name).exists()
 
 
 def test_other_errors_of_the_file_system_are_not_swallowed(tmp_path, command, monkeypatch):

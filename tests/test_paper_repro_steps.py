@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from paper_repro import storage
+from paper_repro import steps, storage
 from paper_repro.machine import software
 from paper_repro.steps import BusyError, CannotError, DiscardError, State, Step, Work, Workspace
 
@@ -214,6 +214,35 @@ def interrupted(toy, workspace, seconds, **versions):
     return folder
 
 
+@pytest.mark.parametrize("how", ["a copy, whose files are all as new", "a clock that was put back"])
+def test_long_progress_is_known_for_such_in(toy, workspace, how):
+    folder = interrupted(toy, workspace, -7200 if "clock" in how else 7200)
+    if "copy" in how:
+        claim = storage.read_json(folder / "started.json")
+        storage.write_json(folder / "started.json", {**claim, "begun": claim["begun"] - 7200})
+        for path in folder.iterdir():
+            os.utime(path)
+    toy.settings["second"] = 5
+    with pytest.raises(DiscardError, match=r"second \(120 min, unfinished; settings or .*\) would be thrown away"):
+        toy.run(workspace)
+    assert (folder / "checkpoint.json").exists()
+    toy.settings["second"] = 0
+    assert toy.run(workspace)[0] == "second"
+
+
+def test_progress_of_which_nobody_knows_what_it_was_begun_with_is_not_thrown_away(toy, workspace):
+    folder = interrupted(toy, workspace, 7200)
+    (folder / "started.json").write_text("")
+    words = r"second \(nobody knows how long, unfinished; damaged: started.json\) would be thrown"
+    with pytest.raises(DiscardError, match=words):
+        toy.run(workspace)
+    with pytest.raises(DiscardError, match=words):
+        workspace.join(toy.steps()["second"])
+    assert (folder / "checkpoint.json").exists()
+    (folder / "checkpoint.json").unlink()
+    assert toy.run(workspace)[0] == "second"
+
+
 def test_long_progress_of_other_versions_is_not_thrown_away(toy, workspace):
     folder = interrupted(toy, workspace, 7200, torch="0.0")
     with pytest.raises(DiscardError, match=r"second \(120 min, unfinished; begun with torch 0\.0\) would be thrown"):
@@ -291,6 +320,20 @@ def test_states_of_many_steps_read_every_file_once(toy, workspace, monkeypatch):
     assert len(read) == len(set(read)) == len(steps)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_left_alone(toy, workspace, tmp_path, there):
+    """The folder of a step may be a link to another run's."""
+    toy.run(workspace)
+    (workspace.root / "second").rename(tmp_path / "others")
+    (workspace.root / "second").symlink_to(tmp_path / ("others" if there else "nowhere"))
+    before = storage.read_json(tmp_path / "others" / "result.json")
+    toy.settings["second"] = 5
+    assert toy.run(workspace) == ["second", "third"]
+    assert storage.read_json(workspace.root / "second" / "result.json") != before
+    assert storage.read_json(tmp_path / "others" / "result.json") == before
+    assert sorted(path.name for path in workspace.root.iterdir()) == sorted(toy.settings)
+
+
 def test_all_that_would_be_thrown_away_is_named_before_anything_is(toy, workspace):
     toy.run(workspace)
     for name in ("second", "third"):
@@ -346,6 +389,22 @@ def test_a_stopped_step_goes_on_from_its_checkpoint(toy, workspace, said):
     assert storage.read_json(workspace.root / "second/result.json")[1] == 7
     assert workspace.provenance(toy.steps()["second"])["continued_after_interruption"]
     assert sorted(path.name for path in (workspace.root / "second").iterdir()) == ["provenance.json", "result.json"]
+
+
+def test_a_step_that_was_stopped_when_it_was_finished_leaves_no_progress(toy, workspace, monkeypatch):
+    toy.fails = "second"
+    with pytest.raises(RuntimeError, match="stopped here"):
+        toy.run(workspace)
+    toy.fails = ""
+    folder = workspace.root / "second"
+    (folder / "checkpoint-fits").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(workspace)
+    assert workspace.state(toy.steps()["second"]) == State.DONE
+    assert toy.run(workspace) == ["third", "lone"]
+    assert sorted(path.name for path in folder.iterdir()) == ["provenance.json", "result.json"]
 
 
 @pytest.mark.parametrize("change", ["setting", "version"])

@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from paper_repro.steps import KilledError
+from paper_repro.workers import run_tasks
 
 SECONDS_TO_WAIT = 300
 TASKS = """
@@ -59,3 +63,22 @@ def test_ctrl_c_is_answered_by_one_process_and_ends_all(tmp_path, moment):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def end_or_be_killed(folder, task):
+    if task == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / task).touch()
+
+
+def test_a_process_that_is_killed_is_told_from_tasks_that_fail(tmp_path):
+    """As the system does where memory runs out."""
+    tasks = ("done", "killed")
+    with pytest.raises(KilledError, match="a process was ended by SIGKILL, as the system does where memory runs out"):
+        run_tasks(
+            partial(end_or_be_killed, tmp_path),
+            tasks,
+            lambda task: (tmp_path / task).exists(),
+            description="tasks",
+            n_processes=2,
+        )
