@@ -78,7 +78,6 @@ def test_em(benchmark: Any, dtype: torch.dtype) -> None:
         shapes={**SHAPES, "iterations": ITERATIONS},
         dtype=str(dtype).removeprefix("torch."),
         flops=flops,
-        traffic=case.x.numel() * case.x.element_size(),
         work=G * ITERATIONS,
     )
     result.measure("per class and iteration", result.seconds / (G * ITERATIONS) * 1e3, "ms", more_is_better=False)
@@ -125,7 +124,6 @@ def test_em_statistics(benchmark: Any, dtype: torch.dtype) -> None:
         shapes=SHAPES,
         dtype=str(dtype).removeprefix("torch."),
         flops=flops,
-        traffic=(case.x.numel() + 2 * factor.numel() + 2 * mean.numel()) * case.x.element_size(),
     )
     result.measure("rate", flops / result.seconds / 1e9, "Gflop/s")
 

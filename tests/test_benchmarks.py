@@ -55,7 +55,6 @@ def made_run(date: str, ratio: float, commit: str = "a" * 40) -> dict:
         "shapes": {"points": 1000},
         "dtype": "float32",
         "flops": 1.0,
-        "bytes": 1,
         "work": 2.0,
         "busy_elsewhere": 0.5,
         "peers": {"a peer": {**times, "work": 1.0, "ratio": ratio}},
