@@ -41,6 +41,5 @@ def test_component_statistics(benchmark: Any, dtype: torch.dtype) -> None:
         shapes={"classes": G, "points a class": N_CLASS, "components": K, "features": D},
         dtype=str(dtype).removeprefix("torch."),
         flops=flops,
-        traffic=case.x.numel() * case.x.element_size() + G * K * D * D * 8,
     )
     result.measure("rate", flops / result.seconds / 1e9, "Gflop/s")

@@ -84,7 +84,6 @@ def test_gibbs_sweep(benchmark: Any, state: str, block_size: int, dtype: torch.d
         shapes={"classes": G, "points a class": N_CLASS, "features": D, "sweeps": n_sweeps},
         dtype=str(dtype).removeprefix("torch."),
         flops=n_sweeps * N_CLASS * (float(n_components(before.labels).sum()) + G) * (D + D * (D + 1) + 2 * D),
-        traffic=G * n_sweeps * (N_CLASS * (D * x.element_size() + 24)),
         work=G * n_sweeps,
     )
     goals = {"must": MUST[state], "aim": 0.3} if state in MUST and dtype == torch.float32 else {}

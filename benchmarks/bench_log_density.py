@@ -80,12 +80,10 @@ def test_student_t_log_density(benchmark: Any, dtype: torch.dtype) -> None:
 
 
 def facts(case: MixtureInputs) -> dict[str, Any]:
-    inputs = (case.x, case.location, case.precision_chol)
     return {
         "shapes": {"points": N, "components": M, "features": D},
         "dtype": str(case.x.dtype).removeprefix("torch."),
         "flops": density_flops(N, M),
-        "traffic": sum(field.numel() for field in inputs) * case.x.element_size() + N * M * case.x.element_size(),
     }
 
 

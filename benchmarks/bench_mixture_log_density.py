@@ -78,7 +78,6 @@ def test_mixture_log_density(benchmark: Any, dtype: torch.dtype) -> None:
         shapes={"points": N, "components": M, "features": D},
         dtype=str(dtype).removeprefix("torch."),
         flops=flops,
-        traffic=sum(field.numel() * field.element_size() for field in case[:4]) + N * case.x.element_size(),
     )
     result.measure("rate", flops / result.seconds / 1e9, "Gflop/s")
 
@@ -135,7 +134,6 @@ def test_large_mixture(benchmark: Any) -> None:
         shapes={"points": LARGE_N, "components": LARGE_M, "features": D},
         dtype="float32",
         flops=flops,
-        traffic=sum(field.numel() * field.element_size() for field in case[:4]) + LARGE_N * 4,
     )
     result.measure("rate", flops / result.seconds / 1e9, "Gflop/s")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:

@@ -76,7 +76,6 @@ def compare(
     shapes: dict[str, int],
     dtype: str,
     flops: float | None = None,
-    traffic: float | None = None,
     work: float = 1.0,
 ) -> Result:
     """Prove that the answers are equal, then time ours and its peers in turns.
@@ -88,7 +87,6 @@ def compare(
         rounds: calls of ours that are timed.
         operation, shapes, dtype: what is timed.
         flops: floating-point operations that the formula needs for one call of ours.
-        traffic: bytes of its inputs and outputs, each counted once.
         work: what one call of ours does, in any unit.
 
     Raises:
@@ -116,7 +114,7 @@ def compare(
     load = elsewhere()
     benchmark.pedantic(ours, setup=time_peers, rounds=rounds)
     info = benchmark.extra_info
-    info.update(operation=operation, shapes=shapes, dtype=dtype, flops=flops, bytes=traffic, work=work)
+    info.update(operation=operation, shapes=shapes, dtype=dtype, flops=flops, work=work)
     info.update(busy_elsewhere=load(), peers={}, measures=[])
     if benchmark.stats is None:  # --benchmark-disable: a dry run
         return Result(info, float("nan"), {peer.name: float("nan") for peer in peers})

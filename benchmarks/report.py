@@ -165,7 +165,7 @@ def table(run: Run) -> Table:
 
 
 def markdown(run: Run) -> str:
-    """A table for `benchmarks/README.md`: every benchmark that has a peer, beside it."""
+    """A table for `benchmarks/README.md`: every benchmark that has a peer, beside it; and what the run missed."""
     lines = [f"| {run.date[:10]}, commit {run.commit}, {run.machine.split(',')[0]} | ours | a peer takes |"]
     lines.append("| --- | ---: | --- |")
     for _, benchmark in sorted(run.benchmarks.items()):
@@ -174,6 +174,8 @@ def markdown(run: Run) -> str:
             continue
         ours = in_words(benchmark["stats"]["median"])
         lines.append(f"| {': '.join(_names(info))} | {ours} | {peers_in_words(info['peers'])} |")
+    if missed := missed_of(run):
+        lines += ["", f"Missed: {'; '.join(missed)}"]
     return "\n".join(lines)
 
 

@@ -99,7 +99,8 @@ def dry_run(
         console.print(f"[yellow]Not tried:[/] {words}", soft_wrap=True)
     console.print(
         f"All {len(computed)} steps of {profile.name} went through, in {duration(time.perf_counter() - start)}. What "
-        "the whole run would cost on four GPUs is predicted in benchmarks/README.md (python -m benchmarks.gpu_hours).",
+        "the paper-sized profiles would cost on four GPUs is predicted in benchmarks/README.md (in a clone: python -m "
+        "benchmarks.gpu_hours).",
         soft_wrap=True,
     )
 

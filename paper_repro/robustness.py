@@ -62,10 +62,12 @@ def memorization_trials(work: Work, shard: tuple[int, int] = (0, 1)) -> None:
     )
 
 
-def estimate_memorization(work: Work) -> float:
+def estimate_memorization(work: Work, shard: tuple[int, int] = (0, 1)) -> float:
     from paper_repro.memorization import FRACTION, unfinished_trials
 
-    return len(unfinished_trials(work.folder, work.settings["n_trials"])) * _seconds_a_network(work, FRACTION)
+    i, n = shard
+    left = [trial for trial in unfinished_trials(work.folder, work.settings["n_trials"]) if trial % n == i]
+    return len(left) * _seconds_a_network(work, FRACTION) if left else 0.0
 
 
 def density_bins(work: Work) -> None:

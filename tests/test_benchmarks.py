@@ -55,7 +55,6 @@ def made_run(date: str, ratio: float, commit: str = "a" * 40) -> dict:
         "shapes": {"points": 1000},
         "dtype": "float32",
         "flops": 1.0,
-        "bytes": 1,
         "work": 2.0,
         "busy_elsewhere": 0.5,
         "peers": {"a peer": {**times, "work": 1.0, "ratio": ratio}},
@@ -192,7 +191,10 @@ def test_the_report_fails_where_a_figure_that_has_to_be_reached_is_not(tmp_path,
     assert report.main(arguments) == 0
     store(made_run("2025-01-01", 9.9), tmp_path / "results")
     assert report.main(arguments) == 1
-    assert "Missed: an operation, float32 1,000 points: faster than a peer\n" in capsys.readouterr().err
+    missed = "Missed: an operation, float32 1,000 points: faster than a peer"
+    assert f"{missed}\n" in capsys.readouterr().err
+    assert report.main([*arguments, "--markdown"]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\n{missed}\n")
     store(made_run("2025-01-02", 15.0), tmp_path / "results")
     assert report.main(arguments) == 0
 

@@ -169,6 +169,7 @@ def test_a_dry_run_keeps_nothing(monkeypatch, tmp_path):
     assert "went on to the same bits" in result.output
     assert ("Not tried: a GPU" in result.output) is not torch.cuda.is_available()
     assert "python -m benchmarks.gpu_hours" in result.output.splitlines()[-1]
+    assert "What the paper-sized profiles would cost" in result.output.splitlines()[-1]  # "tiny" is none
 
 
 def test_made_images_are_of_the_datasets_shape():

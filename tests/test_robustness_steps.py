@@ -149,7 +149,8 @@ def test_what_is_finished_takes_no_more_time(finished, pipeline, tmp_path, monke
     assert robustness.estimate_memorization(work) == 60
     for trial in range(29):
         (tmp_path / f"checkpoint-trial-{trial:05d}.npz").touch()
-    assert robustness.estimate_memorization(work) == 2
+    assert robustness.estimate_memorization(work) == robustness.estimate_memorization(work, (2, 3)) == 2
+    assert robustness.estimate_memorization(work, (0, 3)) == 0
     work = replace(finished.work(bins), folder=tmp_path)
     assert robustness.estimate_density_bins(work) == 12
     robustness._weights(tmp_path, 0, "plain").touch()
@@ -259,10 +260,13 @@ def test_shards_from_the_command_line(finished, pipeline, tmp_path, monkeypatch)
     assert "All trials were finished." in trials().output
     for path in workspace.folder(step).iterdir():
         path.unlink()
+    monkeypatch.setattr(robustness, "_seconds_a_network", lambda work, share: 30.0)
     first = trials("--shard", "1/3")
     assert first.exit_code == 0, first.output
+    assert "shard 1/3: will take about 5 min (from a timed part of it)" in first.output
     assert "10 of 30 trials are finished, in" in first.output
     assert "20 of 30" in trials("--shard", "0/3").output
+    assert "will take" not in trials("--shard", "0/3").output
     workspace.run([step])
     assert files(workspace.folder(step)) == expected
     assert trials("--shard", "3/3").exit_code == 2
