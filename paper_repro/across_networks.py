@@ -17,8 +17,9 @@ from matplotlib.patches import Patch
 from paper_repro.figures import RAW_PIXELS, scores, style
 from paper_repro.figures.class_density import parted
 from paper_repro.figures.style import Stored, styled
+from paper_repro.keep import kept_runs
 from paper_repro.pipeline import protocol_folder
-from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
+from paper_repro.profiles import PAPER, PROTOCOLS
 from paper_repro.statistics import least_a_side, p_words
 from paper_repro.storage import read_arrays, write_csv
 
@@ -51,13 +52,13 @@ def fits(results: Path) -> list[Fit]:
     has figure B.9: they are those of every network. Of runs with different classes those that most have."""
     found = []
     for protocol in PROTOCOLS.values():
-        for name, profile in PROFILES.items():
-            path = results / name / protocol_folder(protocol, False) / "figure_b5" / "numbers.npz"
+        for run in kept_runs(results):
+            path = run.folder / protocol_folder(protocol, False) / "figure_b5" / "numbers.npz"
             if path.is_file():
                 stored = read_arrays(path)
                 names = tuple(str(each) for each in stored["class_names"])
                 for s, stage in enumerate(stored["stages"].tolist()):
-                    found.append(Fit(profile.title, protocol.name, stage, names, *_parted(stored, s)))
+                    found.append(Fit(run.title, protocol.name, stage, names, *_parted(stored, s)))
     if not found:
         return []
     (most, _), *_ = Counter(fit.class_names for fit in found).most_common(1)
@@ -67,8 +68,8 @@ def fits(results: Path) -> list[Fit]:
 
 
 def _pixels(results: Path, class_names: tuple[str, ...]) -> list[Fit]:
-    for protocol, name in product((DRAWN, PAPER.name), PROFILES):
-        path = results / name / protocol / "figure_b9" / "numbers.npz"
+    for protocol, run in product((DRAWN, PAPER.name), kept_runs(results)):
+        path = run.folder / protocol / "figure_b9" / "numbers.npz"
         if path.is_file():
             stored = read_arrays(path)
             if tuple(str(each) for each in stored["class_names"]) == class_names:
@@ -179,7 +180,7 @@ def _where(fit: Fit) -> str:
 
 def _short(title: str) -> str:
     """Without the dataset, and without what a title says of its scale."""
-    return title.split(", ", 1)[-1].removesuffix(" (scaled down)")
+    return title.split(", ", 1)[-1].replace(" (scaled down)", "")
 
 
 @styled

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from paper_repro.pipeline import Pipeline
+from paper_repro.pipeline import Pipeline, run_folder
+from paper_repro.profiles import PROFILES, Profile
 from paper_repro.report import write_reports
 from paper_repro.steps import PROVENANCE, State, Step, Workspace
 from paper_repro.storage import write_json
 
-__all__ = ["LIMIT_BYTES", "KeepError", "Kept", "default_folder", "keep"]
+__all__ = ["LIMIT_BYTES", "KeepError", "Kept", "KeptRun", "default_folder", "keep", "kept_runs"]
 
 LIMIT_BYTES = 10_000_000
 """Of all that is kept but what was trained: it lies in the repository for good."""
@@ -45,6 +46,28 @@ class Kept(NamedTuple):
             missing = self.left_out[name]
             found.append(f"{name}: {len(figures)} figures" + (f"; not run: {', '.join(missing)}" if missing else ""))
         return [*found, f"Kept {self.n_bytes / 1e6:.1f} MB in"]
+
+
+class KeptRun(NamedTuple):
+    folder: Path
+    profile: Profile
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return self.profile.title + (f", seed {self.seed}" if self.seed else "")
+
+
+def kept_runs(results: Path) -> list[KeptRun]:
+    """What `keep` left in the folder, in the order of `paper-repro list`, each profile's seeds in theirs."""
+    found = []
+    for folder in results.iterdir() if results.is_dir() else ():
+        name, _, digits = folder.name.partition("-seed")
+        seed = int(digits) if digits.isdecimal() else 0
+        if name in PROFILES and folder.name == run_folder(name, seed):
+            found.append(KeptRun(folder, PROFILES[name], seed))
+    order = list(PROFILES)
+    return sorted(found, key=lambda run: (order.index(run.profile.name), run.seed))
 
 
 def default_folder() -> Path:

@@ -6,12 +6,12 @@ from pathlib import Path
 from paper_repro import across_networks
 from paper_repro.chains import tally
 from paper_repro.figures import FIGURES, label, module
-from paper_repro.keep import default_folder
+from paper_repro.keep import KeptRun, default_folder, kept_runs
 from paper_repro.pipeline import protocol_folder
-from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.profiles import PROTOCOLS
 from paper_repro.storage import read_arrays, read_json, write_bytes
 
-__all__ = ["BEGIN", "END", "findings", "kept_profiles", "section", "update"]
+__all__ = ["BEGIN", "END", "findings", "section", "update"]
 
 BEGIN, END = "<!-- kept results: written by python -m paper_repro.readme -->", "<!-- end of kept results -->"
 NOTHING = "No run is kept in this repository yet; `paper-repro keep` keeps one."
@@ -19,22 +19,22 @@ MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 
 
 def section(results: Path) -> str:
-    """Networks, scorecards and the first network's pictures of all kept profiles, as Markdown.
+    """Networks, scorecards and the first network's pictures of all kept runs, as Markdown.
 
     Args:
         results: folder of kept results, as `paper-repro keep` leaves it; links are from the folder of the README, two
             above it.
     """
-    folders = [results / name for name in kept_profiles(results)]
-    if not folders:
+    runs = kept_runs(results)
+    if not runs:
         return NOTHING
     redrawn = (
         "The reports that protocols are linked to have the statistics, intervals and all figures (HTML pages, to be "
         "opened in a clone). `paper-repro draw --profile NAME --protocol NAME --runs-dir paper_repro/results` draws "
         "one again, in place, from the numbers kept beside it, without data or network."
     )
-    notes = [f"- **{_title(folder)}.** {PROFILES[folder.name].note} {_accuracy(folder)}" for folder in folders]
-    parts = [_scorecards(folders), "\n".join(map(_tidy, notes)), redrawn, *_pictures(folders[0])]
+    notes = [f"- **{run.title}.** {run.profile.note} {_accuracy(run.folder)}" for run in runs]
+    parts = [_scorecards(runs), "\n".join(map(_tidy, notes)), redrawn, *_pictures(runs[0])]
     return "\n\n".join([*parts, *across_networks.picture(results)])
 
 
@@ -60,23 +60,18 @@ FINDINGS = (
 
 
 def findings(results: Path) -> str:
-    """What the figures of every kept profile and protocol say, as Markdown."""
+    """What the figures of every kept run and protocol say, as Markdown."""
     parts = []
-    for name in kept_profiles(results):
-        folder, profile = results / name, PROFILES[name]
-        parts.append(f"### {profile.title}\n\n{_tidy(f'{profile.note} {_accuracy(folder)}')}")
+    for run in kept_runs(results):
+        folder = run.folder
+        parts.append(f"### {run.title}\n\n{_tidy(f'{run.profile.note} {_accuracy(folder)}')}")
         for protocol in _protocols(folder):
             found = [figure for figure in FINDINGS if (folder / protocol / figure / "numbers.npz").is_file()]
             said = {f: module(f).finding(read_arrays(folder / protocol / f / "numbers.npz")) for f in found}
             lines = [f"- **{_sentence(FIGURES[f])}** {words}" for f, words in said.items()]
-            said_of = f"<summary>{profile.title}, protocol <code>{protocol}</code></summary>"
+            said_of = f"<summary>{run.title}, protocol <code>{protocol}</code></summary>"
             parts.append(f"<details>{said_of}\n\n" + "\n".join(lines) + "\n\n</details>")
     return "\n\n".join(filter(None, [across_networks.section(results), *parts])) if parts else NOTHING
-
-
-def kept_profiles(results: Path) -> list[str]:
-    """Names of the profiles that are kept, in the order of `paper-repro list`."""
-    return [name for name in PROFILES if (results / name).is_dir()]
 
 
 def update(page: Path, written: str) -> bool:
@@ -110,7 +105,8 @@ LEGENDS = {
 """What the pictures show, for who has not seen them."""
 
 
-def _pictures(folder: Path) -> list[str]:
+def _pictures(run: KeptRun) -> list[str]:
+    folder = run.folder
     link, protocols = _link(folder), _protocols(folder)
     one = {f"{name}/figure_1/figure_1.png": f"protocol {name}" for name in reversed(protocols)}
     found = {"figure_1": one | {"side_by_side/figure_1.png": "under each protocol"}}
@@ -123,30 +119,30 @@ def _pictures(folder: Path) -> list[str]:
             path, which = there[-1]
             shown = f"{label(figure)}, {which}: {FIGURES[figure]}"
             parts += [f"![{shown}]({link}/{path})", f"*{label(figure)}.* {LEGENDS[figure]}"]
-    return [f"**{_title(folder)}, in pictures:**", *parts] if parts else []
+    return [f"**{run.title}, in pictures:**", *parts] if parts else []
 
 
-def _scorecards(folders: list[Path]) -> str:
+def _scorecards(runs: list[KeptRun]) -> str:
     """One line a network and protocol, one column a claim; below, why there was nothing to test where there was not."""
     titles: dict[str, str] = {}
-    found: list[tuple[Path, str, dict[str, str]]] = []
+    found: list[tuple[KeptRun, str, dict[str, str]]] = []
     reasons: dict[tuple[str, str, str], list[str]] = {}
-    for folder in folders:
-        for protocol in _protocols(folder):
-            path = folder / protocol / "scorecard" / "scorecard.json"
+    for run in runs:
+        for protocol in _protocols(run.folder):
+            path = run.folder / protocol / "scorecard" / "scorecard.json"
             claims = read_json(path) if path.is_file() else []
-            found.append((folder, protocol, {claim["name"]: MARKS[claim["verdict"]] for claim in claims}))
+            found.append((run, protocol, {claim["name"]: MARKS[claim["verdict"]] for claim in claims}))
             titles |= {claim["name"]: claim["title"] for claim in claims}
             for remark in dict.fromkeys(claim["remark"] for claim in claims if not claim["parts"]):
                 same = [c["name"] for c in claims if not c["parts"] and c["remark"] == remark]
-                reasons.setdefault((_title(folder), " and ".join(same), remark), []).append(f"`{protocol}`")
+                reasons.setdefault((run.title, " and ".join(same), remark), []).append(f"`{protocol}`")
     names = sorted(titles)
     lines = [["network", "protocol", *names, "fits that converged"], ["---", "---", *[":-:"] * len(names), "---"]]
-    for folder, protocol, marks in found:
+    for run, protocol, marks in found:
         cells = [marks.get(name, "–") for name in names]
-        link = f"[{protocol}]({_link(folder)}/{protocol}/report.html)"
-        network = _title(folder) if protocol == _protocols(folder)[0] else ""
-        lines.append([network, link, *cells, _convergence(folder, protocol) or "–"])
+        link = f"[{protocol}]({_link(run.folder)}/{protocol}/report.html)"
+        network = run.title if protocol == _protocols(run.folder)[0] else ""
+        lines.append([network, link, *cells, _convergence(run.folder, protocol) or "–"])
     claims_in_words = "; ".join(f"{name} {titles[name]}" for name in names)
     said = [
         f"{title}, {claims} under {' and '.join(protocols)}: {remark}"
@@ -174,10 +170,6 @@ def _convergence(folder: Path, protocol: str) -> str:
     if found.n_fits:  # the densities are theirs, not those of the fits to all points
         return f"{found.n_fits_converged:,} of {found.n_fits:,}"
     return f"{found.n_converged:,} of {found.n_classes:,}"
-
-
-def _title(folder: Path) -> str:
-    return PROFILES[folder.name].title
 
 
 def _link(folder: Path) -> str:

@@ -69,6 +69,15 @@ def test_pairs_are_of_the_same_stage_protocol_and_classes(results):
         np.testing.assert_array_equal(row[kind], rank_correlation_interval(*values))
 
 
+def test_another_seed_of_a_network_is_a_network(results):
+    kept(results, f"{FIRST}-seed2", "converged", 4)
+    first, other = PROFILES[FIRST].title, PROFILES[OTHER].title
+    again = f"{first}, seed 2"
+    found = [row["networks"] for row in across_networks.pairs(across_networks.fits(results)) if row["stage"] == 4]
+    assert found == [(first, again), (first, other), (again, other)]
+    assert "ResNet18 of half width and ResNet18 of half width, seed 2 | 4 and 4 |" in across_networks.section(results)
+
+
 def test_networks_of_other_classes_are_not_compared(tmp_path):
     kept(tmp_path, FIRST, "converged", 4)
     kept(tmp_path, OTHER, "converged", 3, class_names=NAMES[::-1])

@@ -18,7 +18,7 @@ from paper_repro import keep as keeping
 from paper_repro import readme, report, storage
 from paper_repro.cli import app
 from paper_repro.figures import figure_a7, module
-from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep
+from paper_repro.keep import LIMIT_BYTES, KeepError, default_folder, keep, kept_runs
 from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
 from paper_repro.steps import State, Step, Workspace
@@ -266,6 +266,13 @@ def test_another_seed_is_kept_apart(kept, copied, command):
     page = (kept / "small-seed3" / "em" / "report.html").read_text(encoding="utf-8")
     assert "paper-repro draw --profile small --protocol em --seed 3 --runs-dir FOLDER" in page
     assert "copy <code>small-seed3/</code>" in page
+    for name in ("small-seed", "small-seed0", "small-seed03", "small-seedling", ".small-seed4.new", "smaller-seed1"):
+        (kept / name).mkdir()
+    runs = [(run.folder.name, run.title) for run in kept_runs(kept)]
+    assert runs == [("small", SMALL_PROFILE.title), ("small-seed3", f"{SMALL_PROFILE.title}, seed 3")]
+    link = f"{kept.parent.name}/{kept.name}/small-seed3/em/report.html"
+    assert f"| {SMALL_PROFILE.title}, seed 3 | [em]({link}) |" in readme.section(kept)
+    assert f"### {SMALL_PROFILE.title}, seed 3" in readme.findings(kept)
 
 
 def test_pictures_of_another_matplotlib_make_nothing_stale(kept, command):
@@ -426,7 +433,7 @@ def test_a_kill_leaves_no_half_copy(run, kept):
     before = without_report(kept / "small")
     shutil.copytree(kept / "small" / "paper", kept / ".small.new" / "paper")
     (kept / "small").rename(kept / ".small.old")
-    assert readme.kept_profiles(kept) == []
+    assert kept_runs(kept) == []
     with pytest.raises(KeepError, match=r"more than the 0\.001 MB"):
         keep(run, one_protocol(), kept / "small", limit=1000)
     assert [path.name for path in kept.iterdir()] == ["small"]

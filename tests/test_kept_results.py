@@ -15,12 +15,12 @@ from paper_repro.figures.style import compact_svg
 from paper_repro.given_scores import given_before
 from paper_repro.keep import LIMIT_BYTES
 from paper_repro.pipeline import Pipeline
-from paper_repro.profiles import PROFILES, PROTOCOLS
+from paper_repro.profiles import PROTOCOLS
 from paper_repro.steps import State, Workspace
 from paper_repro.storage import write_csv
 
 RESULTS = CHECKOUT / "paper_repro" / "results"
-KEPT_PROFILES = readme.kept_profiles(RESULTS)
+KEPT_RUNS = keeping.kept_runs(RESULTS)
 TRAINED = ("network", "convnet/network", "memorization")
 NONE_KEPT = "no result is kept in paper_repro/results yet"
 
@@ -41,7 +41,7 @@ def test_the_pages_are_those_of_the_kept_results(page, section):
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     written = getattr(readme, section)(RESULTS)
     assert text.split(readme.BEGIN)[1].split(readme.END)[0] == f"\n{written}\n"
-    if not KEPT_PROFILES:
+    if not KEPT_RUNS:
         pytest.skip(f"{NONE_KEPT}: the pages say no more than that")
 
 
@@ -66,10 +66,11 @@ def test_a_table_holds_eight_digits_of_its_floats_and_all_of_the_rest(tmp_path):
 
 
 def test_the_kept_results_are_whole(tmp_path, monkeypatch):
-    if not KEPT_PROFILES:
+    if not KEPT_RUNS:
         pytest.skip(NONE_KEPT)
-    for name in KEPT_PROFILES:
-        if name != KEPT_PROFILES[0]:  # every figure is made of every run's numbers; to write them all takes a minute
+    for run in KEPT_RUNS:
+        name = run.folder.name
+        if run != KEPT_RUNS[0]:  # every figure is made of every run's numbers; to write them all takes a minute
             monkeypatch.setattr("paper_repro.figures.style.save", lambda figure, folder, name: None)
             monkeypatch.setattr("paper_repro.side_by_side.save", lambda figure, folder, name: None)
         sizes = {file: len(data) for file, data in content(RESULTS / name).items()}
@@ -83,7 +84,7 @@ def test_the_kept_results_are_whole(tmp_path, monkeypatch):
         shutil.copytree(RESULTS / name, tmp_path / name)
         for protocol in (protocol for protocol in PROTOCOLS if (RESULTS / name / protocol).is_dir()):
             workspace = Workspace(tmp_path / name)
-            pipeline = Pipeline(PROFILES[name], PROTOCOLS[protocol], scores=given_before(workspace))
+            pipeline = Pipeline(run.profile, PROTOCOLS[protocol], seed=run.seed, scores=given_before(workspace))
             there = [step for step in keeping._trained(pipeline) if workspace.provenance(step)]
             # A network of full width is more than the repository keeps.
             large = {step.name for step in there if workspace.provenance(step).get("left_out")}
@@ -96,7 +97,8 @@ def test_the_kept_results_are_whole(tmp_path, monkeypatch):
             states = {step.name: workspace.state(step) for step in steps}
             assert set(states.values()) <= {State.DONE, State.MISSING}, states
             drawn = [figure for figure, step in pipeline.figures.items() if states[step.name] == State.DONE]
-            options = [*drawn, "--profile", name, "--protocol", protocol, "--runs-dir", str(tmp_path)]
+            options = [*drawn, "--profile", run.profile.name, "--protocol", protocol, "--seed", str(run.seed)]
+            options += ["--runs-dir", str(tmp_path)]
             if protocol == "paper":  # one is enough: this takes half a minute
                 result = CliRunner().invoke(app, ["draw", *options])
                 assert result.exit_code == 0, result.output
