@@ -21,16 +21,7 @@ from paper_repro.given_scores import given, given_before, of_images
 from paper_repro.pipeline import DENSITY_FIGURES, Pipeline, run_folder
 from paper_repro.plan import describe, make_plan
 from paper_repro.profiles import PROFILES, PROTOCOLS
-from paper_repro.steps import (
-    WORTH_SAYING_SECONDS,
-    BusyError,
-    CannotError,
-    DiscardError,
-    KilledError,
-    State,
-    Step,
-    Workspace,
-)
+from paper_repro.steps import BusyError, CannotError, DiscardError, KilledError, State, Step, Workspace
 from paper_repro.storage import MENDABLE, DamagedError, read_json
 
 __all__ = ["app", "main"]
@@ -232,8 +223,7 @@ def trials(
         console.print("All trials were finished.")
         return
     with _said(work.folder):
-        if (seconds := estimate_memorization(work, part)) > WORTH_SAYING_SECONDS:
-            console.print(f"shard {shard}: will take about {seconds / 60:.0f} min (from a timed part of it)")
+        workspace.say_how_long(f"shard {shard}", estimate_memorization(work, part))
         memorization_trials(work, part)
     n_finished, n_trials = len(list(work.folder.glob("checkpoint-trial-*"))), work.settings["n_trials"]
     console.print(f"{n_finished} of {n_trials} trials are finished, in")

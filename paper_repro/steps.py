@@ -322,6 +322,11 @@ class Workspace:
         finished = state == State.DONE or (kept and state == State.KEPT)
         return finished and record["inputs"] == self._input_digests(step)
 
+    def say_how_long(self, what: str, seconds: float) -> None:
+        """If it is worth saying."""
+        if seconds > WORTH_SAYING_SECONDS:
+            self.console.print(f"{what}: will take about {seconds / 60:.0f} min (from a timed part of it)")
+
     def _compute(self, step: Step) -> None:
         work = self._open(step)
         folder = work.folder
@@ -329,8 +334,8 @@ class Workspace:
         continued = any(folder.glob("checkpoint*")) or _seconds_of_attempt(folder) > WORTH_SAYING_SECONDS
         if continued:
             self.console.print(f"{step.name}: continuing where it was stopped")
-        elif (seconds := self.estimate(step)) > WORTH_SAYING_SECONDS:
-            self.console.print(f"{step.name}: will take about {seconds / 60:.0f} min (from a timed part of it)")
+        else:
+            self.say_how_long(step.name, self.estimate(step))
         started_at, start = datetime.now(UTC), time.perf_counter()
         reset_peak_memory()
         step.compute(work)
