@@ -74,6 +74,17 @@ def test_classes_that_are_all_the_same():
     figure_b5.draw(stored)
 
 
+def test_classes_are_orange_where_they_are_in_figure_1():
+    """Above a gap that chance may have left, with spreads that are alike, they are not."""
+    stored = figure_b5.compute(**made_figure_b5(high=0)) | WORDS
+    assert stored["high"].any()
+    for s, axes in enumerate(figure_b5.draw(stored).axes):
+        _, high, _ = (line.get_xydata() for line in axes.lines)
+        assert not len(high)
+        words = [text.get_text() for text in axes.texts]
+        assert words[0].startswith(f"largest gap as fitted {stored['seen_gap'][s]:.1f} nats (p")
+
+
 def test_marks_lie_where_the_numbers_are():
     stored = figure_b5.compute(**made_figure_b5()) | WORDS
     for s, axes in enumerate(figure_b5.draw(stored).axes):

@@ -272,9 +272,15 @@ def beside_seen(
     axes.set_xlabel("class, sorted by mean as fitted")
 
 
-def beside_seen_key(others: Mapping[str, tuple[str, str]]) -> list[Line2D]:
-    """For a legend of these: by words the colour and mark of others."""
-    looks = {"as fitted, below the largest gap": (style.LOW, "o"), "as fitted, above it": (style.HIGH, "D"), **others}
+def beside_seen_key(others: Mapping[str, tuple[str, str]], *, of_parted: bool = False) -> list[Line2D]:
+    """For a legend of these: by words the colour and mark of others; high are classes above the largest gap, or only
+    those that are `parted`."""
+    below, above = (
+        ("as fitted", "as fitted, above a gap that parts classes")
+        if of_parted
+        else ("as fitted, below the largest gap", "as fitted, above it")
+    )
+    looks = {below: (style.LOW, "o"), above: (style.HIGH, "D"), **others}
     return [
         Line2D([], [], linestyle="none", markersize=5, color=colour, marker=mark, label=label)
         for label, (colour, mark) in looks.items()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paper_repro.figures import RAW_PIXELS, figure_b5, figure_b7, heading, scores, style
-from paper_repro.figures.class_density import beside_seen, parted
+from paper_repro.figures.class_density import beside_seen, beside_seen_key, parted
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import least_a_side, p_words
 
@@ -78,12 +78,7 @@ def draw(stored: Stored) -> Figure:
             if first:
                 panels[1, p].axvline(first + 0.5, color=style.INK, linewidth=1, linestyle=style.DASHES)
     panels[0, 0].set_ylabel("log-density of own training points (nats)")
-    looks = {
-        "as fitted": (style.LOW, style.MARKERS[False]),
-        "as fitted, above a gap that parts classes": (style.HIGH, style.MARKERS[True]),
-        "left out": (style.LINE, "s"),
-    }
-    marks = [Line2D([], [], linestyle="none", markersize=5, color=c, marker=m, label=w) for w, (c, m) in looks.items()]
+    marks = beside_seen_key({"left out": (style.LINE, "s")}, of_parted=True)
     marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
     if scored:
         for axes in panels[1, 1:]:
