@@ -63,8 +63,8 @@ class Comparison(NamedTuple):
         """Of a picture."""
         words = {
             "figure_2": "Each mark is a class at the last stage, an orange diamond above the largest gap under that "
-            "protocol, with least-squares lines, Pearson's correlations r and rank correlations ρ. Both axes are the "
-            "same in all columns.",
+            "protocol, whether it parts groups or not, with least-squares lines, Pearson's correlations r and rank "
+            "correlations ρ. Both axes are the same in all columns.",
             "figure_4": "Mean and standard deviation over pairs of classes, on one vertical scale. Which points are "
             "memorized does not depend on the protocol; densities under `heldout` are those of `converged`.",
         }.get(name, _DENSITIES.format(first=self.pictures[name][0]))

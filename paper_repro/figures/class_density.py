@@ -184,11 +184,12 @@ def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
 def group_marks(mean: np.ndarray, high: np.ndarray, where: str) -> list[Line2D]:
     """The looks of classes below and above the largest gap between the means [G], with how many they are.
 
-    They are called low- and high-density only if they are groups, and chance does not often leave such a gap.
+    They are called low- and high-density only if they are groups, and chance does not often leave such a gap; if not,
+    it stands there how often.
     """
-    words = (f"low-density at {where}", f"high-density at {where}")
-    if not is_split(mean, gap_p_value(mean)):
-        words = (f"below the largest gap at {where}", "above it")
+    words, p = (f"low-density at {where}", f"high-density at {where}"), gap_p_value(mean)
+    if not is_split(mean, p):
+        words = (f"below the largest gap ({p_words(p)}) at {where}", "above it")
     below, above = (f"{label} ({int((high == group).sum())})" for group, label in enumerate(words))
     return _marks(below, above)
 

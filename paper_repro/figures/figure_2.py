@@ -109,7 +109,8 @@ def caption(stored: Stored) -> str:
         f"error (at most {stored['standard_error'].max():.2g} nats). "
         "Both against the mean log-density of the class, with least-squares lines, Pearson's correlations r and rank "
         "correlations ρ, which the scorecard uses (C4): a few classes far from all others decide r. Circles are "
-        f"classes below the largest gap between class means, diamonds those above it, as in figure 1. {stored['note']}"
+        "classes below the largest gap between class means, diamonds those above it; there always are some: whether "
+        f"the gap parts two groups, figure 1 and the scorecard say. {stored['note']}"
     )
 
 

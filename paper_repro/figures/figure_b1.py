@@ -81,8 +81,9 @@ def caption(stored: Stored) -> str:
         f"Beyond the paper. Each mark is a class. Vertical: {scores.PUBLISHED}, over its training points. Horizontal: "
         "mean (upper panels) and standard deviation (lower panels; where they are positive, on a logarithmic axis) of "
         f"the log-density of the class's own training points at stages {stages}. Classes are coloured in all panels by "
-        f"the split at stage {stored['stages'][-1]}{means}. ρ is Spearman's rank correlation over classes with its 95% "
-        f"bootstrap interval. The scores are of another network than the densities. {stored['note']}"
+        f"the largest gap at stage {stored['stages'][-1]}, whether it parts groups or not{means}. ρ is Spearman's rank "
+        "correlation over classes with its 95% bootstrap interval. The scores are of another network than the "
+        f"densities. {stored['note']}"
     )
 
 
