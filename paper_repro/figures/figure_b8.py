@@ -122,6 +122,9 @@ def draw(stored: Stored) -> Figure:
     panels = figure.subplots(2, len(stored["stages"]), squeeze=False, height_ratios=(3, 2))
     for s in range(len(stored["stages"])):
         beside_seen(panels[0, s], stored, s, {"left_out": (style.LINE, "s"), "test": (TEST, "^")}, bars=["test"])
+        panels[0, s].set_title(panels[0, s].get_title("left"), pad=style.LINE_POINTS + 6)
+        words = f"{stored['test_gap'][s]:.1f} nats ({p_words(stored['test_p'][s])})"
+        style.above(panels[0, s], f"largest gap of test images {words}")
         _bins(panels[1, s], stored, s)
         panels[1, s].sharey(panels[1, 0])
     panels[0, 0].set_ylabel("mean log-density, own class (nats)")
@@ -136,10 +139,11 @@ def caption(stored: Stored) -> str:
     n_bins = stored["bin_density"].shape[1]
     return (
         f"Beyond the paper. Above: mean log-density of each class at stages {stages}, classes sorted by the mean of "
-        "training points as fitted (orange diamonds above the largest gap between these means, blue circles below it); "
-        "the same points left out of the fit, as in figure B.5 (green squares); and test images (purple triangles; "
-        "bars: their standard deviation), each under the density of its own class, with the projection of the training "
-        "points. The network was trained on all the training points, left out or not, and on none of the test images. "
+        "training points as fitted (orange diamonds above the largest gap between these means, whether it parts groups "
+        "or not, blue circles below it); the same points left out of the fit, as in figure B.5 (green squares); and "
+        "test images (purple triangles; bars: their standard deviation), each under the density of its own class, with "
+        "the projection of the training points. The network was trained on all the training points, left out or not, "
+        "and on none of the test images. Above each panel stands the largest gap between means of test images. "
         f"Below: share of the {int(stored['n_test']):,} test images that the network classifies rightly, in {n_bins} "
         "bins by that density, with its standard error; dashed: of all of them. An image that is taken for one of "
         "another class may lie among that one's. "
