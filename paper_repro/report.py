@@ -60,7 +60,7 @@ def _write(workspace: Workspace, pipeline: Pipeline, comparison: Comparison | No
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"thousands": lambda value: f"{value:,}", "code": _code}
+    environment.filters |= {"thousands": lambda value: f"{value:,}", "code": _code, "label": label}
     kept = workspace.state(pipeline.dataset, with_inputs=False) == State.KEPT
 
     def command(verb: str, *figures: str) -> str:
