@@ -11,11 +11,11 @@ from paper_repro.figures import style
 __all__ = ["KINDS", "lines"]
 
 KINDS = {
-    "most": ("most memorized", style.HIGH, "D"),
-    "random": ("random", style.LINE, "s"),
-    "least": ("least memorized", style.LOW, "o"),
+    "most": ("most memorized", style.INK, "^"),
+    "random": ("random", style.MUTED, "s"),
+    "least": ("least memorized", "#cc79a7", "v"),
 }
-"""Words, colour and mark of each kind of points."""
+"""Words, colour and mark of each kind of points: not those of the two groups of classes, or of points left out."""
 
 
 def lines(axes: Axes, stages: Sequence[int], mean: np.ndarray, spread: np.ndarray) -> None:
