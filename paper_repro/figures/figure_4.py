@@ -12,6 +12,9 @@ from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "growth", "look_for", "points_of_each_kind", "table"]
 
+OF_PAPER = 100
+"""Points of each kind that a class has to have."""
+
 
 def compute(
     stages: Sequence[int],
@@ -85,7 +88,7 @@ def draw(stored: Stored) -> Figure:
     lines(axes, stored["stages"].tolist(), stored["mean"], stored["std"])
     axes.set_ylabel("KL between classes, mean ± std over pairs (nats)")
     chosen = f"{len(stored['class_names'])} classes with at least {int(stored['least_points'])} points of each kind"
-    axes.set_title(f"{chosen} (the paper: at least 100)", fontweight="normal", fontsize=9)
+    axes.set_title(f"{chosen} ({_in_the_paper(stored)})", fontweight="normal", fontsize=9)
     axes.legend(loc="upper left", fontsize=8.5)
     return figure
 
@@ -121,10 +124,14 @@ def points_of_each_kind(stored: Stored) -> str:
     )
     return (
         f"{len(stored['class_names'])} of {int(stored['n_classes'])} classes: those with at least "
-        f"{int(stored['least_points'])} points of each kind (the paper: 100). Densities are fitted to the points of "
-        f"one kind only; {chosen}, and there are as many of the other kinds before classes are left out. Scores, "
-        f"{scores.origin(stored)}: {ranges}. {scores.EXTREMES}"
+        f"{int(stored['least_points'])} points of each kind ({_in_the_paper(stored)}). Densities are fitted to the "
+        f"points of one kind only; {chosen}, and there are as many of the other kinds before classes are left out. "
+        f"Scores, {scores.origin(stored)}: {ranges}. {scores.EXTREMES}"
     )
+
+
+def _in_the_paper(stored: Stored) -> str:
+    return f"{OF_PAPER} in the paper, too" if int(stored["least_points"]) == OF_PAPER else f"the paper: {OF_PAPER}"
 
 
 def look_for(stored: Stored) -> str:

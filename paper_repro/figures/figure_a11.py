@@ -83,9 +83,9 @@ def draw(stored: Stored) -> Figure:
     axes = figure.subplots()
     lines(axes, stored["stages"].tolist(), stored["f1"], stored["error"])
     axes.set_ylabel("F1 of generative classification")
-    axes.set_title(
-        f"{int(stored['n_points'][0]):,} points of each kind (the paper: 1,000)", fontweight="normal", fontsize=9
-    )
+    n = int(stored["n_points"][0])
+    in_the_paper = "as in the paper" if n == 1000 else "the paper: 1,000"
+    axes.set_title(f"{n:,} points of each kind ({in_the_paper})", fontweight="normal", fontsize=9)
     axes.legend(loc="lower right", fontsize=8.5)
     return figure
 
