@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from paper_repro.density_bins import weighted_f1
 from paper_repro.figures import heading, scores, style
 from paper_repro.figures.style import Stored, styled
+from paper_repro.statistics import share_error
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -181,15 +182,16 @@ def draw(stored: Stored) -> Figure:
     if _has_control(stored):
         _line(f1, x, stored["right_outside"], label="accuracy without 30% at random", **look)
         f1.legend(loc="best", fontsize=7)
-    _line(radius, x, stored["radius"])
+    n = stored["n_certified"]
+    _line(radius, x, stored["radius"], stored["radius_std"] / np.sqrt(n))
     radius.set(title="Certified radius, mean", ylabel="normalised units")
     k = float(stored["pixels_per_unit"])
     pixels = radius.secondary_yaxis("right", functions=(lambda value: value * k, lambda value: value / k))
     pixels.set_ylabel("pixel values")
     pixels.spines["right"].set_visible(True)
-    _line(rate, x, stored["not_abstained"])
+    _line(rate, x, stored["not_abstained"], share_error(stored["not_abstained"], n))
     rate.set(title="Classification rate (not abstained)")
-    _line(smoothed, x, stored["smoothed_f1"])
+    _line(smoothed, x, stored["smoothed_f1"], share_error(stored["smoothed_f1"], n))
     smoothed.set(title="F1 of the smoothed classifier")
     for axes, name in ((radius, "radius"), (rate, "not_abstained"), (smoothed, "smoothed_f1")):
         if f"control_{name}" in stored:
@@ -204,7 +206,8 @@ def draw(stored: Stored) -> Figure:
     attacked.legend(loc="upper center", ncols=2, fontsize=7, handlelength=1.5)
     for axes in panels[:4].flat:
         axes.set_xlim(0.4, len(x) + 0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        step = 10 if len(x) > 25 else 5
+        axes.set_xticks([1, *range(step, len(x) + 1, step)])
     for axes in (share, attacked):
         axes.set_xlabel("density bin, lowest first")
     for axes, norm in zip(panels[4], ("L∞", "L2"), strict=True):
@@ -237,7 +240,8 @@ def caption(stored: Stored) -> str:
         f"noise, sigma = {float(stored['sigma']):g} in normalised units, n0 = {int(stored['n0'])}, "
         f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}. The radius is that of the "
         "class which the smoothed classifier gives, rightly or not; where it abstains it counts as 0, and where all n "
-        f"draws agree it is {_largest_radius(stored):.2f}, the largest there can be. {control}"
+        f"draws agree it is {_largest_radius(stored):.2f}, the largest there can be. Bars are one standard error "
+        f"over the certified points. {control}"
         "F1 of the smoothed classifier is of the certified points, and F1 of few points is lower than that of all "
         "points of a bin (measured: by up to 0.04 at 50 points a bin), so its level does not compare "
         f"with F1 without the bin. Attacks, which the paper does not have, of {attacked} points a bin, of which "
@@ -332,8 +336,10 @@ def _count(n: np.ndarray) -> str:
     return f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
 
 
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray | None = None, **look: Any) -> None:
     look = {"color": style.LOW, "marker": "o", **look}
+    if error is not None:
+        style.bars(axes, x, y - error, y + error, color=look["color"], alpha=0.45, linewidth=1.2)
     axes.plot(x, y, markersize=4 if len(x) <= 25 else 2.5, linewidth=1.4, **look)
 
 
