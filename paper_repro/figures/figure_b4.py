@@ -134,9 +134,9 @@ def caption(stored: Stored) -> str:
         "A class is called shattered in a fit if more than half of its points lie in components of fewer points than "
         "dimensions. All fits are of the paper's protocol, but with seeds of their own, the bar “as the paper” too: "
         "which classes are shattered, and how many, need not be as in figure 1. "
-        f"Top: share of {S} seeds in which each class is shattered, fitted to all its points; classes in the order of "
-        "the last row. Middle: mean log-density of each class and seed, fitted to four fifths of its points, on those "
-        "points and on the others, which the fit never saw "
+        f"Top: with how many of {S} seeds each class is shattered, fitted to all its points; classes are sorted by "
+        "the last row, those that are alike in it by the row above, and so on. Middle: mean log-density of each class "
+        "and seed, fitted to four fifths of its points, on those points and on the others, which the fit never saw "
         f"({where}); orange diamonds are shattered, the line is where both are equal. Bottom: number of classes that "
         "are shattered under other samplers and priors ("
         + ("1 seed" if V == 1 else f"mean over {V} seeds")
@@ -305,7 +305,7 @@ def _tendencies(axes: Axes, stored: Stored) -> None:
     axes.grid(False)
     axes.tick_params(length=0)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
-    axes.set_xlabel("class, in the order of the last row")
+    axes.set_xlabel("class, sorted by the last row, then by those above it")
     axes.set_title("Number of seeds with which a class is shattered")
     ticks = np.unique(np.linspace(0, S, min(S, 5) + 1).round().astype(int))
     key = axes.figure.colorbar(shown, ax=axes, pad=0.01, aspect=12, ticks=ticks)
@@ -351,6 +351,9 @@ def _variants(axes: Axes, stored: Stored) -> None:
 def _memorization(axes: Axes, stored: Stored) -> None:
     c = _most_shattered(stored)
     axes.plot(stored["memorization"], _tendency(stored, c), "o", color=style.LOW, markersize=4, alpha=0.7)
-    axes.set(xlabel="published mean memorization of the class", ylabel=f"share of fits, stage {stored['cells'][c][0]}")
+    axes.set(
+        xlabel="published mean memorization of the class",
+        ylabel=f"share of fits shattered, stage {stored['cells'][c][0]}",
+    )
     axes.set_ylim(-0.05, 1.05)
     axes.set_title("Shattering and memorization")
