@@ -164,7 +164,10 @@ def distance_and_density():
         below[network] = f"{rank_correlation(distance[~own], density[~own]):.2f}"
         above[network] = f"{rank_correlation(distance[own], density[own]):.2f}"
         left_out[network] = f"{rank_correlation(distance, others):.2f}"
-    yield f"(rank correlations A: {below[A]} and {above[A]}; R: {below[R]} below the gap; B: {below[B]} and {above[B]},"
+    yield (
+        f"(rank correlations below and above the gap, A: {below[A]} and {above[A]}; R: {below[R]} below it; "
+        f"B: {below[B]} and {above[B]},"
+    )
     yield f"once points are left out (A, B, R: {left_out[A]}, {left_out[B]}, {left_out[R]})."
 
 
