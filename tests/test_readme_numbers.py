@@ -98,10 +98,15 @@ def chains_in_both_states():
     yield f"give its points {least:.0f} to {most:.0f} nats more as fitted,"
 
 
+def high_in_pixels():
+    untrained = stored(A, "b9", "paper")
+    return untrained["high"][untrained["places"] == RAW_PIXELS][0]
+
+
 def raw_pixels():
     untrained = stored(A, "b9", "paper")
     (p,) = np.flatnonzero(untrained["places"] == RAW_PIXELS)
-    yield f"In raw pixels {untrained['high'][p].sum()} classes have a tenth of the others' standard deviation"
+    yield f"In raw pixels {high_in_pixels().sum()} classes have a tenth of the others' standard deviation"
     yield f"standard deviation (`paper`; gap {statistics.p_words(untrained['seen_p'][p])}, "
 
 
@@ -117,6 +122,10 @@ def networks_agree():
         f"the {after.sum()} that are high after its last ReLU ({a.sum() * after.mean():.2g} and "
         f"{r.sum() * after.mean():.2g} by chance; before it {before.sum()} are high)."
     )
+    pixels = high_in_pixels()
+    shared = "{}, {} and {}".format(*((of & pixels).sum() for of in (a, b, r)))
+    expected = "{:.1f}, {:.1f} and {:.1f}".format(*(of.sum() * pixels.mean() for of in (a, b, r)))
+    yield f"The {pixels.sum()} of raw pixels hold {shared} of those of A, B and R ({expected} by chance)."
 
 
 def certified_robustness():
