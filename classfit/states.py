@@ -8,6 +8,8 @@ between them, each lies between two bounds:
     many components:  log w of `anneal`            <=  log p(x, A)  <=  log w' of `heat`, from where annealing led
     few components:   log p(x, z) of a labelling   <=  log p(x, A)  <=  log w' of `heat`, from that labelling
 
+(where annealing leads to few components, but the chains of the posterior are in many, those of many are found as those
+of few are)
 but for a few nats by chance, and the upper ones as far as what is heated is a draw from the posterior within the state
 (bidirectional Monte Carlo: Grosse, Ghahramani & Adams 2015).
 """
@@ -35,6 +37,8 @@ SWEEPS = 200
 """From the end of annealing to labels that are taken for a draw from the posterior within the state."""
 GROUPS_AT_ONCE = 8
 """On the processor."""
+MOST = 0.5
+"""Share of the points of a group: in components of fewer points than D it is of many components, else of few."""
 _STATES = 8
 """Purpose of the random numbers, beside those of `classfit.gibbs`, `convergence` and `protocols`."""
 
@@ -54,7 +58,7 @@ class StateEvidence(NamedTuple):
     @property
     def two_states(self) -> np.ndarray:
         """[G] bool: of the labelling of many components most points are in components of fewer than D, of few not."""
-        return (self.many_small > 0.5) & (self.few_small <= 0.5)
+        return (self.many_small > MOST) & (self.few_small <= MOST)
 
     def verdict(self) -> np.ndarray:
         """[G] 1 where the state of many components has the larger evidence, -1 where that of few has, 0 where their
@@ -70,7 +74,9 @@ def state_evidence(
 
     The labelling of few components is the one with the largest log p(x, z) of what rounds of sweeps and split-merge
     moves from one component lead to and the last labellings of the posterior, of those of which at most half of the
-    points are in components of fewer points than D. It takes several seconds a group of 500 points in 64 dimensions.
+    points are in components of fewer points than D. That of many components is where annealing leads or, if more than
+    half of the points are in such components in none but the last labellings of the posterior, the best of those. It
+    takes several seconds a group of 500 points in 64 dimensions.
 
     Args:
         posterior: of the groups; it runs on the posterior's device.
@@ -105,17 +111,24 @@ def _of_groups(posterior: Posterior, slowness: int, seed: int) -> StateEvidence:
     def rngs(purpose: int) -> list[np.random.Generator]:
         return [generator(seed, number, _STATES, purpose) for number in streams]
 
-    state, many_lower = anneal(*there, rngs(0), slowness)
+    state, log_weight = anneal(*there, rngs(0), slowness)
     between = rngs(1)
     for _ in range(SWEEPS // SWEEPS_A_TEMPERATURE):
         state = sweeps(state, *there, between, 1.0, fixed_alpha=False)
-    many, few = state.labels, _few(posterior, problem)
-    one_each = [(g, 0, 0) for g in range(len(streams))]
-    few_lower = convergence.log_evidence_of(problem, one_each, GibbsState(few, torch.ones(len(streams)).double()))
+    few, many = _few(posterior, problem), _many(state.labels, posterior, problem)
+    annealed = np.logical_and.reduceat((many == state.labels).numpy(), offsets[:-1].numpy())
+    many_lower, few_lower = np.where(annealed, log_weight, _log_evidence(many, problem)), _log_evidence(few, problem)
     return StateEvidence(
         many_lower, heat(many, *there, rngs(2), slowness), few_lower, heat(few, *there, rngs(3), slowness),
         _small(many, offsets, x.shape[1]), _small(few, offsets, x.shape[1]),
     )  # fmt: skip
+
+
+def _many(annealed: Tensor, posterior: Posterior, problem: convergence.Problem) -> Tensor:
+    """[N] labels as `state_evidence` says; where none has many components, those of annealing."""
+    kept = _best(_last(posterior), problem, many=True)
+    better = _is_many(kept, problem) & ~_is_many(annealed, problem)
+    return torch.where(torch.from_numpy(better).repeat_interleave(problem.group_offsets.diff()), kept, annealed)
 
 
 def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
@@ -125,22 +138,33 @@ def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
     even = np.repeat(1 / problem.group_offsets.diff().numpy(), problem.group_offsets.diff().numpy())[None]
     for r in range(convergence.BURN_IN_ROUNDS):
         state, _, _ = convergence.rounds(problem, [(g, 0, 0) for g in range(n)], state, r, even)
-    kept = torch.from_numpy(posterior.labels[-convergence.N_CHAINS :]).long()
-    candidates = torch.cat([state.labels[None], kept])
-    values = np.stack(
-        [
-            np.where(
-                _small(labels, problem.group_offsets, problem.x.shape[1]) > 0.5,
-                -np.inf,
-                convergence.log_evidence_of(
-                    problem, [(g, 0, 0) for g in range(n)], GibbsState(labels, torch.ones(n).double())
-                ),
-            )
-            for labels in candidates
-        ]
-    )
-    best = torch.from_numpy(values.argmax(0)).repeat_interleave(problem.group_offsets.diff())
+    return _best(torch.cat([state.labels[None], _last(posterior)]), problem, many=False)
+
+
+def _last(posterior: Posterior) -> Tensor:
+    """[C, N] labels, of each chain."""
+    return torch.from_numpy(posterior.labels[-convergence.N_CHAINS :]).long()
+
+
+def _best(candidates: Tensor, problem: convergence.Problem, *, many: bool) -> Tensor:
+    """[N] labels: of those [C, N] of many (or few) components the best of each group, the first where there is none."""
+    values = [
+        np.where(_is_many(labels, problem) == many, _log_evidence(labels, problem), -np.inf) for labels in candidates
+    ]
+    best = torch.from_numpy(np.argmax(values, axis=0)).repeat_interleave(problem.group_offsets.diff())
     return candidates.gather(0, best[None])[0]
+
+
+def _log_evidence(labels: Tensor, problem: convergence.Problem) -> np.ndarray:
+    """[G] log p(x, z)."""
+    G = len(problem.streams)
+    state = GibbsState(labels, torch.ones(G, dtype=torch.float64))
+    return convergence.log_evidence_of(problem, [(g, 0, 0) for g in range(G)], state)
+
+
+def _is_many(labels: Tensor, problem: convergence.Problem) -> np.ndarray:
+    """[G] bool"""
+    return _small(labels, problem.group_offsets, problem.x.shape[1]) > MOST
 
 
 def _small(labels: Tensor, offsets: Tensor, D: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from kernels import GibbsState, NIWPrior
 
 def log_integral(n: int, n_components: int) -> float:
     """log of the integral over alpha of alpha^K Gamma(alpha) / Gamma(alpha + n) exp(-alpha)."""
-    value, _ = quad(lambda a: np.exp(n_components * np.log(a) + gammaln(a) - gammaln(a + n) - a), 0, np.inf)
+    value, _ = quad(lambda a: np.exp(n_components * np.log(a) + gammaln(a) - gammaln(a + n) - a), 0, np.inf, epsabs=0)
     return np.log(value)
 
 

@@ -90,6 +90,37 @@ def test_the_labelling_of_few_components_is_the_best_of_those_without_many_small
     assert np.array_equal(few(place), pairs)
 
 
+def test_many_components_are_those_of_the_posterior_where_annealing_leads_to_few():
+    """Of three groups: annealing leads to many in the last; of the chains only those of the first are in many."""
+    sizes, D = [40, 40, 9], 3
+    x = np.random.default_rng(3).normal(size=(sum(sizes), D))
+    group, place = np.repeat(np.arange(3), sizes), np.concatenate([np.arange(n) for n in sizes])
+    one, pairs, mixed = 0 * place, place // 2, place % 20  # 2 points each; distant ones in `mixed`
+    last = [np.where(group == 0, labels, one) for labels in (pairs, mixed, one, pairs)]
+    posterior = posterior_of(x, sizes, np.stack([np.where(group == 1, pairs, one), *last]))
+    whole = [log_joint_without_alpha(x[:40], labels[:40], _first(posterior)) for labels in (pairs, mixed)]
+    problem = convergence.problem(posterior.x, posterior.group_offsets, posterior.prior, [0, 1, 2], 0)
+    annealed = torch.from_numpy(np.where(group == 2, pairs, one))
+    best = (pairs, mixed)[int(np.argmax(whole))]
+    assert np.array_equal(
+        states._many(annealed, posterior, problem), np.where(group == 1, one, np.where(group == 0, best, pairs))
+    )
+
+    found = state_evidence(posterior, slowness=1)
+    without = state_evidence(posterior_of(x, sizes, np.zeros((4, len(x)), int)), slowness=1)
+    assert not without.two_states[:2].any(), "annealing leads to many components, so this shows nothing"
+    assert found.two_states.tolist()[:2] == [True, False]
+    scale = posterior.prior.S0[0].diagonal().sqrt().log().sum().item()
+    assert found.many_lower[0] == pytest.approx(max(whole) + 40 * scale, rel=PEER_RELATIVE)
+    assert found.many_upper[0] > found.many_lower[0]
+    for name in StateEvidence._fields:
+        np.testing.assert_array_equal(getattr(found, name)[1:], getattr(without, name)[1:])
+
+
+def _first(posterior: Posterior) -> NIWPrior:
+    return NIWPrior(*(field[:1] for field in posterior.prior))
+
+
 def test_a_group_has_the_same_evidence_whichever_others_are_with_it(monkeypatch):
     x = np.random.default_rng(1).normal(size=(24, 3))
     three = posterior_of(x, [9, 7, 8], np.zeros((4, 24), int))
