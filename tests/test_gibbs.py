@@ -164,6 +164,14 @@ def test_same_labels_on_one_and_two_threads_and_inputs_untouched(two_threads):
         assert torch.equal(now, then)
 
 
+def test_the_default_device_of_torch_does_not_matter():
+    state, x, order, uniforms, _, arguments = make_problem(0, N=20, D=2, G=2, T=2)
+    expected = gibbs_sweep(state, x, order, uniforms, engine="cpu", **arguments)
+    with torch.device("meta"):  # in place of a GPU
+        found = gibbs_sweep(state, x, order, uniforms, engine="cpu", **arguments)
+    assert torch.equal(found.labels, expected.labels)
+
+
 def test_labels_stay_without_gaps_and_alpha_positive():
     state, x, order, uniforms, noise, arguments = make_problem(11, N=500, D=2, G=6, T=10)
     result = gibbs_sweep(state, x, order, uniforms, noise, block_size=4, **arguments)

@@ -125,7 +125,7 @@ def test_float32_points_strided_inputs_and_anchors_that_are_one_point():
 
 def test_a_ratio_that_is_no_number_is_refused():
     state, x, proposals, arguments = problem(2, P=3)
-    broken = arguments["prior"]._replace(S0=torch.full_like(arguments["prior"].S0, torch.nan))
+    broken = arguments["prior"]._replace(kappa0=torch.full_like(arguments["prior"].kappa0, torch.nan))
     found, info = on_device(state, x, proposals, arguments | {"prior": broken})
     assert torch.equal(found.labels, state.labels)
     assert not info.accepted.any()
@@ -235,6 +235,18 @@ def test_points_that_could_not_leave_a_component_are_refused(call):
         assert torch.equal(within, expected)
     with pytest.raises(ValueError, match=r"is at most 1e\+06, or .*; group 0 has one of 1e\+06"):
         found("triton", 1001.0)
+
+
+def test_a_distance_that_is_no_number_is_refused():
+    """The others are at the prior's mean; whitened, this one is inf - inf, because the features are correlated."""
+    state, x, _, arguments = problem(3, N=12, G=1)
+    x[:] = 0.0
+    x[1] = 1e160
+    S0 = 1e-300 * (0.1 * torch.eye(3) + 0.9).double()[None]
+    prior = arguments["prior"]._replace(mu0=torch.zeros(1, 3).double(), S0=S0)
+    arguments = {name: there(value) for name, value in (arguments | {"prior": prior}).items()}
+    with pytest.raises(ValueError, match=r"is at most 1e\+06, or .*; group 0 has one of nan"):
+        log_joint(there(state), there(x), **arguments)
 
 
 def test_points_are_whitened_by_the_prior_of_their_group_however_many_at_a_time(monkeypatch):

@@ -97,14 +97,14 @@ def gibbs_sweep(
     stacked = order.ndim == 2
     T = len(order) if stacked else 1
     resample = alpha_noise is not None
-    nothing = torch.empty(0, dtype=torch.float64)  # of the type that noise has, or a third version would be compiled
+    nothing = x.new_empty(0, dtype=torch.float64)  # of the type that noise has, or a third version would be compiled
     noise = AlphaNoise(nothing, nothing, nothing) if alpha_noise is None else alpha_noise
     corrected = correction is not None
-    accept = torch.empty(T, len(x)) if correction is None else correction
+    accept = x.new_empty(T, len(x)) if correction is None else correction
     per_sweep = [field.reshape(T, -1).numpy() for field in (order, uniforms.double(), accept.double(), *noise)]
     mu0, kappa0, nu0, S0 = (np.ascontiguousarray(field.numpy()) for field in prior)
     G = len(edges) - 1
-    beta = torch.ones(T, G, dtype=torch.float64) if inverse_temperature is None else inverse_temperature.expand(T, G)
+    beta = x.new_ones(T, G, dtype=torch.float64) if inverse_temperature is None else inverse_temperature.expand(T, G)
     labels, alpha = [], []
     tasks = []
     for g, (a, b) in enumerate(pairwise(edges)):

@@ -117,7 +117,7 @@ def whitened(x: Tensor, prior: NIWPrior, group_offsets: Tensor) -> tuple[Tensor,
         z[part] = shifted[part] @ inverse[g].mT
     z = z[:N]
     distance = z.square().sum(1)
-    if (distance > FARTHEST).any():
+    if not (distance <= FARTHEST).all():  # in this form, so that a NaN of numbers that overflow is refused
         furthest = int(distance.argmax())
         raise ValueError(
             f"engine 'triton' takes points for which (x - mu0)' S0^-1 (x - mu0) is at most {FARTHEST:g}, or it "
