@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from classfit.devices import moved
+from classfit.devices import CPU, moved
 from classfit.diagnostics import log_joint
 from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
 
@@ -140,7 +140,7 @@ def log_partition(labels: Tensor, group_offsets: Tensor) -> np.ndarray:
 @cache
 def _log_alpha_integral(n: int, n_components: int) -> float:
     """By the trapezoidal rule in log alpha, where the integrand is smooth and falls off to both sides."""
-    log_alpha = torch.linspace(-30, 10, 4001, dtype=torch.float64)
+    log_alpha = torch.linspace(-30, 10, 4001, dtype=torch.float64, device=CPU)
     alpha = log_alpha.exp()
     log_value = (n_components + 1) * log_alpha + torch.lgamma(alpha) - torch.lgamma(alpha + n) - alpha
     return float(torch.logsumexp(log_value, 0) + np.log(0.01))

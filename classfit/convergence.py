@@ -35,15 +35,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from classfit.annealing import anneal, log_partition, log_restaurant, sweep_numbers
-from classfit.devices import moved
+from classfit.devices import CPU, moved
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from classfit.predictive import Posterior
 from classfit.proposals import companions_of, peels, splits
 from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
 from kernels.cpu import threads
-
-CPU = torch.device("cpu")
 
 N_CHAINS = 4
 N_TRACKS = 4
@@ -201,7 +199,7 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
     units = [(g, c, t) for g in groups for c in range(N_CHAINS) for t in (0, 1)]
     state = GibbsState(
         torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
-        torch.ones(len(units), dtype=torch.float64),
+        torch.ones(len(units), dtype=torch.float64, device=CPU),
     )
     for r in range(BURN_IN_ROUNDS):
         state, _, _ = rounds(problem, units, state, r, np.broadcast_to(even, small.shape))
@@ -266,9 +264,9 @@ def _starts(chains: Chains, problem: Problem, g: int, n_init_components: int) ->
     means = {k: _k_means(points, k, int(rng.integers(2**31 - 1))) for k in {6, 25, n_init_components}}
     scattered = np.unique(rng.integers(n_init_components, size=n), return_inverse=True)[1]
     prior = NIWPrior(*(field[g : g + 1] for field in problem.prior))
-    one, alpha = np.zeros(n, np.int64), torch.ones(1, dtype=torch.float64)
+    one, alpha = np.zeros(n, np.int64), torch.ones(1, dtype=torch.float64, device=CPU)
     for labelling in (one, means[6], means[25]):
-        value = float(log_joint(torch.from_numpy(labelling), alpha, x, torch.tensor([0, n]), prior)[0])
+        value = float(log_joint(torch.from_numpy(labelling), alpha, x, torch.tensor([0, n], device=CPU), prior)[0])
         chains.simple_log_joint[g] = max(chains.simple_log_joint[g], value)
     return [one, scattered, means[n_init_components], means[25]]
 
@@ -288,7 +286,7 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
         units = [(int(g), c, 0) for g in np.flatnonzero(stopped == 0) for c in range(N_CHAINS)]
         state = GibbsState(
             torch.from_numpy(np.concatenate([labels[c, _rows(problem, g)] for g, c, _ in units])).long(),
-            torch.tensor([alpha[c, g] for g, c, _ in units], dtype=torch.float64),
+            torch.tensor([alpha[c, g] for g, c, _ in units], dtype=torch.float64, device=CPU),
         )
         state, n_proposed, n_accepted = rounds(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
         value = _log_joint(problem, units, state)
@@ -342,7 +340,7 @@ def judge(chains: Chains, problem: Problem, posterior: Posterior, *, verbose: in
             rhat[i, g], ess[i, g] = agreement(trace[t // 2 : t, :, g].T)
     units = [(g, c, 0) for g in range(G) for c in range(C)]
     labels = torch.from_numpy(np.concatenate([chains.labels[c, _rows(problem, g)] for g, c, _ in units])).long()
-    at_one = _log_joint(problem, units, GibbsState(labels, torch.ones(len(units), dtype=torch.float64)))
+    at_one = _log_joint(problem, units, GibbsState(labels, torch.ones(len(units), dtype=torch.float64, device=CPU)))
     above = at_one.reshape(G, C).T - chains.simple_log_joint
     with np.errstate(invalid="ignore"):
         share = chains.accepted / chains.proposed
@@ -466,8 +464,8 @@ def _tiled(problem: Problem, units: list[tuple[int, int, int]]) -> tuple[Tensor,
     """Data, prior and (on the processor) offsets with the group of each unit as one of its own."""
     groups = [g for g, _, _ in units]
     x = torch.cat([problem.x[_rows(problem, g)] for g in groups])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), _sizes(problem, units).cumsum(0)])
-    chosen = torch.tensor(groups).to(x.device)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64, device=CPU), _sizes(problem, units).cumsum(0)])
+    chosen = torch.tensor(groups, device=x.device)
     return x, NIWPrior(*(field[chosen] for field in problem.prior)), offsets
 
 

@@ -9,6 +9,9 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+CPU = torch.device("cpu")
+"""Named wherever a tensor is made here: the caller may have set another device as torch's default."""
+
 Tensors = TypeVar("Tensors", bound=NamedTuple)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from classfit._check import as_array
+from classfit.devices import CPU
 
 
 class Grouping(NamedTuple):
@@ -42,7 +43,7 @@ def sort_by_group(groups: Any, n: int) -> Grouping:
 
 def one_group(n: int) -> Grouping:
     """All rows in one group, named 0."""
-    return Grouping(np.arange(n), torch.tensor([0, n]), np.array([0]))
+    return Grouping(np.arange(n), torch.tensor([0, n], device=CPU), np.array([0]))
 
 
 def index_of(groups: Any, names: np.ndarray, n: int) -> np.ndarray:

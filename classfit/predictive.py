@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from classfit import _check as check
-from classfit.devices import checked, moved
+from classfit.devices import CPU, checked, moved
 from classfit.groups import index_of
 from classfit.leave_one_out import LeaveOneOut, leave_one_out
 from classfit.prior import StudentT, niw_posterior, predictive, prior_predictive
@@ -201,7 +201,11 @@ class Posterior:
             weights.append(float(np.mean(self.alpha[:, group] / (n + self.alpha[:, group]))))
             part_offsets = [0, len(weights)]
         components = StudentT(*(torch.cat(field) for field in zip(*parts, strict=True)))
-        return Mixture(torch.tensor(weights, dtype=torch.float64).log(), components, torch.tensor(part_offsets))
+        return Mixture(
+            torch.tensor(weights, dtype=torch.float64, device=CPU).log(),
+            components,
+            torch.tensor(part_offsets, device=CPU),
+        )
 
     @threads.reserved()
     def log_density(self, X: Any, groups: Any = None, *, verbose: int = 0) -> np.ndarray:
@@ -285,7 +289,7 @@ class Posterior:
         last = Posterior(
             self.x, self.group_offsets, self.groups, self.labels[-1:], self.alpha[-1:], self.prior, self.variance
         )
-        out = torch.full((len(points), int(self.labels[-1].max()) + 2), -torch.inf, dtype=torch.float64)
+        out = torch.full((len(points), int(self.labels[-1].max()) + 2), -torch.inf, dtype=torch.float64, device=CPU)
         for g in np.unique(own):
             rows = torch.from_numpy(np.flatnonzero(own == g))
             mixture = last.mixture(g)
@@ -350,7 +354,7 @@ class Posterior:
         from_q = _cross_entropy(mixture.components, self.prior.mu0[g], self.variance[g])
         if torch.isinf(from_q).any():
             return np.inf, 0.0, (0.0 if self.official else np.inf)
-        is_prior = torch.zeros(len(weight), dtype=torch.bool)
+        is_prior = torch.zeros(len(weight), dtype=torch.bool, device=CPU)
         is_prior[-1] = not self.official
         value, variance, from_prior = 0.0, 0.0, 0.0
         for part, n in ((is_prior, max(2, n_draws // 10)), (~is_prior, n_draws)):
@@ -475,7 +479,9 @@ class Posterior:
 def _cross_entropy(components: StudentT, mean: Tensor, variance: Tensor) -> Tensor:
     """[M] E_t[-log q(x)] under each component t, q Gaussian with that mean and those variances [D]; inf without one."""
     location, precision_chol, df = components
-    root = torch.linalg.solve_triangular(precision_chol, torch.eye(len(mean), dtype=torch.float64), upper=False)
+    root = torch.linalg.solve_triangular(
+        precision_chol, torch.eye(len(mean), dtype=torch.float64, device=CPU), upper=False
+    )
     spread = torch.where(df > 2, df / (df - 2), torch.inf)
     second_moment = (location - mean).square() + spread[:, None] * root.square().sum(2)
     return 0.5 * (second_moment / variance + (2 * torch.pi * variance).log()).sum(1)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from classfit.devices import CPU
 from kernels import ComponentStatistics, NIWPrior, precision_cholesky
 from kernels.cpu import threads
 
@@ -107,8 +108,8 @@ def niw_prior(
     G, D = mean.shape
     return NIWPrior(
         mu0=mean,
-        kappa0=torch.full((G,), kappa0, dtype=torch.float64),
-        nu0=torch.full((G,), D + 2.0 if nu0 is None else nu0, dtype=torch.float64),
+        kappa0=torch.full((G,), kappa0, dtype=torch.float64, device=CPU),
+        nu0=torch.full((G,), D + 2.0 if nu0 is None else nu0, dtype=torch.float64, device=CPU),
         S0=torch.diag_embed(S0_scale * variance / n_init_components ** (2 / D)),
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from classfit.devices import CPU
 from kernels import SplitMergeProposals
 
 __all__ = ["PEELS_A_ROUND", "companions_of", "peels", "splits"]
@@ -25,7 +26,7 @@ def companions_of(centred: Tensor, scale: Tensor) -> np.ndarray:
     near = []
     # A few rows at a time: all distances of a large group would not fit into memory.
     for a in range(0, n, ROWS_AT_ONCE):
-        rows = torch.arange(a, min(a + ROWS_AT_ONCE, n))
+        rows = torch.arange(a, min(a + ROWS_AT_ONCE, n), device=CPU)
         distances = torch.stack([-direction[rows] @ direction.T, torch.cdist(centred[rows], centred)])
         distances[:, rows - a, rows] = torch.inf
         near.append(distances.topk(m, largest=False).indices)
@@ -33,7 +34,7 @@ def companions_of(centred: Tensor, scale: Tensor) -> np.ndarray:
     chol = torch.linalg.cholesky(scale + centred.T @ centred)
     outlying = torch.linalg.solve_triangular(chol, centred.T, upper=False).square().sum(0)
     furthest = outlying.topk(m + 1).indices.expand(n, m + 1)
-    others = furthest != torch.arange(n)[:, None]
+    others = furthest != torch.arange(n, device=CPU)[:, None]
     others[others.all(1), -1] = False
     return torch.cat([*torch.cat(near, 1), furthest[others].view(n, m)]).view(3, n, m).numpy()
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from classfit import _check as check
 from classfit import convergence
 from classfit.annealing import SWEEPS_A_TEMPERATURE, anneal, heat, sweeps
+from classfit.devices import CPU
 from classfit.gibbs import generator, stream
 from classfit.predictive import Posterior
 from classfit.prior import standardise, standardised
@@ -134,7 +135,7 @@ def _many(annealed: Tensor, posterior: Posterior, problem: convergence.Problem) 
 def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
     """[N] labels as `state_evidence` says; where all candidates have many components, of the first."""
     n, N = len(problem.streams), len(problem.x)
-    state = GibbsState(torch.zeros(N, dtype=torch.int64), torch.ones(n, dtype=torch.float64))
+    state = GibbsState(torch.zeros(N, dtype=torch.int64, device=CPU), torch.ones(n, dtype=torch.float64, device=CPU))
     even = np.repeat(1 / problem.group_offsets.diff().numpy(), problem.group_offsets.diff().numpy())[None]
     for r in range(convergence.BURN_IN_ROUNDS):
         state, _, _ = convergence.rounds(problem, [(g, 0, 0) for g in range(n)], state, r, even)
@@ -158,7 +159,7 @@ def _best(candidates: Tensor, problem: convergence.Problem, *, many: bool) -> Te
 def _log_evidence(labels: Tensor, problem: convergence.Problem) -> np.ndarray:
     """[G] log p(x, z)."""
     G = len(problem.streams)
-    state = GibbsState(labels, torch.ones(G, dtype=torch.float64))
+    state = GibbsState(labels, torch.ones(G, dtype=torch.float64, device=CPU))
     return convergence.log_evidence_of(problem, [(g, 0, 0) for g in range(G)], state)
 
 

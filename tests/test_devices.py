@@ -177,6 +177,38 @@ def test_the_evidence_of_states(gpu, points, monkeypatch):
     assert (here.many_upper != here.few_upper).all()
 
 
+def _asked(X: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    model = DPGaussianMixture(2, **SETTINGS).fit(X, groups=groups)
+    posterior = model.posterior_
+    converged = DPGaussianMixture(2, protocol="converged", random_state=0).fit(X, groups=groups)
+    return {
+        "scores": model.score_samples(X, groups),
+        "every class": model.class_log_density(X),
+        "components": model.predict_proba(X, groups),
+        "left out": model.leave_one_out().log_density,
+        "divergence": posterior.kl_divergence(n_draws=10, random_state=0).value,
+        "relative entropy": posterior.relative_entropy(n_draws=10, random_state=0).value,
+        "evidence": np.stack(state_evidence(posterior, slowness=1)),
+        "one group": DPGaussianMixture(2, **SETTINGS).fit(X).score_samples(X),
+        "chains": converged.score_samples(X, groups),
+        "held out": heldout(X, groups, n_folds=2, protocol=None, random_state=0).log_density,
+        "em": GaussianMixture([1, 2], random_state=0).fit(X, groups=groups).score_samples(X, groups),
+    }
+
+
+def test_the_default_device_of_torch_does_not_matter(points, monkeypatch):
+    for name, value in {"BURN_IN_ROUNDS": 1, "CHECK_ROUNDS": 5, "MAX_ROUNDS": 5}.items():
+        monkeypatch.setattr(convergence, name, value)
+    monkeypatch.setattr(DPGaussianMixture, "_schedule", _short(DPGaussianMixture._schedule))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        expected = _asked(*points)
+        with torch.device("meta"):  # in place of a GPU, as after torch.set_default_device("cuda")
+            found = _asked(*points)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
 def test_points_held_out(gpu, points, monkeypatch):
     X, groups = points
     options = {"n_folds": 2, "protocol": None, "random_state": 0}
