@@ -180,7 +180,8 @@ def _where(fit: Fit) -> str:
 
 def _short(title: str) -> str:
     """Without the dataset, and without what a title says of its scale."""
-    return title.split(", ", 1)[-1].replace(" (scaled down)", "")
+    letter, colon, words = title.rpartition(": ")
+    return letter + colon + words.split(", ", 1)[-1].replace(" (scaled down)", "")
 
 
 @styled

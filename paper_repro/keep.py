@@ -23,6 +23,8 @@ LIMIT_BYTES = 10_000_000
 """Of all that is kept but what was trained: it lies in the repository for good."""
 TRAINED_BYTES = 6_000_000
 """Networks, and the trials of memorization, are kept beside it if each is up to this size: they take longest."""
+LETTERS = {"cifar100-laptop": "A", "cifar100-resnet18": "B", "cifar100-laptop-resnet50": "R"}
+"""Of the profiles whose runs the repository keeps."""
 FILES = {"dataset": ("dataset.json",), "network": ("network.json", "history.csv")}
 """What the report reads of steps that are kept in part, by the last part of their names."""
 
@@ -55,7 +57,9 @@ class KeptRun(NamedTuple):
 
     @property
     def title(self) -> str:
-        return self.profile.title + (f", seed {self.seed}" if self.seed else "")
+        """With the letter that README and FINDINGS call the network by, and the seed, if it is another than 0."""
+        letter, seed = LETTERS.get(self.profile.name), str(self.seed or "")
+        return (f"{letter}{seed}: " if letter else "") + self.profile.title + (f", seed {seed}" if seed else "")
 
 
 def kept_runs(results: Path) -> list[KeptRun]:

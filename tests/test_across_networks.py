@@ -52,7 +52,7 @@ def results(tmp_path):
 
 def test_pairs_are_of_the_same_stage_protocol_and_classes(results):
     rows = across_networks.pairs(across_networks.fits(results))
-    titles = (PROFILES[FIRST].title, PROFILES[OTHER].title)
+    titles = (f"A: {PROFILES[FIRST].title}", f"B: {PROFILES[OTHER].title}")
     assert [(row["protocol"], row["stage"], row["networks"]) for row in rows] == [
         ("converged", 3, titles),
         ("converged", 4, titles),
@@ -71,11 +71,11 @@ def test_pairs_are_of_the_same_stage_protocol_and_classes(results):
 
 def test_another_seed_of_a_network_is_a_network(results):
     kept(results, f"{FIRST}-seed2", "converged", 4)
-    first, other = PROFILES[FIRST].title, PROFILES[OTHER].title
-    again = f"{first}, seed 2"
+    first, other = f"A: {PROFILES[FIRST].title}", f"B: {PROFILES[OTHER].title}"
+    again = f"A2: {PROFILES[FIRST].title}, seed 2"
     found = [row["networks"] for row in across_networks.pairs(across_networks.fits(results)) if row["stage"] == 4]
     assert found == [(first, again), (first, other), (again, other)]
-    assert "ResNet18 of half width and ResNet18 of half width, seed 2 | 4 and 4 |" in across_networks.section(results)
+    assert "A: ResNet18 of half width and A2: ResNet18 of half width, seed 2 | 4 and 4 |" in across_networks.section(results)
 
 
 def test_networks_of_other_classes_are_not_compared(tmp_path):
@@ -113,14 +113,14 @@ def test_what_chance_leaves_above_a_gap_is_not_high(tmp_path):
 
 def test_the_section_and_the_picture(results):
     section = across_networks.section(results)
-    assert "| `converged` | 4 | ResNet18 of half width and ResNet18 | 4 and 3 | 3 | 1.2 | 0.03 | +" in section
+    assert "| `converged` | 4 | A: ResNet18 of half width and B: ResNet18 | 4 and 3 | 3 | 1.2 | 0.03 | +" in section
     assert len(section.splitlines()) == 8
     across_networks.write(results)
     folder = results / "across_networks"
     with (folder / "across_networks.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 2 * 10
-    of_first = [row for row in rows if (row["network"], row["stage"]) == (PROFILES[FIRST].title, "4")]
+    of_first = [row for row in rows if (row["network"], row["stage"]) == (f"A: {PROFILES[FIRST].title}", "4")]
     assert [row["class"] for row in of_first if row["high_density_as_fitted"] == "True"] == ["c0", "c1", "c2", "c3"]
     words = across_networks.picture(results)
     assert "](paper_repro/results/across_networks/across_networks.png)" in words[1]
@@ -135,7 +135,7 @@ def test_the_picture_has_high_classes_in_their_columns(results):
     assert {*columns[:2]} == {"c0", "c1"}
     assert columns[2:4] == ["c2", "c3"]
     rows = [label.get_text() for label in axes.get_yticklabels()]
-    assert rows[2] == "Stage 4, ResNet18 of half width (converged): 4"
+    assert rows[2] == "Stage 4, A: ResNet18 of half width (converged): 4"
     assert {columns[round(bar.get_x() + 0.42)] for bar in axes.containers[4]} == {"c0", "c1", "c2", "c3"}
     assert {round(bar.get_y() + 0.42, 6) for bar in axes.containers[4]} == {2.3}
 
@@ -158,7 +158,7 @@ def test_raw_pixels_are_compared_with_every_network(results):
     assert len(rows) == len(of_pixels) + 2
     section = across_networks.section(results)
     assert (
-        "| `converged` | 4 | raw pixels (`paper`) and ResNet18 of half width | 6 and 4 | 4 | 2.4 | 0.07 | " in section
+        "| `converged` | 4 | raw pixels (`paper`) and A: ResNet18 of half width | 6 and 4 | 4 | 2.4 | 0.07 | " in section
     )
     drawn = [fit for fit in found if fit.protocol == "converged" or fit.stage is None]
     (axes,) = across_networks.draw(drawn).axes
