@@ -75,7 +75,9 @@ def test_another_seed_of_a_network_is_a_network(results):
     again = f"A2: {PROFILES[FIRST].title}, seed 2"
     found = [row["networks"] for row in across_networks.pairs(across_networks.fits(results)) if row["stage"] == 4]
     assert found == [(first, again), (first, other), (again, other)]
-    assert "A: ResNet18 of half width and A2: ResNet18 of half width, seed 2 | 4 and 4 |" in across_networks.section(results)
+    assert "A: ResNet18 of half width and A2: ResNet18 of half width, seed 2 | 4 and 4 |" in across_networks.section(
+        results
+    )
 
 
 def test_networks_of_other_classes_are_not_compared(tmp_path):
@@ -158,7 +160,8 @@ def test_raw_pixels_are_compared_with_every_network(results):
     assert len(rows) == len(of_pixels) + 2
     section = across_networks.section(results)
     assert (
-        "| `converged` | 4 | raw pixels (`paper`) and A: ResNet18 of half width | 6 and 4 | 4 | 2.4 | 0.07 | " in section
+        "| `converged` | 4 | raw pixels (`paper`) and A: ResNet18 of half width | 6 and 4 | 4 | 2.4 | 0.07 | "
+        in section
     )
     drawn = [fit for fit in found if fit.protocol == "converged" or fit.stage is None]
     (axes,) = across_networks.draw(drawn).axes
