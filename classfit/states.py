@@ -8,10 +8,9 @@ between them, each lies between two bounds:
     many components:  log w of `anneal`            <=  log p(x, A)  <=  log w' of `heat`, from where annealing led
     few components:   log p(x, z) of a labelling   <=  log p(x, A)  <=  log w' of `heat`, from that labelling
 
-(where annealing leads to few components, but the chains of the posterior are in many, those of many are found as those
-of few are)
 but for a few nats by chance, and the upper ones as far as what is heated is a draw from the posterior within the state
-(bidirectional Monte Carlo: Grosse, Ghahramani & Adams 2015).
+(bidirectional Monte Carlo: Grosse, Ghahramani & Adams 2015). Where annealing leads to few components, but a chain of
+the posterior is in many, both bounds of many are from its labelling, as those of few are.
 """
 
 from typing import NamedTuple
@@ -116,8 +115,7 @@ def _of_groups(posterior: Posterior, slowness: int, seed: int) -> StateEvidence:
     between = rngs(1)
     for _ in range(SWEEPS // SWEEPS_A_TEMPERATURE):
         state = sweeps(state, *there, between, 1.0, fixed_alpha=False)
-    few, many = _few(posterior, problem), _many(state.labels, posterior, problem)
-    annealed = np.logical_and.reduceat((many == state.labels).numpy(), offsets[:-1].numpy())
+    few, (many, annealed) = _few(posterior, problem), _many(state.labels, posterior, problem)
     many_lower, few_lower = np.where(annealed, log_weight, _log_evidence(many, problem)), _log_evidence(few, problem)
     return StateEvidence(
         many_lower, heat(many, *there, rngs(2), slowness), few_lower, heat(few, *there, rngs(3), slowness),
@@ -125,11 +123,12 @@ def _of_groups(posterior: Posterior, slowness: int, seed: int) -> StateEvidence:
     )  # fmt: skip
 
 
-def _many(annealed: Tensor, posterior: Posterior, problem: convergence.Problem) -> Tensor:
-    """[N] labels as `state_evidence` says; where none has many components, those of annealing."""
+def _many(annealed: Tensor, posterior: Posterior, problem: convergence.Problem) -> tuple[Tensor, np.ndarray]:
+    """[N] labels as `state_evidence` says, and [G] bool, whether they are of annealing, as also where none are many."""
     kept = _best(_last(posterior), problem, many=True)
-    better = _is_many(kept, problem) & ~_is_many(annealed, problem)
-    return torch.where(torch.from_numpy(better).repeat_interleave(problem.group_offsets.diff()), kept, annealed)
+    chosen = _is_many(annealed, problem) | ~_is_many(kept, problem)
+    of_point = torch.from_numpy(chosen).repeat_interleave(problem.group_offsets.diff())
+    return torch.where(of_point, annealed, kept), chosen
 
 
 def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
@@ -143,7 +142,7 @@ def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
 
 
 def _last(posterior: Posterior) -> Tensor:
-    """[C, N] labels, of each chain."""
+    """[C, N] the last labels: of several chains one each."""
     return torch.from_numpy(posterior.labels[-convergence.N_CHAINS :]).long()
 
 

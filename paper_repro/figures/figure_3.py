@@ -241,7 +241,7 @@ def caption(stored: Stored) -> str:
         f"n = {int(stored['n']):,} (the paper: 100,000), alpha = {float(stored['alpha']):g}. The radius is that of the "
         "class which the smoothed classifier gives, rightly or not; where it abstains it counts as 0, and where all n "
         f"draws agree it is {_largest_radius(stored):.2f}, the largest there can be. Bars are one standard error "
-        f"over the certified points. {control}"
+        f"over the certified points (for F1 up to a quarter too short where few classes have most of them). {control}"
         "F1 of the smoothed classifier is of the certified points, and F1 of few points is lower than that of all "
         "points of a bin (measured: by up to 0.04 at 50 points a bin), so its level does not compare "
         f"with F1 without the bin. Attacks, which the paper does not have, of {attacked} points a bin, of which "
