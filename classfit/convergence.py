@@ -465,7 +465,7 @@ def _tiled(problem: Problem, units: list[tuple[int, int, int]]) -> tuple[Tensor,
     groups = [g for g, _, _ in units]
     x = torch.cat([problem.x[_rows(problem, g)] for g in groups])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64, device=CPU), _sizes(problem, units).cumsum(0)])
-    chosen = torch.tensor(groups, device=x.device)
+    chosen = torch.tensor(groups, device=CPU).to(x.device)
     return x, NIWPrior(*(field[chosen] for field in problem.prior)), offsets
 
 
