@@ -427,6 +427,8 @@ FAULTS = [
           ("test_states.py", "annealing_leads_to_few")),
     Fault("evidence: bounds that overlap decide", "classfit/states.py",
           "self.many_lower > self.few_upper", "self.many_lower > self.few_lower", ("test_states.py", "do_not_overlap")),
+    Fault("figure B.10: what is open is decided by a few nats", "paper_repro/figures/figure_b10.py",
+          "(apart > 0) & (apart < NEAR_NATS)", "(apart < NEAR_NATS)", ("test_states.py", "decided_by_a_few_nats")),
     Fault("evidence: a step that was stopped begins anew", "paper_repro/state_evidence.py",
           "lambda part: checkpoint_of(work.folder, part).exists()", "lambda part: False",
           ("test_states.py", "step_that_was_stopped")),

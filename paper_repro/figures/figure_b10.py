@@ -17,6 +17,9 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 BOUNDS = ("many_lower", "many_upper", "few_lower", "few_upper")
 VERDICTS = {1: "shattered", -1: "collapsed", 0: "open"}
 NOT_FOUND = "no two states"
+NEAR_NATS = 20
+"""By less than this a state may have the larger evidence with some random numbers and not with others: by 5 nats it had,
+by 14 and more it had not (EVIDENCE.md, item 4)."""
 LINEAR_NATS = 100
 """Below it the axis is linear, above it logarithmic."""
 
@@ -138,6 +141,15 @@ def _counted(stored: Stored, s: int) -> str:
     return ", ".join(said + ([f"{n_not_found} with {NOT_FOUND} found"] if n_not_found else []))
 
 
+def _near(stored: Stored, s: int) -> str:
+    """In how many classes it is decided by a few nats, in words; nothing if in none."""
+    apart = np.maximum(stored["many_lower"] - stored["few_upper"], stored["few_lower"] - stored["many_upper"])[s]
+    n = int((stored["two_states"][s] & (apart > 0) & (apart < NEAR_NATS)).sum())
+    if n == 0:
+        return ""
+    return f"In {n} it is decided by less than {NEAR_NATS} nats, which other random numbers may turn to open. "
+
+
 def _numbers(stored: Stored, s: int) -> tuple[dict[int, int], int]:
     """Classes by verdict, and those of which no two states were found."""
     both = stored["two_states"][s]
@@ -183,7 +195,7 @@ def finding(stored: Stored) -> str:
         said.append(
             f"At stage {stage} the shattered state has the larger evidence in {n[1]} of {len(both)} classes, the "
             f"collapsed one in {n[-1]}; in {n[0]} it is open.{without} Classes of these of which all {C} chains and of "
-            f"which none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. The bounds are {widths[0]:.0f} nats "
+            f"which none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. {_near(stored, s)}The bounds are {widths[0]:.0f} nats "
             f"apart in the median class for the shattered state, {widths[1]:.0f} for the collapsed one."
         )
     return " ".join(said)
