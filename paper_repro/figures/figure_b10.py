@@ -18,8 +18,7 @@ BOUNDS = ("many_lower", "many_upper", "few_lower", "few_upper")
 VERDICTS = {1: "shattered", -1: "collapsed", 0: "open"}
 NOT_FOUND = "no two states"
 NEAR_NATS = 20
-"""By less than this a state may have the larger evidence with some random numbers and not with others: by 5 nats it had,
-by 14 and more it had not (EVIDENCE.md, item 4)."""
+"""By less than this it may be decided with some random numbers and open with others (EVIDENCE.md, item 4)."""
 LINEAR_NATS = 100
 """Below it the axis is linear, above it logarithmic."""
 
@@ -195,7 +194,8 @@ def finding(stored: Stored) -> str:
         said.append(
             f"At stage {stage} the shattered state has the larger evidence in {n[1]} of {len(both)} classes, the "
             f"collapsed one in {n[-1]}; in {n[0]} it is open.{without} Classes of these of which all {C} chains and of "
-            f"which none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. {_near(stored, s)}The bounds are {widths[0]:.0f} nats "
-            f"apart in the median class for the shattered state, {widths[1]:.0f} for the collapsed one."
+            f"which none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. {_near(stored, s)}The bounds are "
+            f"{widths[0]:.0f} nats apart in the median class for the shattered state, {widths[1]:.0f} for the collapsed "
+            "one."
         )
     return " ".join(said)
