@@ -195,7 +195,7 @@ def finding(stored: Stored) -> str:
             f"At stage {stage} the shattered state has the larger evidence in {n[1]} of {len(both)} classes, the "
             f"collapsed one in {n[-1]}; in {n[0]} it is open.{without} Classes of these of which all {C} chains and of "
             f"which none are shattered: {chosen[1]}, {chosen[-1]}, {chosen[0]}. {_near(stored, s)}The bounds are "
-            f"{widths[0]:.0f} nats apart in the median class for the shattered state, {widths[1]:.0f} for the collapsed "
-            "one."
+            f"{widths[0]:.0f} nats apart in the median class for the shattered state, {widths[1]:.0f} for the "
+            "collapsed one."
         )
     return " ".join(said)
