@@ -53,6 +53,13 @@ def gap(network, stage, protocol="converged"):
     return density_groups(mean).gap, statistics.gap_p_value(mean)
 
 
+def groups(network, stage, protocol="converged"):
+    """Whether there are two groups of classes at a stage, by the rule of C1."""
+    at = stored(network, "a7", protocol)
+    found = claims._two_groups(at["mean"][stage - 1], at["std"][stage - 1], "")
+    return "yes" if found.found else "no" if found.excluded else "unclear"
+
+
 def high_in_pixels():
     untrained = stored(A, "b9", "paper")
     return untrained["high"][untrained["places"] == RAW_PIXELS][0]
@@ -62,16 +69,32 @@ def high_in_convnet(where, layer=-1, protocol="converged"):
     return density_groups(stored(A, "a8", protocol)[f"{where}_mean"][layer]).high
 
 
+def _chains_by_state(network):
+    """Of each class whose chains are in both states: mean log-densities of the collapsed and of the shattered ones."""
+    shattered, density = (stored(network, "b3")[name][2:] for name in ("shattered", "mean_log_density"))
+    C = density.shape[1]
+    for s, g in np.argwhere((shattered > 0) & (shattered < C)):
+        yield np.split(np.sort(density[s, :, g]), [C - shattered[s, g]])  # the shattered ones are above
+
+
 def chains_in_both_states():
     """The classes of R whose chains are in both states, and the least and most nats between these as fitted, of them
     and of those of the ConvNet."""
     classes, (_, least, most) = 0, MIXED_BY_HAND
-    shattered, density = (stored(R, "b3")[name][2:] for name in ("shattered", "mean_log_density"))
-    C = density.shape[1]
-    for s, g in np.argwhere((shattered > 0) & (shattered < C)):
-        lower, upper = np.split(np.sort(density[s, :, g]), [C - shattered[s, g]])  # the shattered ones are above
+    for lower, upper in _chains_by_state(R):
         classes, least, most = classes + 1, min(least, upper[0] - lower[-1]), max(most, upper[-1] - lower[0])
     return classes, least, most
+
+
+def n_in_both_states(network):
+    """The classes of stages 3 and 4 whose chains are in both states."""
+    fit = stored(network, "b3")
+    return ((fit["shattered"][2:] > 0) & (fit["shattered"][2:] < fit["mean_log_joint"].shape[1])).sum()
+
+
+def gains_of_shattered_chains(network):
+    """Of each class whose chains are in both states: how many nats more the shattered ones give its points."""
+    return [upper.mean() - lower.mean() for lower, upper in _chains_by_state(network)]
 
 
 def transition(network):

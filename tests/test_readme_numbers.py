@@ -17,6 +17,7 @@ from kept_numbers import (
     chains_in_both_states,
     drop_of_radius,
     gap,
+    groups,
     high,
     high_in_pixels,
     missing_from,
@@ -35,18 +36,22 @@ def dimensions_and_rule():
         assert (first, third) == (second, fourth), network
         yield f"singular vectors of its output are kept: {first} at stages 1 and 2, {third} at 3 and 4."
     level, least = f"{statistics.LEVEL:.0%}", statistics.least_a_side(100)
-    yield f"than in {level} of samples of a distribution with one mode, with {least} of 100 classes on either side"
+    yield f"wider than in {level} of samples of a distribution with one mode, with at least {least} of 100 classes on"
     yield f"lower end of a {level} interval, which needs {statistics.LEAST_IN_GROUP} classes on either side."
 
 
 def two_groups():
     (a4, a3), (b4, b3), (r4, r3) = ([high(network, s).sum() for s in (4, 3)] for network in (A, B, R))
     yield (
-        f"in A ({a3} high classes at stage 3, {a4} at stage 4), R ({r3} and {r4}) and, but for a p-value of "
-        f"{gap(B, 4)[1]:.3f}, B ({b3} and {b4})."
+        f"in A ({a3} high classes at stage 3, {a4} at stage 4), R ({r3} and {r4}) and perhaps B ({b3} and {b4}; "
+        f"p = {gap(B, 4)[1]:.3f} at stage 4)."
     )
     a, b, r = (high(network, 4, "paper").sum() for network in (A, B, R))
-    yield f"The published sampler alone leaves {a}, {r} and {b} classes above the largest gap of stage 4."
+    assert [groups(network, 3, "paper") == "yes" for network in (A, A1, B, R)] == [True, True, False, False]
+    yield (
+        f"The published sampler finds groups at stage 3 of A and A1, but leaves {a}, {r} and {b} classes (A, R, B) "
+        "above the largest gap of stage 4."
+    )
 
 
 def chains_that_are_shattered():
@@ -56,7 +61,7 @@ def chains_that_are_shattered():
         C, shattered = fit["mean_log_joint"].shape[1], fit["shattered"][2:]  # of each class so many of C chains
         assert ((shattered > 0) == above).all(), f"{network}: others are shattered than are above the gap"
         n_converged += fit["converged"][2:][shattered > 0].sum()
-    yield f"They are the classes that are shattered in at least one of {word(C)} chains."
+    yield f"The high classes are those that are shattered in at least one of {word(C)} chains."
     yield f"{word(n_converged).capitalize()} shattered class passes the test of convergence,"
 
 
