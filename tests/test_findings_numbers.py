@@ -74,8 +74,8 @@ def either_state():
     yield f"({classes} classes of R, {MIXED_BY_HAND[0]} of a plain ConvNet),"
     yield f"give its points {least:.0f} to {most:.0f} nats more as fitted than those in the collapsed one,"
     apart = gains_of_shattered_chains(A1)
-    yield f"(In {len(apart)} classes of A1 it is {apart[0]:.0f} and {apart[1]:.0f} nats more as fitted;"
-    yield f"nor at all in the {n_in_both_states(A) + n_in_both_states(B)} such classes of A and B.)"
+    yield f"(In {len(apart)} classes of A1 it is {apart[0]:.0f} and {apart[1]:.0f} nats more as fitted, "
+    yield f"in the {n_in_both_states(A) + n_in_both_states(B)} such classes of A and B it was not measured.)"
 
 
 def convnet():
