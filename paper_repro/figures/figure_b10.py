@@ -17,7 +17,7 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 BOUNDS = ("many_lower", "many_upper", "few_lower", "few_upper")
 VERDICTS = {1: "shattered", -1: "collapsed", 0: "open"}
 NOT_FOUND = "no two states"
-NEAR_NATS = 20
+NEAR_NATS = 40
 """By less than this it may be decided with some random numbers and open with others (EVIDENCE.md, item 4)."""
 LINEAR_NATS = 100
 """Below it the axis is linear, above it logarithmic."""
