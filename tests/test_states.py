@@ -248,7 +248,8 @@ def test_figure_b10():
     stored = figure_b10.compute(**made_figure_b10()) | WORDS
     words = figure_b10.finding(stored)
     assert "has the larger evidence in 4 of 10 classes, the collapsed one in 3; in 2 it is open. In 1 no two" in words
-    assert "none are shattered: 3 and 0, 0 and 3, 0 and 2. The bounds are 80 nats apart in the median" in words
+    assert "none are shattered: 3 and 0, 0 and 3, 0 and 2. In 1 it is decided by less than 40 nats, which" in words
+    assert "may turn to open. The bounds are 80 nats apart in the median" in words
     rows = figure_b10.table(stored)
     assert [row["larger_evidence"] for row in rows[10:]] == ["shattered"] * 4 + ["open"] * 2 + ["collapsed"] * 3 + [
         "no two states"
