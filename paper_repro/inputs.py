@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 
-def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
-    """The tensors of the dataset (bytes), what is known of it, and the function that makes bytes input of a network."""
+def read_dataset(work: Work) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """The tensors of the dataset (bytes), and the function that makes bytes input of a network."""
     from paper_repro.datasets import normalised
 
     data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
     about = read_json(work.inputs["dataset"] / "dataset.json")
     pixels = {name: about[name] for name in ("white", "mean", "std")}
-    return data, about, partial(normalised, **pixels)
+    return data, partial(normalised, **pixels)
 
 
 def build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
