@@ -113,7 +113,6 @@ def network(work: Work) -> None:
         data["train_images"],
         data["train_labels"],
         settings,
-        black=0,
         seed=derived_seed(work.settings["seed"], "training"),
         prepare=prepare,
         checkpoint=work.folder / "checkpoint.safetensors",

@@ -75,7 +75,7 @@ def test_a_network_is_trained_on_normalised_images_in_an_order_of_its_seed(root)
     data, prepare = read_dataset(work)
     again, seed = build_network(work, SETTINGS), derived_seed(SETTINGS["seed"], "training")
     images, labels = data["train_images"], data["train_labels"]
-    train(again, images, labels, TrainingSettings.of(SETTINGS), black=0, seed=seed, prepare=prepare)
+    train(again, images, labels, TrainingSettings.of(SETTINGS), seed=seed, prepare=prepare)
     assert torch.equal(again.fc.weight.half(), load_network(work).fc.weight.half())
 
 
