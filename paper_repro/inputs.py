@@ -22,6 +22,7 @@ __all__ = [
     "read_dataset",
     "representation_of",
     "train_labels",
+    "train_scores",
     "values_of",
 ]
 
@@ -96,3 +97,8 @@ def posterior_in(folder: Path) -> Any:
 
 def log_density_of(work: Work, stage: int) -> np.ndarray:
     return read_arrays(work.input(f"posterior_stage_{stage}") / "density.npz")["log_density"]
+
+
+def train_scores(work: Work) -> dict[str, np.ndarray]:
+    """Memorization of the training images: value and standard_error [N]."""
+    return read_arrays(work.input("memorization") / "scores.npz")
