@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.chains import in_small_components, small_share
+from paper_repro.chains import in_small_components, n_chains, small_share
 from paper_repro.inputs import (
     class_names,
     load_network,
@@ -216,7 +216,7 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
         "traces": traces,
-        "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
+        "small_share": {stage: _small_share(work, stage, D, n_chains(traces[stage])) for stage, D in stages.items()},
         "class_names": class_names(work),
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
@@ -224,14 +224,12 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     }
 
 
-def _small_share(work: Work, stage: int, D: int, log_joint: np.ndarray) -> np.ndarray:
-    """[C, G] share of each class's points in components of fewer than D points, by chain; log_joint [R, C, G] or, of
-    one chain, [R, G]."""
+def _small_share(work: Work, stage: int, D: int, C: int) -> np.ndarray:
+    """[C, G] share of each class's points in components of fewer than D points, by chain."""
     posterior = read_arrays(work.input(f"posterior_stage_{stage}") / "posterior.npz")
-    n_chains = log_joint.shape[1] if log_joint.ndim == 3 else 1
     # Kept labellings are in order of time, and of chains at each time.
     edges = posterior["group_offsets"].tolist()
-    return np.stack([small_share(posterior["labels"][c::n_chains], edges, D) for c in range(n_chains)])
+    return np.stack([small_share(posterior["labels"][c::C], edges, D) for c in range(C)])
 
 
 def _figure_b4(work: Work) -> dict[str, Any]:
@@ -324,7 +322,7 @@ def _figure_b10(work: Work) -> dict[str, Any]:
     traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
         "evidence": {s: read_arrays(work.input(f"state_evidence_stage_{s}") / "evidence.npz") for s in stages},
-        "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
+        "small_share": {stage: _small_share(work, stage, D, n_chains(traces[stage])) for stage, D in stages.items()},
         "class_names": class_names(work),
         "dimensions": stages,
     }
