@@ -11,9 +11,8 @@ and goes on from the track with the largest lower bound of the log evidence. Tha
 and the labels, alpha integrated out; for the annealed track, whose labellings are very many and one as good as the
 other, also the estimate of annealed importance sampling, if that is larger. Its bound is the looser one, by hundreds of
 nats, so where it loses by less than half a nat a point it is annealed once more, slower. The chains still share
-nothing. What their agreement then
-says is that they found the same state, not how probable a state is that none of them chose: `burn_in_log_evidence`
-shows those.
+nothing. What their agreement then says is that they found the same state, not how probable a state is that none of them
+chose: `burn_in_log_evidence` shows those.
 
 The first look at which R-hat and effective sample size are within their limits ends the chains, which passes more than
 a single look would: of simulated chains whose true R-hat is 1.02 46% pass at some look, 17% at the last alone (600
