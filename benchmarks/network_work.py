@@ -67,7 +67,7 @@ def update(network: nn.Module, how: TrainingSettings, image_shape: Sequence[int]
     def epoch() -> None:
         images = torch.zeros(how.batch_size, *image_shape, dtype=torch.uint8)
         labels = torch.zeros(how.batch_size, dtype=torch.int64)
-        training._epoch(network, optimizer, images, labels, how, 0, 0.0, 0, prepare)
+        training._epoch(network, optimizer, images, labels, how, 0, 0, prepare)
 
     # Every GPU that times are predicted for multiplies bfloat16; the processor at hand need not.
     with patch.object(training, "bfloat16_is_fast", lambda device: True):

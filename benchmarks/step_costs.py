@@ -101,19 +101,19 @@ def costs(profile: Profile) -> Iterator[Cost]:
     """Every step of the profile under the protocol `paper`, in order; those that cost nothing are left out."""
     data = DATA[profile.dataset]
     for step in Pipeline(profile, PAPER).steps:
-        if _kind(step).startswith(FREE) or "figure" in step.settings:
+        if step.kind.startswith(FREE) or "figure" in step.settings:
             continue
         yield _cost(step.name, list(_work(step, data)))
 
 
 def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
     """What a step does, by its settings; ValueError for a step that is not known here."""
-    kind, settings = _kind(step), step.settings
+    kind, settings = step.kind, step.settings
     if kind == "network":
         yield _training(settings, data, data.n_train)
         yield _evaluation(settings, data, data.n_train + data.n_test)
     elif kind.endswith("representations"):
-        trained = [step_in for step_in in step.inputs if _kind(step_in) == "network"]
+        trained = [step_in for step_in in step.inputs if step_in.kind == "network"]
         yield _evaluation(trained[0].settings if trained else settings, data, data.n_train)
     elif kind == "memorization":
         yield _training(settings["network"], data, settings["n_trials"] * FRACTION * data.n_train)
@@ -155,10 +155,6 @@ def _work(step: Step, data: Data) -> Iterator[Passes | Densities]:
         raise ValueError(f"step must be one whose cost is known here, got {step.name}")
 
 
-def _kind(step: Step) -> str:
-    return step.name.rsplit("/", 1)[-1]
-
-
 def _training(settings: Mapping[str, Any], data: Data, n_images: float) -> Passes:
     """All epochs over so many images (of all networks together)."""
     return Passes(_update(_json(settings), data), n_images * settings["epochs"] / settings["batch_size"])
@@ -170,7 +166,7 @@ def _evaluation(settings: Mapping[str, Any], data: Data, n_images: float, batch:
 
 def _points(step: Step, data: Data) -> int:
     """Points of all bins that a step spends its budget on."""
-    (bins,) = (step_in for step_in in step.inputs if _kind(step_in) == "density_bins")
+    (bins,) = (step_in for step_in in step.inputs if step_in.kind == "density_bins")
     n_bins = bins.settings["n_bins"]
     return n_bins * min(step.settings["n_per_bin"], data.n_train // n_bins)
 
@@ -179,12 +175,12 @@ def _dimensions(step: Step) -> list[int]:
     """Of the stages, or cells, of a step that reads the representations."""
     if "cells" in step.settings:
         return [D for _, D in step.settings["cells"]]
-    (read,) = (step_in for step_in in step.inputs if _kind(step_in) == "representations")
+    (read,) = (step_in for step_in in step.inputs if step_in.kind == "representations")
     return [read.settings["dimensions"][f"layer{stage}"] for stage in step.settings["stages"]]
 
 
 def _dimension(posterior: Step) -> int:
-    (read,) = (step_in for step_in in posterior.inputs if _kind(step_in) == "representations")
+    (read,) = (step_in for step_in in posterior.inputs if step_in.kind == "representations")
     settings = posterior.settings
     return read.settings["dimensions"][settings.get("layer", f"layer{settings.get('stage')}")]
 

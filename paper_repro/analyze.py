@@ -316,7 +316,7 @@ class Analysis(Pipeline):
 def _representations(network: "nn.Module", probe: dict[str, np.ndarray], work: Work) -> None:
     from classfit import extract_representations
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     names, dimensions = work.settings["layers"], work.settings["dimensions"]
     sizes = {name: dimensions[file] for file, name in names.items()}
     batches = map(prepare, data["train_images"].split(128))

@@ -15,6 +15,7 @@ __all__ = [
     "columns_of_chains",
     "displayed",
     "kept_rows",
+    "n_chains",
     "small_share",
     "summary",
     "tally",
@@ -67,7 +68,7 @@ def chain_rows(trace: Stored, diagnostics: Stored, n_discard: int | None) -> lis
         return [{"verdict": EM_CONVERGED if good else EM_NOT_CONVERGED} for good in diagnostics["converged"].tolist()]
     rows: list[dict[str, Any]] = []
     for g in range(trace["log_joint"].shape[-1]):
-        kept = trace["log_joint"][kept_rows(trace, g, n_discard)][..., g].reshape(-1, _n_chains(trace))
+        kept = trace["log_joint"][kept_rows(trace, g, n_discard)][..., g].reshape(-1, n_chains(trace))
         joints = {f"{_JOINT}{c}": float(mean) for c, mean in enumerate(kept.mean(0), start=1)}
         if "converged" not in trace:
             rows.append({"verdict": ONE_CHAIN, **joints})
@@ -219,7 +220,7 @@ def _reasons(trace: Stored, g: int) -> str:
     return ", ".join(found)
 
 
-def _n_chains(trace: Stored) -> int:
+def n_chains(trace: Stored) -> int:
     return trace["log_joint"].shape[1] if trace["log_joint"].ndim == 3 else 1
 
 

@@ -104,7 +104,7 @@ def network(work: Work) -> None:
     from paper_repro.networks import accuracy
     from paper_repro.training import TrainingSettings, bfloat16_is_fast, train
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network = build_network(work, work.settings)
     settings = TrainingSettings.of(work.settings)
     device = next(network.parameters()).device
@@ -113,7 +113,6 @@ def network(work: Work) -> None:
         data["train_images"],
         data["train_labels"],
         settings,
-        black=0,
         seed=derived_seed(work.settings["seed"], "training"),
         prepare=prepare,
         checkpoint=work.folder / "checkpoint.safetensors",
@@ -143,7 +142,7 @@ def network(work: Work) -> None:
 def estimate_network(work: Work) -> float:
     from paper_repro.training import TrainingSettings, estimate_seconds
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network = build_network(work, work.settings, pretrained=False)
     return estimate_seconds(
         network,
@@ -159,7 +158,7 @@ def representations(work: Work) -> None:
     from classfit import extract_representations
     from paper_repro.networks import BATCH_SIZE
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     batches = map(prepare, data["train_images"].split(BATCH_SIZE))
     dimensions = work.settings["dimensions"]
     found = extract_representations(load_network(work), batches, list(dimensions), n_components=dimensions)
@@ -173,7 +172,7 @@ def test_representations(work: Work) -> None:
     from classfit.representations import Representation
     from paper_repro.networks import BATCH_SIZE, predictions
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network, layers = load_network(work), work.settings["layers"]
     projections = {layer: Representation(**representation_of(work, layer)) for layer in layers}
     batches = map(prepare, data["test_images"].split(BATCH_SIZE))
@@ -197,7 +196,7 @@ def estimate_passes(work: Work, network: Any, images: str) -> float:
 
     from paper_repro.networks import BATCH_SIZE
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network.eval()
     device = next(network.parameters(), torch.empty(0)).device
 

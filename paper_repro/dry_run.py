@@ -93,7 +93,7 @@ def dry_run(
         )
         console.print(words, soft_wrap=True)
         untried = [] if read else ["the dataset itself."]
-        networks = [step.settings for step in computed if step.name.rsplit("/", 1)[-1] == "network"]
+        networks = [step.settings for step in computed if step.kind == "network"]
         untried += _rehearse(networks, IMAGE_SHAPES[profile.dataset], console)
     for words in (*untried, *UNTRIED):
         console.print(f"[yellow]Not tried:[/] {words}", soft_wrap=True)

@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from paper_repro.chains import in_small_components, small_share
-from paper_repro.inputs import class_names, load_network, log_density_of, representation_of, train_labels, values_of
+from paper_repro.chains import in_small_components, n_chains, small_share
+from paper_repro.inputs import (
+    class_names,
+    load_network,
+    log_density_of,
+    representation_of,
+    train_labels,
+    train_scores,
+    values_of,
+)
 from paper_repro.published import class_memorization, matched, published_memorization
 from paper_repro.steps import Work
 from paper_repro.storage import read_arrays, read_json
@@ -53,7 +61,7 @@ def _figure_3(work: Work) -> dict[str, Any]:
     from paper_repro.attacks import ATTACKS
     from paper_repro.figures.class_density import class_statistics
 
-    labels, names, scores = train_labels(work), class_names(work), _scores(work)
+    labels, names, scores = train_labels(work), class_names(work), train_scores(work)
     log_density = log_density_of(work, 4)
     high = density_groups(class_statistics(log_density, labels, len(names))[0]).high
     bins = read_arrays(work.input("density_bins") / "bins.npz")
@@ -118,7 +126,7 @@ def _figure_b6(work: Work) -> dict[str, Any]:
 def _divergences(work: Work, stored: Mapping[str, np.ndarray], places: Sequence[int | str]) -> dict[str, Any]:
     """Between classes, in the order of the places: stages, or stages and dimensions."""
     names = class_names(work)
-    scores, kinds = _scores(work)["value"], ("most", "random", "least")
+    scores, kinds = train_scores(work)["value"], ("most", "random", "least")
     threshold = work.settings["threshold"]
 
     def over_places(key: str) -> dict[str, np.ndarray]:
@@ -169,7 +177,7 @@ def _blocks(work: Work) -> dict[str, Any]:
 
 def _figure_a11(work: Work) -> dict[str, Any]:
     stored, labels = read_arrays(work.input("generative") / "generative.npz"), train_labels(work)
-    scores, kinds = _scores(work)["value"], ("most", "random", "least")
+    scores, kinds = train_scores(work)["value"], ("most", "random", "least")
     rows = {kind: stored[f"{kind}_rows"] for kind in kinds}
     return {
         "stages": work.settings["stages"],
@@ -194,7 +202,7 @@ def _figure_b1(work: Work) -> dict[str, Any]:
 
 def _figure_b2(work: Work) -> dict[str, Any]:
     names = class_names(work)
-    ours = class_memorization(_scores(work)["value"], train_labels(work), names)
+    ours = class_memorization(train_scores(work)["value"], train_labels(work), names)
     return {
         "ours": np.array(list(ours.values())),
         "published": matched(published_memorization(work.settings["published"]), names),
@@ -208,7 +216,7 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
         "traces": traces,
-        "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
+        "small_share": {stage: _small_share(work, stage, D, n_chains(traces[stage])) for stage, D in stages.items()},
         "class_names": class_names(work),
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
@@ -216,14 +224,12 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     }
 
 
-def _small_share(work: Work, stage: int, D: int, log_joint: np.ndarray) -> np.ndarray:
-    """[C, G] share of each class's points in components of fewer than D points, by chain; log_joint [R, C, G] or, of
-    one chain, [R, G]."""
+def _small_share(work: Work, stage: int, D: int, C: int) -> np.ndarray:
+    """[C, G] share of each class's points in components of fewer than D points, by chain."""
     posterior = read_arrays(work.input(f"posterior_stage_{stage}") / "posterior.npz")
-    n_chains = log_joint.shape[1] if log_joint.ndim == 3 else 1
     # Kept labellings are in order of time, and of chains at each time.
     edges = posterior["group_offsets"].tolist()
-    return np.stack([small_share(posterior["labels"][c::n_chains], edges, D) for c in range(n_chains)])
+    return np.stack([small_share(posterior["labels"][c::C], edges, D) for c in range(C)])
 
 
 def _figure_b4(work: Work) -> dict[str, Any]:
@@ -264,7 +270,7 @@ def _figure_b7(work: Work) -> dict[str, Any]:
             stage: in_small_components(posteriors[stage]["labels"], posteriors[stage]["group_offsets"].tolist(), D)
             for stage, D in stages.items()
         },
-        "memorization": _scores(work)["value"][by_class],
+        "memorization": train_scores(work)["value"][by_class],
         "dimensions": stages,
         "n_bins": work.settings["n_bins"],
         "remark": work.settings["remark"],
@@ -306,7 +312,7 @@ def _figure_b9(work: Work) -> dict[str, Any]:
         "class_names": class_names(work),
         "n_bins": work.settings["n_bins"],
         # Densities have their points sorted by class.
-        "memorization": _scores(work)["value"][np.argsort(train_labels(work), kind="stable")] if scored else None,
+        "memorization": train_scores(work)["value"][np.argsort(train_labels(work), kind="stable")] if scored else None,
         "scale": {name: work.settings[name] for name in ("n_trials", "networks")} if scored else None,
     }
 
@@ -316,7 +322,7 @@ def _figure_b10(work: Work) -> dict[str, Any]:
     traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
         "evidence": {s: read_arrays(work.input(f"state_evidence_stage_{s}") / "evidence.npz") for s in stages},
-        "small_share": {stage: _small_share(work, stage, D, traces[stage]["log_joint"]) for stage, D in stages.items()},
+        "small_share": {stage: _small_share(work, stage, D, n_chains(traces[stage])) for stage, D in stages.items()},
         "class_names": class_names(work),
         "dimensions": stages,
     }
@@ -337,10 +343,6 @@ def _network(work: Work) -> dict[str, Any]:
     words = f"{work.settings['network']}; {reached['train_accuracy']:.1%} of its training images and "
     words += f"{reached['test_accuracy']:.1%} of the test images are classified rightly"
     return {"labels": train_labels(work), "class_names": class_names(work), "network": words}
-
-
-def _scores(work: Work) -> dict[str, np.ndarray]:
-    return read_arrays(work.input("memorization") / "scores.npz")
 
 
 ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {

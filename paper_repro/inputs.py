@@ -22,18 +22,19 @@ __all__ = [
     "read_dataset",
     "representation_of",
     "train_labels",
+    "train_scores",
     "values_of",
 ]
 
 
-def read_dataset(work: Work) -> tuple[dict[str, Any], dict[str, Any], Callable[[Any], Any]]:
-    """The tensors of the dataset (bytes), what is known of it, and the function that makes bytes input of a network."""
+def read_dataset(work: Work) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """The tensors of the dataset (bytes), and the function that makes bytes input of a network."""
     from paper_repro.datasets import normalised
 
     data, _ = read_tensors(work.inputs["dataset"] / "data.safetensors")
     about = read_json(work.inputs["dataset"] / "dataset.json")
     pixels = {name: about[name] for name in ("white", "mean", "std")}
-    return data, about, partial(normalised, **pixels)
+    return data, partial(normalised, **pixels)
 
 
 def build_network(work: Work, settings: Any, *, pretrained: bool = True) -> Any:
@@ -96,3 +97,8 @@ def posterior_in(folder: Path) -> Any:
 
 def log_density_of(work: Work, stage: int) -> np.ndarray:
     return read_arrays(work.input(f"posterior_stage_{stage}") / "density.npz")["log_density"]
+
+
+def train_scores(work: Work) -> dict[str, np.ndarray]:
+    """Memorization of the training images: value and standard_error [N]."""
+    return read_arrays(work.input("memorization") / "scores.npz")

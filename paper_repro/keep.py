@@ -171,7 +171,7 @@ def _finished(workspace: Workspace, pipeline: Pipeline) -> tuple[set[str], list[
                 f"{step.name} in {workspace.root} is not up to date; bring it up to date "
                 f"({pipeline.command('run', workspace.root.parent)}), remove its folder, or keep another --protocol"
             )
-        not_run.append(step.name.rsplit("/", 1)[-1])
+        not_run.append(step.kind)
     return {step.name for step in pipeline.steps} - behind, not_run
 
 
@@ -180,7 +180,7 @@ def _copy(source: Workspace, target: Workspace, step: Step, *, whole: bool) -> N
     if record is None:
         raise KeepError(f"{step.name} in {source.root} has changed while it was copied")
     files: dict[str, str] = record["files"]
-    chosen = files.keys() if whole else FILES.get(step.name.rsplit("/", 1)[-1], ())
+    chosen = files.keys() if whole else FILES.get(step.kind, ())
     from_folder, folder = source.folder(step), target.folder(step)
     folder.mkdir(parents=True, exist_ok=True)
     for name in chosen:

@@ -135,11 +135,11 @@ def run_trials(
     )
 
 
-def load_trials(folder: Path, n_points: int, *, seed: int, minimum: int = 2) -> Trials:
+def load_trials(folder: Path, n_points: int, *, seed: int) -> Trials:
     """The trials whose files are in the folder, in order of their numbers.
 
     Raises:
-        ValueError: fewer than `minimum` trials, or a trial whose subset is not the one of this seed.
+        ValueError: fewer than two trials, or a trial whose subset is not the one of this seed.
     """
     inside, correct = [], []
     for path in sorted(folder.glob("checkpoint-trial-*.npz")):
@@ -150,8 +150,8 @@ def load_trials(folder: Path, n_points: int, *, seed: int, minimum: int = 2) -> 
             raise DamagedError(f"{path} is of another seed or other data: {words}")
         inside.append(stored["inside"])
         correct.append(stored["correct"])
-    if len(inside) < minimum:
-        raise ValueError(f"{folder} must hold at least {minimum} finished trials, got {len(inside)}")
+    if len(inside) < 2:
+        raise ValueError(f"{folder} must hold at least 2 finished trials, got {len(inside)}")
     return Trials(np.stack(inside), np.stack(correct))
 
 

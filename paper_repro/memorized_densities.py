@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paper_repro.computations import mixture
-from paper_repro.inputs import train_labels
+from paper_repro.inputs import train_labels, train_scores, values_of
 from paper_repro.machine import density_device
 from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import CannotError, Work, derived_seed
@@ -30,7 +30,7 @@ def kl_by_stage(work: Work) -> None:
     """
     from paper_repro.workers import run_tasks
 
-    settings, labels = work.settings, _scores_and_labels(work)[1]
+    settings, labels = work.settings, train_labels(work)
     kept, classes = _groups_of_classes(work)
     cells = _cells(settings)
     tasks = [(name, *cell) for name in kept for cell in cells]
@@ -51,7 +51,7 @@ def kl_by_stage(work: Work) -> None:
 def estimate_kl_by_stage(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
-    settings, labels = work.settings, _scores_and_labels(work)[1]
+    settings, labels = work.settings, train_labels(work)
     (kept, classes), folder, cells = _groups_of_classes(work), _representations(work), _cells(settings)
     total = 0.0
     with one_thread():
@@ -83,7 +83,7 @@ def _groups_of_classes(work: Work) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Points of each kind, of the classes that have enough of every kind; and those classes."""
     from paper_repro.memorization import memorization_groups
 
-    settings, (scores, labels) = work.settings, _scores_and_labels(work)
+    settings, scores, labels = work.settings, train_scores(work)["value"], train_labels(work)
     threshold = settings["threshold"]
     n = int((scores > threshold).sum()) if threshold is not None else settings["n_points"]
     if n == 0:
@@ -104,7 +104,7 @@ def generative(work: Work) -> None:
     """Generative classification of points that are left out of the densities' fit (figure A.11)."""
     from paper_repro.workers import run_tasks
 
-    groups, labels = _held_out(work), _scores_and_labels(work)[1]
+    groups, labels = _held_out(work), train_labels(work)
     stages = work.settings["stages"]
     run_tasks(
         partial(_classify, work.folder, dict(work.settings), work.input("representations"), groups, labels),
@@ -124,14 +124,14 @@ def generative(work: Work) -> None:
 def estimate_generative(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
-    settings, labels, groups = work.settings, _scores_and_labels(work)[1], _held_out(work)
+    settings, labels, groups = work.settings, train_labels(work), _held_out(work)
     held = np.concatenate(list(groups.values()))
     rest = np.setdiff1d(np.arange(len(labels)), held)
     few = held[:: max(1, len(held) // 100)]
     total = 0.0
     with one_thread():
         for stage in settings["stages"]:
-            values = read_arrays(work.input("representations") / f"layer{stage}.npz")["values"]
+            values = values_of(work, stage)
             seconds, model = _timed_fit(settings, values[rest], labels[rest])
             model.class_log_density(values[few])  # compiles
             every_class = len(np.unique(labels)) * seconds_of(partial(model.class_log_density, values[few]))
@@ -143,7 +143,7 @@ def _held_out(work: Work) -> dict[str, np.ndarray]:
     from paper_repro.memorization import held_out_groups
 
     seed = derived_seed(work.settings["seed"], "held out")
-    return held_out_groups(_scores_and_labels(work)[0], work.settings["n_points"], seed=seed)._asdict()
+    return held_out_groups(train_scores(work)["value"], work.settings["n_points"], seed=seed)._asdict()
 
 
 def _timed_fit(settings: Any, values: np.ndarray, labels: np.ndarray) -> tuple[float, Any]:
@@ -205,7 +205,7 @@ def _classify(
 ) -> None:
     from classfit import ClassConditionalDensity
 
-    values = read_arrays(representations / f"layer{stage}.npz")["values"]
+    values = _values(representations, stage)
     rest = np.setdiff1d(np.arange(len(labels)), np.concatenate(list(groups.values())))
     density = _mixture(settings, "rest", stage, values.shape[1])
     classifier = ClassConditionalDensity(density).fit(values[rest], labels[rest])
@@ -215,7 +215,3 @@ def _classify(
 
 def _mixture(settings: Any, name: str, stage: int, n_features: int) -> Any:
     return mixture(settings, derived_seed(settings["seed"], "densities", name, stage), n_features)
-
-
-def _scores_and_labels(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    return read_arrays(work.input("memorization") / "scores.npz")["value"], train_labels(work)

@@ -140,18 +140,20 @@ class Pipeline:
         self.left_out = self._left_out(STAGES[-2:])
         self.test_densities = self._test_densities()
         self.classes = self._classes()
-        absent = {name for name, network in OF_OTHERS.items() if network not in self.others}
         self.controls = control_steps(self)
-        absent |= set() if self.controls else {"figure_b4", "figure_b6"}
         self.robustness = robustness_steps(self) if profile.robustness else {}
-        absent |= set() if profile.robustness else set(ROBUSTNESS_FIGURES)
-        absent |= without_published(self)
         self.untrained = untrained_steps(self)
-        absent |= set() if self.untrained else {"figure_b9"}
         self.evidence = evidence_steps(self)
-        absent |= set() if self.evidence else {"figure_b10"}
-        absent |= {"figure_2", "figure_4", "figure_a11", "figure_b3"} if protocol.density == "em" else set()
-        absent |= set() if self.left_out else {"figure_b5", "figure_b7", "figure_b8"}
+        needed: tuple[tuple[Any, Iterable[str]], ...] = (
+            (self.controls, ("figure_b4", "figure_b6")),
+            (self.robustness, ROBUSTNESS_FIGURES),
+            (self.untrained, ("figure_b9",)),
+            (self.evidence, ("figure_b10",)),
+            (self.entropies, ("figure_2", "figure_4", "figure_a11", "figure_b3")),  # none by EM
+            (self.left_out, ("figure_b5", "figure_b7", "figure_b8")),
+        )
+        absent = {name for name, network in OF_OTHERS.items() if network not in self.others} | without_published(self)
+        absent |= {name for there, figures in needed if not there for name in figures}
         self.figures = {name: self._figure(name) for name in FIGURES if name not in absent}
         self.scorecard = self.scorecard_of(self.figures)
 
@@ -344,52 +346,42 @@ class Pipeline:
         return Other(other.title, network, representations, posteriors)
 
     def _figure(self, name: str) -> Step:
-        settings: dict[str, Any] = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
+        settings = {"figure": name, "subtitle": self.subtitle, "note": self.profile.note}
+        more, inputs = self._settings_and_inputs(name)
+        return Step(f"{self.folder}/{name}", settings | more, compute.figure, inputs)
+
+    def _settings_and_inputs(self, name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:
+        """Of a figure; settings beside those of all."""
         if name in ROBUSTNESS_FIGURES:
-            more, needed = robustness_figure(self, name)
-            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
+            return robustness_figure(self, name)
         if name in PUBLISHED_FIGURES:
-            more, needed = published_figure(self, name)
-            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
-        if name in ("figure_b9", "figure_b10"):
-            more, needed = (figure_b9 if name == "figure_b9" else figure_b10)(self)
-            return Step(f"{self.folder}/{name}", settings | more, compute.figure, needed)
+            return published_figure(self, name)
+        if name == "figure_b9":
+            return figure_b9(self)
+        if name == "figure_b10":
+            return figure_b10(self)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
-            settings["subtitle"] += f" · {other.title}"
-            settings |= {"network": other.title, "layers": list(other.posteriors)}
+            more = {"network": other.title, "layers": list(other.posteriors)}
             needed = (self.dataset, other.network, other.representations, *other.posteriors.values())
-            return Step(f"{self.folder}/{name}", settings, compute.figure, needed)
+            return {"subtitle": f"{self.subtitle} · {other.title}", **more}, needed
+        read, every = (self.dataset, self.representations), {"stages": list(STAGES)}
         final = [step for stage, step in self.entropies.items() if stage == STAGES[-1]]
-        inputs = {
-            "figure_1": (self.dataset, self.representations, self.posteriors[3], self.posteriors[4]),
-            "figure_2": (self.dataset, self.representations, self.posteriors[4], *final),
-            "figure_a5": (self.dataset, self.network, self.representations),
-            "figure_a6": (self.representations,),
-            "figure_a7": (self.dataset, self.representations, *self.posteriors.values()),
-            "figure_b3": (self.dataset, *self.posteriors.values()),
-            "figure_b4": (self.dataset, *self.controls.values()),
-            "figure_b5": (self.dataset, self.representations, *self.left_out.values()),
-            "figure_b8": (self.dataset, self.representations, *self.left_out.values(), self.test_densities),
-        }[name]
-        own: dict[str, dict[str, Any]] = {
-            "figure_1": {"stages": [3, 4]},
-            "figure_2": {"stages": [4]},
-            "figure_a5": {"stages": list(STAGES)},
-            "figure_a6": {"stages": list(STAGES)},
-            "figure_a7": {"stages": list(STAGES)},
-            "figure_b3": {
-                "stages": list(STAGES),
-                "dimensions": list(self.profile.dimensions),
-                "n_discard": self.n_discard,
-                "remark": WHOLE_FIT if self.protocol.density == "heldout" else "",
-            },
-            "figure_b4": scores_of(self.profile),
-            "figure_b5": {
-                "stages": list(self.left_out),
-                "remark": self.of_all_points,
-            }
-            | scores_of(self.profile),
-            "figure_b8": {"stages": list(self.left_out), "remark": self.of_all_points},
+        left_out = {"stages": list(self.left_out), "remark": self.of_all_points}
+        of_chains = {
+            "dimensions": list(self.profile.dimensions),
+            "n_discard": self.n_discard,
+            "remark": WHOLE_FIT if self.protocol.density == "heldout" else "",
         }
-        return Step(f"{self.folder}/{name}", settings | own[name], compute.figure, inputs)
+        known: dict[str, tuple[dict[str, Any], tuple[Step, ...]]] = {
+            "figure_1": ({"stages": [3, 4]}, (*read, self.posteriors[3], self.posteriors[4])),
+            "figure_2": ({"stages": [4]}, (*read, self.posteriors[4], *final)),
+            "figure_a5": (every, (self.dataset, self.network, self.representations)),
+            "figure_a6": (every, (self.representations,)),
+            "figure_a7": (every, (*read, *self.posteriors.values())),
+            "figure_b3": (every | of_chains, (self.dataset, *self.posteriors.values())),
+            "figure_b4": (scores_of(self.profile), (self.dataset, *self.controls.values())),
+            "figure_b5": (left_out | scores_of(self.profile), (*read, *self.left_out.values())),
+            "figure_b8": (left_out, (*read, *self.left_out.values(), self.test_densities)),
+        }
+        return known[name]

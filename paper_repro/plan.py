@@ -72,8 +72,7 @@ def size(n_bytes: int) -> str:
 
 def _kept_bytes(step: Step, about: Mapping[str, Any]) -> int:
     """What the files of the finished step will hold, by what they are."""
-    settings, n_train = step.settings, int(about["n_train"])
-    kind = step.name.rsplit("/", 1)[-1]
+    kind, settings, n_train = step.kind, step.settings, int(about["n_train"])
     if kind == "network":
         return _weights_bytes(settings, about, halved=True)
     if kind == "density_bins":

@@ -1,6 +1,5 @@
 """The parts of README.md and FINDINGS.md on kept results, written from them: `python -m paper_repro.readme`."""
 
-import csv
 from pathlib import Path
 
 from paper_repro import across_networks
@@ -9,7 +8,7 @@ from paper_repro.figures import FIGURES, label, module
 from paper_repro.keep import KeptRun, default_folder, kept_runs
 from paper_repro.pipeline import protocol_folder
 from paper_repro.profiles import PROTOCOLS
-from paper_repro.storage import read_arrays, read_json, write_bytes
+from paper_repro.storage import read_arrays, read_csv, read_json, write_bytes
 
 __all__ = ["BEGIN", "END", "findings", "section", "update"]
 
@@ -163,8 +162,7 @@ def _convergence(folder: Path, protocol: str) -> str:
     path = folder / protocol / "classes" / "classes.csv"
     if not path.is_file():
         return ""
-    with path.open(encoding="utf-8", newline="") as file:
-        found = tally(list(csv.DictReader(file)))
+    found = tally(read_csv(path))
     if found.kind != "several":
         return ""
     if found.n_fits:  # the densities are theirs, not those of the fits to all points

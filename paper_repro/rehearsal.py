@@ -92,7 +92,7 @@ def interrupted_training(settings: Mapping[str, Any], image_shape: tuple[int, in
 
     def fit(checkpoint: Path | None, prepare: Any) -> nn.Module:
         network = _network(settings, image_shape)
-        train(network, images, labels, how, black=0, seed=0, prepare=prepare, checkpoint=checkpoint)
+        train(network, images, labels, how, seed=0, prepare=prepare, checkpoint=checkpoint)
         return network
 
     with tempfile.TemporaryDirectory(prefix="paper-repro-dry-run-") as folder:

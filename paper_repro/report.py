@@ -3,7 +3,6 @@
 It is self-contained, but for the report on kept results: that shows the pictures that lie beside it.
 """
 
-import csv
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,7 +22,7 @@ from paper_repro.profiles import PROTOCOLS, Protocol
 from paper_repro.side_by_side import Comparison, compare
 from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import State, Step, Workspace
-from paper_repro.storage import read_arrays, read_json, write_bytes
+from paper_repro.storage import read_arrays, read_csv, read_json, write_bytes
 
 __all__ = ["write_report", "write_reports"]
 
@@ -189,13 +188,11 @@ def _stages(workspace: Workspace, pipeline: Pipeline) -> list[dict[str, Any]]:
     folder = workspace.folder(pipeline.classes)
     if workspace.state(pipeline.classes, with_inputs=False) not in (State.DONE, State.STALE):
         return []
-    with (folder / "classes.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    traces = read_arrays(folder / "traces.npz")
+    rows, traces = read_csv(folder / "classes.csv"), read_arrays(folder / "traces.npz")
     warnings = _stored_json(workspace, pipeline.classes, WARNINGS) or {}
     stages = []
     for stage, dimension in zip(pipeline.posteriors, pipeline.profile.dimensions, strict=True):
-        of_stage: list[dict[str, Any]] = [row for row in rows if row["stage"] == str(stage)]
+        of_stage = [row for row in rows if row["stage"] == str(stage)]
         if not of_stage:  # stored before this stage was read
             continue
         for g, row in enumerate(of_stage):

@@ -4,14 +4,14 @@ Each step is cut into tasks that write a file of their own, so that they are sha
 killed loses only the tasks in hand. Files called `checkpoint*` are gathered into one at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paper_repro.inputs import train_labels
+from paper_repro.inputs import log_density_of, train_labels
 from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
 from paper_repro.timing import extrapolated, part_that_is_short, seconds_of, typical
@@ -27,6 +27,7 @@ __all__ = [
     "estimate_certification_control",
     "estimate_density_bins",
     "estimate_memorization",
+    "gathered",
     "memorization",
     "memorization_trials",
 ]
@@ -75,8 +76,7 @@ def density_bins(work: Work) -> None:
     from paper_repro.density_bins import density_bins
     from paper_repro.workers import run_tasks
 
-    log_density = read_arrays(work.input("posterior_stage_4") / "density.npz")["log_density"]
-    bins = density_bins(log_density, work.settings["n_bins"])
+    bins = density_bins(log_density_of(work, 4), work.settings["n_bins"])
     networks = _subset_networks(work)
     run_tasks(
         partial(_fit_without_bin, work.folder, networks, dict(work.settings), bins),
@@ -159,7 +159,7 @@ def attacks(work: Work) -> None:
         console=work.console,
     )
     budgets = {f"{name}_budgets": np.array(work.settings["budgets"][attack.norm]) for name, attack in ATTACKS.items()}
-    write_arrays(work.folder / "attacks.npz", {"rows": rows, **_gathered(work, rows), **budgets})
+    write_arrays(work.folder / "attacks.npz", {"rows": rows, **gathered(work.folder, _chunks(work, rows)), **budgets})
 
 
 def estimate_attacks(work: Work) -> float:
@@ -236,7 +236,7 @@ def _certify(work: Work, rows: np.ndarray, weights: Sequence[Path]) -> None:
         description="certification",
         console=work.console,
     )
-    votes = _gathered(work, rows)
+    votes = gathered(work.folder, _chunks(work, rows))
     settings = work.settings
     certificates = certify(votes["selection"], votes["estimation"], sigma=settings["sigma"], alpha=settings["alpha"])
     write_arrays(work.folder / "certificates.npz", {"rows": rows, **votes, **certificates._asdict()})
@@ -326,11 +326,6 @@ def _of_chunk(chunk: int, of_points: Any, settings: Any) -> Any:
     return of_points[chunk * n : (chunk + 1) * n]
 
 
-def _gathered(work: Work, rows: np.ndarray) -> dict[str, np.ndarray]:
-    parts = [read_arrays(checkpoint_of(work.folder, chunk)) for chunk in _chunks(work, rows)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 def _bins_folder(work: Work) -> Path:
     return work.input("density_bins")
 
@@ -342,6 +337,12 @@ def _weights(folder: Path, b: int, kind: str) -> Path:
 def checkpoint_of(folder: Path, task: Any) -> Path:
     name = "-".join(map(str, task)) if isinstance(task, tuple) else f"{task:05d}"
     return folder / f"checkpoint-{name}.npz"
+
+
+def gathered(folder: Path, tasks: Iterable[Any]) -> dict[str, np.ndarray]:
+    """The arrays of the tasks' files, joined in their order."""
+    parts = [read_arrays(checkpoint_of(folder, task)) for task in tasks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _subsets_seed(work: Work, n_points: int) -> int:

@@ -119,7 +119,7 @@ def robustness_steps(pipeline: "Pipeline") -> dict[str, Step]:
             memorized_densities.estimate_kl_by_stage,
         )
         steps.append(other)
-    return {step.name.rsplit("/", 1)[-1]: step for step in steps}
+    return {step.kind: step for step in steps}
 
 
 def robustness_figure(pipeline: "Pipeline", name: str) -> tuple[dict[str, Any], tuple[Step, ...]]:

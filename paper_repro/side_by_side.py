@@ -4,7 +4,6 @@ The pictures and overlap.csv lie in the folder `side_by_side` of the run, beside
 the stored numbers of each protocol's figures alone, and can be redrawn without data or network.
 """
 
-import csv
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +16,7 @@ from paper_repro.pipeline import Pipeline, protocol_folder
 from paper_repro.profiles import PROTOCOLS
 from paper_repro.protocol_words import Facts, facts_of, overlap_row, paragraph
 from paper_repro.steps import State, Step, Workspace
-from paper_repro.storage import read_arrays, read_json, write_csv
+from paper_repro.storage import read_arrays, read_csv, read_json, write_csv
 
 __all__ = ["Comparison", "Result", "compare"]
 
@@ -156,8 +155,7 @@ def _result(workspace: Workspace, pipeline: Pipeline, shared: dict[str, str]) ->
         claims = read_json(workspace.folder(card) / "scorecard.json")
         verdicts = {claim["name"]: claim["verdict"] for claim in claims}
     if has(pipeline.classes, "classes"):
-        with (workspace.folder(pipeline.classes) / "classes.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(workspace.folder(pipeline.classes) / "classes.csv")
         tallies = tuple(tally(list(part)) for _, part in groupby(rows, key=lambda row: row["stage"]))
     return Result(pipeline, figures, tuple(stale), verdicts, tallies)
 

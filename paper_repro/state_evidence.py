@@ -4,12 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from paper_repro.inputs import load_posterior, posterior_in
-from paper_repro.robustness import checkpoint_of
+from paper_repro.robustness import checkpoint_of, gathered
 from paper_repro.steps import Step, Work, derived_seed
-from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.storage import write_arrays
 from paper_repro.timing import over_classes, seconds_of
 
 if TYPE_CHECKING:
@@ -57,10 +55,7 @@ def _bounds(work: Work) -> None:
         description="evidence of states",
         console=work.console,
     )
-    found = [read_arrays(checkpoint_of(work.folder, part)) for part in parts]
-    write_arrays(
-        work.folder / "evidence.npz", {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-    )
+    write_arrays(work.folder / "evidence.npz", gathered(work.folder, parts))
 
 
 def _bounds_of_part(folder: Path, settings: Any, source: Path, part: tuple[int, int]) -> None:

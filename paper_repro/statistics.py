@@ -64,10 +64,10 @@ def unimodal_bandwidth(values: np.ndarray) -> float:
     return float(high)
 
 
-def _of_one_mode(values: np.ndarray, bandwidth: float, n: int, rng: np.random.Generator) -> np.ndarray:
-    """[n, len(values)] samples of a kernel density of that bandwidth, shrunk to the values' variance (the smoothed
-    bootstrap); at `unimodal_bandwidth` it is the density with a single mode that is nearest to the values."""
-    chosen = values[rng.integers(len(values), size=(n, len(values)))]
+def _of_one_mode(values: np.ndarray, bandwidth: float, rng: np.random.Generator) -> np.ndarray:
+    """N_BOOTSTRAP samples, as long as the values, of a kernel density of that bandwidth, shrunk to their variance (the
+    smoothed bootstrap); at `unimodal_bandwidth` it is the density with a single mode that is nearest to the values."""
+    chosen = values[rng.integers(len(values), size=(N_BOOTSTRAP, len(values)))]
     noise = bandwidth * rng.standard_normal(chosen.shape)
     return values.mean() + (chosen - values.mean() + noise) / np.sqrt(1 + bandwidth**2 / values.var())
 
@@ -81,7 +81,7 @@ def modes_p_value(values: np.ndarray) -> float:
     if np.ptp(values) == 0:
         return 1.0
     bandwidth = unimodal_bandwidth(values)
-    drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, np.random.default_rng(0))
+    drawn = _of_one_mode(values, bandwidth, np.random.default_rng(0))
     return (1 + sum(_n_modes(sample, bandwidth, 256) > 1 for sample in drawn)) / (N_BOOTSTRAP + 1)
 
 
@@ -104,7 +104,7 @@ def _gap_p_value(of: bytes, seed: int) -> float:
     rng, gap = np.random.default_rng(seed), np.diff(np.sort(values)).max()
     as_large, p = 0, 1.0
     for n_drawn in range(N_BOOTSTRAP, (MOST_BATCHES + 1) * N_BOOTSTRAP, N_BOOTSTRAP):
-        drawn = _of_one_mode(values, bandwidth, N_BOOTSTRAP, rng)
+        drawn = _of_one_mode(values, bandwidth, rng)
         as_large += int((np.diff(np.sort(drawn, axis=1), axis=1).max(1) >= gap).sum())
         p = (1 + as_large) / (n_drawn + 1)
         if abs(p - (1 - LEVEL)) > 4 * np.sqrt(p * (1 - p) / n_drawn):

@@ -119,6 +119,11 @@ class Step:
         object.__setattr__(self, "fingerprint", fingerprint)
 
     @property
+    def kind(self) -> str:
+        """What it makes: the last part of its name, whatever folder it lies in."""
+        return self.name.rsplit("/", 1)[-1]
+
+    @property
     def seed(self) -> int | None:
         """Its own, or that of its inputs."""
         return self.settings.get("seed", next((step.seed for step in self.inputs), None))

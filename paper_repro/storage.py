@@ -21,6 +21,7 @@ __all__ = [
     "DamagedError",
     "Stored",
     "read_arrays",
+    "read_csv",
     "read_json",
     "read_tensors",
     "sha256",
@@ -72,6 +73,11 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{CSV_DIGITS}g}")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

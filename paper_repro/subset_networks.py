@@ -80,7 +80,7 @@ class SubsetNetworks:
                 prepared += noise * torch.randn(prepared.shape, generator=generator, device=prepared.device)
             return prepared
 
-        train(network, images[rows], labels[rows], self.training, black=0, seed=seed, prepare=prepare)
+        train(network, images[rows], labels[rows], self.training, seed=seed, prepare=prepare)
         return network.eval()
 
     @torch.inference_mode()

@@ -72,7 +72,6 @@ def train(
     labels: Tensor,
     settings: TrainingSettings,
     *,
-    black: float,
     seed: int,
     prepare: Prepare = Tensor.float,
     checkpoint: Path | None = None,
@@ -82,10 +81,9 @@ def train(
 
     Args:
         network: freshly initialised, on the device where to train.
-        images: [N, C, H, W], any dtype; kept on the device of the network as they are.
+        images: [N, C, H, W], any dtype, black is 0; kept on the device of the network as they are.
         labels: [N] int64.
         settings: as above.
-        black: the value of a black pixel in `images`, which pads them.
         seed: of the order of images, of the crops and of the flips.
         prepare: what makes a batch of augmented images [B, C, H, W] into the float32 input of the network.
         checkpoint: a safetensors file, written every few epochs; if it exists, training goes on from it.
@@ -111,7 +109,7 @@ def train(
     ):
         task = bar.add_task("", total=settings.epochs, completed=len(history), state="")
         for epoch in range(len(history), settings.epochs):
-            history.append(_epoch(network, optimizer, images, labels, settings, epoch, black, seed, prepare))
+            history.append(_epoch(network, optimizer, images, labels, settings, epoch, seed, prepare))
             state = f"loss {history[-1].loss:.3f} nats, accuracy {history[-1].accuracy:.1%}"
             bar.update(task, advance=1, state=state)
             late = time.monotonic() - stored_at > CHECKPOINT_SECONDS
@@ -187,7 +185,6 @@ def _epoch(
     labels: Tensor,
     settings: TrainingSettings,
     epoch: int,
-    black: float,
     seed: int,
     prepare: Prepare,
 ) -> Epoch:
@@ -202,7 +199,7 @@ def _epoch(
     for i, batch in enumerate(order.split(settings.batch_size)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch * per_epoch + i, settings.epochs * per_epoch, settings)
-        augmented = crop(images[batch], top[batch], left[batch], mirrored[batch], settings.crop_padding, black)
+        augmented = crop(images[batch], top[batch], left[batch], mirrored[batch], settings.crop_padding)
         batch_loss, batch_correct = _update(network, optimizer, prepare(augmented), labels[batch], settings)
         loss += batch_loss * len(batch)
         n_correct += batch_correct
@@ -222,11 +219,11 @@ def _update(
     return loss.item(), int((output.argmax(1) == labels).sum())
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, padding: int, black: float) -> Tensor:
-    """Images [N, C, H, W] with `padding` pixels of `black` on all sides, cut to H x W from row `top` [N] and column
+def crop(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, padding: int) -> Tensor:
+    """Images [N, C, H, W] with `padding` black pixels (0) on all sides, cut to H x W from row `top` [N] and column
     `left` [N] (0..2 padding), and turned left to right where `mirrored` [N] is true."""
     N, _, H, W = images.shape
-    padded = F.pad(images, (padding,) * 4, value=black)
+    padded = F.pad(images, (padding,) * 4)
     across = torch.arange(W, device=images.device)
     rows = top[:, None] + torch.arange(H, device=images.device)
     columns = left[:, None] + torch.where(mirrored[:, None], W - 1 - across, across)

@@ -35,7 +35,7 @@ def representations(work: Work) -> None:
     from classfit import extract_representations
     from paper_repro.networks import BATCH_SIZE
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     dimensions = dict(work.settings["dimensions"])
     for network, layers in _networks(work).items():
         batches = map(prepare, data["train_images"].split(BATCH_SIZE))
@@ -72,7 +72,7 @@ def _untrained(work: Work) -> "nn.Module":
     import torch
     from torch.optim.swa_utils import update_bn
 
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network: nn.Module = build_network(work, work.settings, pretrained=False)
     images = data["train_images"]
     rows = np.random.default_rng(derived_seed(work.settings["seed"], "untrained")).permutation(len(images))

@@ -25,7 +25,7 @@ def trained():
     )
     network = residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=1, seed=0)
     settings = TrainingSettings(epochs=5, batch_size=64, peak_learning_rate=0.1, crop_padding=0)
-    train(network, images, data.train_labels, settings, black=-mean[0] / std[0], seed=0)
+    train(network, images, data.train_labels, settings, seed=0)
     return network.eval(), test[:60], data.test_labels[:60].numpy(), {"mean": mean, "std": std}
 
 

@@ -122,7 +122,7 @@ def test_figure_b3_has_shares_of_small_components_by_chain(tmp_path):
     labels = np.stack([np.arange(4), np.zeros(4, int)] * 3)
     stored = {"labels": labels, "group_offsets": np.array([0, 4])}
     work = work_of(tmp_path, {}, {"posterior_stage_4/posterior.npz": stored})
-    assert figure_arguments._small_share(work, 4, 2, np.zeros((6, 2, 1))).tolist() == [[1.0], [0.0]]
+    assert figure_arguments._small_share(work, 4, 2, 2).tolist() == [[1.0], [0.0]]
 
 
 def test_figure_b9_has_points_of_all_files_in_the_order_of_classes(tmp_path):

@@ -112,7 +112,7 @@ def test_test_images_go_through_the_projection_of_the_training_images(tmp_path):
     pipeline, workspace = Pipeline(TINY_PROFILE, TINY_PROTOCOL), Workspace(tmp_path / "tiny")
     figure = pipeline.figures["figure_b8"]
     workspace.run([figure])
-    data, _, prepare = read_dataset(workspace.work(pipeline.network))
+    data, prepare = read_dataset(workspace.work(pipeline.network))
     network = load_network(workspace.work(pipeline.representations)).eval()
     pooled = {}
     for stage in (3, 4):

@@ -51,7 +51,7 @@ def root(tmp_path_factory):
 
 def test_accuracies_are_of_the_images_that_they_are_said_to_be(root):
     work = work_of(root, "network", SETTINGS)
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network, said = load_network(work), read_json(root / "network" / "network.json")
     for part in ("train", "test"):
         expected = accuracy(network, data[f"{part}_images"], data[f"{part}_labels"], prepare=prepare)
@@ -72,17 +72,17 @@ def test_accuracies_are_of_weights_as_they_are_kept(root, monkeypatch):
 
 def test_a_network_is_trained_on_normalised_images_in_an_order_of_its_seed(root):
     work = work_of(root, "network", SETTINGS)
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     again, seed = build_network(work, SETTINGS), derived_seed(SETTINGS["seed"], "training")
     images, labels = data["train_images"], data["train_labels"]
-    train(again, images, labels, TrainingSettings.of(SETTINGS), black=0, seed=seed, prepare=prepare)
+    train(again, images, labels, TrainingSettings.of(SETTINGS), seed=seed, prepare=prepare)
     assert torch.equal(again.fc.weight.half(), load_network(work).fc.weight.half())
 
 
 def test_representations_are_of_normalised_images_of_any_model(root):
     """Of the networks trained here, and of those that `analyze` is given, which has layers by the names of files."""
     work = work_of(root, "representations", {"dimensions": {"layer4": 4}})
-    data, _, prepare = read_dataset(work)
+    data, prepare = read_dataset(work)
     network = load_network(work)
     expected = extract_representations(network, [prepare(data["train_images"])], ["layer4"], n_components=4)["layer4"]
     computations.representations(work)

@@ -53,17 +53,17 @@ def test_the_learning_rate_rises_then_falls_linearly():
 
 
 def test_crops_are_shifts_of_the_padded_image_and_mirrored_ones():
-    images = torch.randint(0, 256, (300, 2, 4, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = torch.randint(1, 256, (300, 2, 4, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     top, left, turned = torch.randint(3, (3, 300), generator=torch.Generator().manual_seed(1))
     mirrored = turned > 0
-    cropped = crop(images, top, left, mirrored, 1, 7)
+    cropped = crop(images, top, left, mirrored, 1)
     assert cropped.shape == images.shape
     assert cropped.dtype == torch.uint8
-    padded = nn.functional.pad(images, (1, 1, 1, 1), value=7)
+    padded = nn.functional.pad(images, (1, 1, 1, 1))
     for i in range(300):
         window = padded[i, :, top[i] : top[i] + 4, left[i] : left[i] + 5]
         assert torch.equal(cropped[i], window.flip(2) if mirrored[i] else window)
-    unchanged = crop(images, top * 0, left * 0, mirrored & False, 0, 7)
+    unchanged = crop(images, top * 0, left * 0, mirrored & False, 0)
     assert torch.equal(unchanged, images)
 
 
@@ -71,14 +71,14 @@ def test_crops_are_shifts_of_the_padded_image_and_mirrored_ones():
 def test_images_are_flipped_only_where_asked_for(monkeypatch, digits, flip, expected):
     seen, shifts = set(), set()
 
-    def watched(images, top, left, mirrored, padding, black):
+    def watched(images, top, left, mirrored, padding):
         seen.update(mirrored.tolist())
         shifts.update(zip(top.tolist(), left.tolist(), strict=True))
-        return crop(images, top, left, mirrored, padding, black)
+        return crop(images, top, left, mirrored, padding)
 
     monkeypatch.setattr(training, "crop", watched)
     settings = SETTINGS._replace(epochs=1, flip=flip)
-    train(tiny_network(), digits.train_images[:64], digits.train_labels[:64], settings, black=0, seed=0)
+    train(tiny_network(), digits.train_images[:64], digits.train_labels[:64], settings, seed=0)
     assert seen == expected
     assert shifts == set(itertools.product(range(3), repeat=2))
 
@@ -95,7 +95,7 @@ def test_updates_have_their_rates_and_epochs_their_orders(digits, monkeypatch):
 
     monkeypatch.setattr(training, "_update", watched)
     settings = SETTINGS._replace(epochs=3, batch_size=48)
-    history = train(tiny_network(), digits.train_images[:64], labels, settings, black=0, seed=0)
+    history = train(tiny_network(), digits.train_images[:64], labels, settings, seed=0)
     assert [rate for rate, _ in seen] == [learning_rate(update, 6, settings) for update in range(6)]
     orders = {tuple(seen[i][1] + seen[i + 1][1]) for i in (0, 2, 4)}
     assert len(orders) == 3
@@ -110,7 +110,7 @@ def test_updates_have_their_rates_and_epochs_their_orders(digits, monkeypatch):
 def test_a_stopped_training_goes_on_to_the_same_bits(digits, tmp_path, monkeypatch, change):
     data, settings = (digits.train_images[:96], digits.train_labels[:96]), SETTINGS._replace(**change)
     straight = tiny_network()
-    history = train(straight, *data, settings, black=0, seed=5)
+    history = train(straight, *data, settings, seed=5)
 
     class StoppedError(Exception):
         pass
@@ -124,15 +124,15 @@ def test_a_stopped_training_goes_on_to_the_same_bits(digits, tmp_path, monkeypat
     checkpoint = tmp_path / "checkpoint.safetensors"
     monkeypatch.setattr(training, "_store", store_and_stop)
     with pytest.raises(StoppedError):
-        train(tiny_network(), *data, settings, black=0, seed=5, checkpoint=checkpoint)
+        train(tiny_network(), *data, settings, seed=5, checkpoint=checkpoint)
     monkeypatch.setattr(training, "_store", store)
     continued = tiny_network(seed=9)
-    assert train(continued, *data, settings, black=0, seed=5, checkpoint=checkpoint) == history
+    assert train(continued, *data, settings, seed=5, checkpoint=checkpoint) == history
     assert len(history) == 6
     for name, value in straight.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name
     # Another seed does not come out the same, so the comparison can fail.
-    assert train(tiny_network(), *data, settings, black=0, seed=6) != history
+    assert train(tiny_network(), *data, settings, seed=6) != history
 
 
 def test_a_log_has_a_line_a_minute_whatever_the_checkpoints(digits, tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_log_has_a_line_a_minute_whatever_the_checkpoints(digits, tmp_path, mo
     console = Console(file=io.StringIO(), width=200)
     settings = SETTINGS._replace(epochs=40)
     images, labels = digits.train_images[:32], digits.train_labels[:32]
-    train(tiny_network(), images, labels, settings, black=0, seed=0, checkpoint=tmp_path / "c", console=console)
+    train(tiny_network(), images, labels, settings, seed=0, checkpoint=tmp_path / "c", console=console)
     assert console.file.getvalue().count("of 40: loss") in range(5, 21)
 
 
@@ -161,7 +161,7 @@ def test_an_estimate_is_of_all_updates(digits):
 
 def test_an_estimate_is_of_the_epochs_that_are_left(digits, tmp_path):
     data, checkpoint = (digits.train_images[:32], digits.train_labels[:32]), tmp_path / "c"
-    train(tiny_network(), *data, SETTINGS, black=0, seed=0, checkpoint=checkpoint)
+    train(tiny_network(), *data, SETTINGS, seed=0, checkpoint=checkpoint)
     stored = len(training.read_tensors(checkpoint)[1])
     assert 0 < stored < SETTINGS.epochs
     seconds = [
@@ -197,6 +197,6 @@ def test_the_digits_profile_reaches_its_accuracy(digits):
     )
     mean, std = datasets.pixel_statistics(digits.train_images, digits.white)
     prepare = partial(datasets.normalised, white=digits.white, mean=mean, std=std)
-    train(network, digits.train_images, digits.train_labels, settings, black=0, seed=0, prepare=prepare)
+    train(network, digits.train_images, digits.train_labels, settings, seed=0, prepare=prepare)
     assert accuracy(network, digits.test_images, digits.test_labels, prepare=prepare) >= 0.97
     assert not network.training

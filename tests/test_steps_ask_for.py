@@ -101,7 +101,7 @@ def test_the_control_asks_one_network_that_lacks_the_points_alone_under_the_same
 
 def test_certificates_choose_by_the_first_votes_and_bound_by_the_others(tmp_path, monkeypatch):
     votes = {"selection": np.array([[3, 2], [1, 4]]), "estimation": np.array([[30, 10], [40, 0]])}
-    made = {"_chosen": (np.arange(2), BINS), "_gathered": votes, "_subset_networks": None, "_bins_folder": tmp_path}
+    made = {"_chosen": (np.arange(2), BINS), "gathered": votes, "_subset_networks": None, "_bins_folder": tmp_path}
     for name, value in made.items():
         monkeypatch.setattr(robustness, name, lambda *_, value=value: value)
     monkeypatch.setattr("paper_repro.workers.run_tasks", lambda *_, **__: None)
@@ -143,7 +143,8 @@ def test_points_held_out_of_figure_a11_are_not_fitted(tmp_path, monkeypatch):
 
 def test_classes_compared_have_just_enough_points_of_every_kind(tmp_path, monkeypatch):
     scores, labels = np.arange(6) / 10, np.array([0, 0, 0, 1, 1, 2])
-    monkeypatch.setattr(memorized_densities, "_scores_and_labels", lambda _: (scores, labels))
+    monkeypatch.setattr(memorized_densities, "train_scores", lambda _: {"value": scores})
+    monkeypatch.setattr(memorized_densities, "train_labels", lambda _: labels)
 
     def groups(**settings):
         work = Work(tmp_path, {"threshold": None, "seed": 0} | settings, {}, Console(quiet=True))

@@ -38,7 +38,9 @@ def read_parquet(folder: Path, parts: Sequence[str], image: str, label: str) -> 
         ) from None
     found = ParquetPart([], [], [], [])
     for part in parts:
-        files = _files(folder, part)
+        # train-00000-of-00001.parquet, or train/0000.parquet.
+        every = sorted(folder.rglob("*.parquet"))
+        files = [path for path in every if path.name.startswith(f"{part}-") or path.parent.name == part]
         if not files:
             raise DatasetError(f"{folder} has no parquet files of part {part!r}, like {part}-00000-of-00001.parquet")
         for path in files:
@@ -55,15 +57,6 @@ def read_parquet(folder: Path, parts: Sequence[str], image: str, label: str) -> 
             found.labels.extend(table.column(label).to_pylist())
     names = found.class_names or [str(g) for g in range(max(found.labels) + 1)]
     return found._replace(class_names=names)
-
-
-def _files(folder: Path, part: str) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.parquet") if _is_of(path, part))
-
-
-def _is_of(path: Path, part: str) -> bool:
-    """train-00000-of-00001.parquet, or train/0000.parquet."""
-    return path.name.startswith(f"{part}-") or path.parent.name == part
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str]:

@@ -7,7 +7,8 @@ A figure's module has
     caption(stored)  what is shown
     look_for(stored) what a reader should look for, and what the paper says
     finding(stored)  what these numbers say
-`stored` is what `compute` returned, plus "subtitle": one line that says what was run.
+`stored` is what `compute` returned, plus "subtitle", one line that says what was run, and "note", what a reader must
+know of the run.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What figures 4 and A.11 share: one line a kind of points, most memorized, random and least memorized, over stages."""
+"""What figures 4, A.11 and B.6 share: a line a kind of points (most memorized, random, least memorized) over stages."""
 
 from collections.abc import Sequence
 from typing import Any

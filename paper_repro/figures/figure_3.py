@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from paper_repro.density_bins import weighted_f1
 from paper_repro.figures import heading, scores, style
 from paper_repro.figures.style import Stored, styled
-from paper_repro.statistics import share_error
+from paper_repro.statistics import rank_correlation, share_error
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 
@@ -260,8 +260,6 @@ def look_for(stored: Stored) -> str:
 
 
 def finding(stored: Stored) -> str:
-    from scipy.stats import spearmanr
-
     def levels(words: str, values: np.ndarray) -> str:
         level = f"{values[0]:.2f} in the lowest bin, {values[-1]:.2f} in the highest"
         extremes = {"least": int(np.argmin(values)), "most": int(np.argmax(values))}
@@ -271,9 +269,8 @@ def finding(stored: Stored) -> str:
             if values[b] not in (values[0], values[-1])
         ]
         level += f" ({', '.join(inside)})" if inside else ""
-        constant = bool((values == values[0]).all())
-        correlation = "" if constant else style.rank(spearmanr(np.arange(len(values)), values)[0])
-        return f"{words}: {level}" + (f", rank correlation with density {correlation}" if correlation else "")
+        rank = rank_correlation(values, np.arange(len(values)))
+        return f"{words}: {level}" + ("" if np.isnan(rank) else f", rank correlation with density {style.rank(rank)}")
 
     words = {
         "memorization_mean": "mean memorization",

@@ -131,7 +131,7 @@ def _part(axes: Axes, stored: Stored, i: int) -> None:
     colour = style.LOW if blocks else style.MUTED
     axes.add_patch(_box((i - 0.4, -0.36), 0.8, 0.72, edgecolor=colour, facecolor="none", linewidth=1.2))
     if not blocks:
-        axes.text(i, 0, _wrapped(str(stored["texts"][i])), ha="center", va="center", fontsize=8.5)
+        axes.text(i, 0, textwrap.fill(str(stored["texts"][i]), 12), ha="center", va="center", fontsize=8.5)
         return
     axes.text(
         i, 0.42, f"stage {str(stored['names'][i])[-1]}", ha="center", va="bottom", fontsize=9.5, fontweight="bold"
@@ -174,10 +174,6 @@ def _maps(axes: Axes, x: float, y: float, channels: int, scale: float, label: st
 
 def _box(corner: tuple[float, float], width: float, height: float, **look: Any) -> FancyBboxPatch:
     return FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.05", **look)
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 12))
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = style.MUTED) -> None:

@@ -126,7 +126,7 @@ def _panel(axes: Axes, stored: Stored, s: int) -> None:
     axes.set_yscale("symlog", linthresh=LINEAR_NATS)
     low, high = many[0, order[both]].min(initial=0), max(many.max(), few.max())
     axes.set_ylim(low * 1.3 - 20, high * 1.3 + 20)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
+    axes.yaxis.set_major_formatter("{x:,.0f}")  # with a true minus
     axes.axhline(0, color=style.INK, linewidth=0.9, linestyle=style.DASHES)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_title(f"Stage {stored['stages'][s]}  (D = {stored['dimensions'][s]})", pad=style.LINE_POINTS + 6)

@@ -251,7 +251,7 @@ def _traces(above: Axes, below: Axes, stored: Stored, s: int, p: int) -> None:
         room = max(0.08 * np.ptp(settled), 0.6 - np.ptp(settled) / 2)
         axes.set_ylim(settled.min() - room, settled.max() + room)
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace("-", "−"))
+        axes.yaxis.set_major_formatter("{x:,.0f}")  # with a true minus
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.tick_params(labelsize=6.5, length=2)
     above.tick_params(labelbottom=False)

@@ -55,17 +55,13 @@ def compute(
         for kind, density in (("seen", seen[stage]), ("left_out", left_out[stage])):
             bins = density_bins(density, n_bins)
             n = np.bincount(bins)
-
-            def means(values: np.ndarray, bins: np.ndarray = bins, n: np.ndarray = n) -> np.ndarray:
-                return np.bincount(bins, values) / n
-
-            mean = means(memorization)
+            mean = np.bincount(bins, memorization) / n
             row |= {
-                f"{kind}_density": means(density),
+                f"{kind}_density": np.bincount(bins, density) / n,
                 f"{kind}_memorization": mean,
-                f"{kind}_small": means(small[stage]),
+                f"{kind}_small": np.bincount(bins, small[stage]) / n,
+                f"{kind}_error": np.sqrt(np.bincount(bins, (memorization - mean[bins]) ** 2) / n / n),
             }
-            row[f"{kind}_error"] = np.sqrt(means((memorization - mean[bins]) ** 2) / n)
         mostly = small[stage] > MOSTLY
         row["n_small"] = mostly.sum()
         for name, values in (("seen", seen[stage]), ("left_out", left_out[stage]), ("memorization", memorization)):

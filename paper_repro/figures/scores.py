@@ -1,4 +1,4 @@
-"""Memorization scores in words: where they come from, and what they say of classes (figures B.1, B.2 and B.5)."""
+"""What captions say of memorization scores, and a value with its interval in words."""
 
 import numpy as np
 

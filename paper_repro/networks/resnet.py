@@ -32,8 +32,8 @@ class SmallImageResNet(ResNet):
     """torchvision's ResNet with another stem, no max-pool, zero-initialised residual branches, and a width.
 
     The four stages have `width`, 2, 4 and 8 times `width` channels (with bottleneck blocks, four times as many come
-    out of each); with 64 they are those of the paper. The forward
-    pass is torchvision's own, so `layer1` to `layer4` return the stages after the residual sum and its ReLU.
+    out of each); with 64 they are those of the paper. The forward pass is torchvision's own, so `layer1` to `layer4`
+    return the stages after the residual sum and its ReLU.
     """
 
     def __init__(
