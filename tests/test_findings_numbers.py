@@ -163,7 +163,7 @@ def evidence_of_either_state():
     yield (
         f"in R the shattered state has the larger evidence in {three[1]} of 100 classes at stage 3 and in {four[1]} at "
         f"stage 4, the collapsed one in {three[-1]} and {four[-1]}, {three[0]} and {four[0]} are open, and of "
-        f"{not_three} and {not_four} annealing found"
+        f"{not_three} and {not_four} no shattered state was found;"
     )
     if path(A, "b10").is_file():  # else by hand (item 4)
         n, not_found = figure_b10._numbers(stored(A, "b10"), 1)
