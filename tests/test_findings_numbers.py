@@ -238,20 +238,25 @@ def where_high_classes_begin():
 
 
 def with_depth():
-    step = {"paper": "a step of {:.0f} nats, {:.0f} more than any other", "converged": "{:.0f} nats, {:.0f} more"}
-    for protocol, words in step.items():
-        said = []
-        for network in (A, R):
-            assert verdict(network, "C7", protocol) == verdict(network, "C8", protocol) == "yes"
-            steps = np.diff(stored(network, "4", protocol)["mean"][claims.RANDOM])
-            said += [steps[1], steps[1] - max(steps[0], steps[2])]
-        yield f"A: yes, {words.format(*said[:2])}. R: yes, {said[2]:.0f}, {said[3]:.0f} more |"
-    f1 = {
-        (network, protocol): "{:.2f} to {:.2f}".format(*stored(network, "a11", protocol)["f1"][claims.RANDOM, [0, -1]])
-        for network, protocol in ((A, "paper"), (B, "paper"), (R, "paper"), (A, "converged"), (R, "converged"))
-    }
-    yield f"A: yes, {f1[A, 'paper']}. B: yes, {f1[B, 'paper']}. R: yes, {f1[R, 'paper']} |"
-    yield f"| A: yes, {f1[A, 'converged']}. R: yes, {f1[R, 'converged']} |"
+    def step(network, protocol):
+        steps = np.diff(stored(network, "4", protocol)["mean"][claims.RANDOM])
+        return f"{steps[1]:.0f}", f"{steps[1] - max(steps[0], steps[2]):.0f} more"
+
+    assert {verdict(network, "C7", "paper") for network in (A, A1, R)} == {"yes"}
+    (a, more), again, r = (step(network, "paper") for network in (A, A1, R))
+    yield (
+        f"A: yes, a step of {a} nats, {more} than any other. A1: yes, {', '.join(again)}. R: yes, {', '.join(r)} | "
+        f"A: {verdict(A, 'C7')}, {' nats, '.join(step(A, 'converged'))}. "
+        f"R: {verdict(R, 'C7')}, {', '.join(step(R, 'converged'))} |"
+    )
+
+    def rises(network, protocol):
+        first, last = stored(network, "a11", protocol)["f1"][claims.RANDOM, [0, -1]]
+        return f"{LETTERS[network]}: {verdict(network, 'C8', protocol)}, {first:.2f} to {last:.2f}"
+
+    a, again, b, r = (rises(network, "paper") for network in (A, A1, B, R))
+    yield f"{a}. {again} (whether random points are above the most memorized ones at stage 4). {b}. {r} |"
+    yield f"| {'. '.join(rises(network, 'converged') for network in (A, A1, R))} | the network"
 
 
 CLAUSES = (
