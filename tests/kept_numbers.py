@@ -9,6 +9,7 @@ from kept_files import CHECKOUT
 from classfit import density_groups
 from paper_repro import claims, statistics
 from paper_repro.figures import RAW_PIXELS
+from paper_repro.readme import BEGIN, END
 from paper_repro.storage import read_arrays
 
 RESULTS = CHECKOUT / "paper_repro" / "results"
@@ -21,8 +22,10 @@ MIXED_BY_HAND = 7, 87, 98
 
 def missing_from(page, clauses):
     """The clauses that a page has not outside of what is generated."""
-    before, rest = page.read_text(encoding="utf-8").split("<!-- kept results: ")
-    prose = " ".join((before + rest.split("<!-- end of kept results -->")[1]).split())
+    text = page.read_text(encoding="utf-8")
+    if BEGIN in text:
+        text = text.split(BEGIN)[0] + text.split(END)[1]
+    prose = " ".join(text.split())
     return [clause for clause in clauses if clause not in prose]
 
 
@@ -69,11 +72,18 @@ def high_in_convnet(where, layer=-1, protocol="converged"):
     return density_groups(stored(A, "a8", protocol)[f"{where}_mean"][layer]).high
 
 
+def in_both_states(network):
+    """[n, 2] which of stages 3 and 4, and class: of those whose chains are in both states."""
+    fit = stored(network, "b3")
+    shattered = fit["shattered"][2:]
+    return np.argwhere((shattered > 0) & (shattered < fit["mean_log_joint"].shape[1]))
+
+
 def _chains_by_state(network):
     """Of each class whose chains are in both states: mean log-densities of the collapsed and of the shattered ones."""
     shattered, density = (stored(network, "b3")[name][2:] for name in ("shattered", "mean_log_density"))
     C = density.shape[1]
-    for s, g in np.argwhere((shattered > 0) & (shattered < C)):
+    for s, g in in_both_states(network):
         yield np.split(np.sort(density[s, :, g]), [C - shattered[s, g]])  # the shattered ones are above
 
 
@@ -86,29 +96,23 @@ def chains_in_both_states():
     return classes, least, most
 
 
-def n_in_both_states(network):
-    """The classes of stages 3 and 4 whose chains are in both states."""
-    fit = stored(network, "b3")
-    return ((fit["shattered"][2:] > 0) & (fit["shattered"][2:] < fit["mean_log_joint"].shape[1])).sum()
-
-
 def gains_of_shattered_chains(network):
     """Of each class whose chains are in both states: how many nats more the shattered ones give its points."""
     return [upper.mean() - lower.mean() for lower, upper in _chains_by_state(network)]
 
 
 def transition(network):
-    """The index of the first bin of mostly high classes, and of the first past the transition."""
-    return claims._transition({"figure_3": stored(network, "3"), "figure_a7": stored(network, "a7")})
+    """The index of the first bin of mostly high classes."""
+    return claims._transition({"figure_3": stored(network, "3"), "figure_a7": stored(network, "a7")})[0]
 
 
 def own_class_removed(network):
-    removed = 100 * stored(network, "3")["own_class_removed"][transition(network)[0] :]
+    removed = 100 * stored(network, "3")["own_class_removed"][transition(network) :]
     return f"{removed.min():.0f} to {removed.max():.0f}%"
 
 
 def drop_of_radius(network, name):
-    bins, at = stored(network, "3"), transition(network)[0]
+    bins, at = stored(network, "3"), transition(network)
     return f"{-statistics.difference(bins[name], bins['radius_std'], at)[0]:.2f}"
 
 

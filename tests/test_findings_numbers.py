@@ -1,6 +1,7 @@
 """What paper_repro/FINDINGS.md says in numbers of the kept results is what their files give, as `test_readme_numbers`.
 
-Numbers that are in no kept file are by hand (paper_repro/EVIDENCE.md says which) and not tested.
+Numbers that are in no kept file are by hand (paper_repro/EVIDENCE.md says which) and not tested; of EVIDENCE.md itself
+only those are that stood in README.md once.
 """
 
 import numpy as np
@@ -22,8 +23,8 @@ from kept_numbers import (
     high,
     high_in_convnet,
     high_in_pixels,
+    in_both_states,
     missing_from,
-    n_in_both_states,
     own_class_removed,
     path,
     stored,
@@ -35,15 +36,16 @@ from paper_repro import claims, statistics
 from paper_repro.figures import RAW_PIXELS, figure_b10
 
 
-def groups_in_words(network, stage, protocol, answer):
-    """'A: yes, 11 above 60.0, p = 0.001'; the p-value where it is not beside the point."""
-    width, p = gap(network, stage, protocol)
+def groups_in_words(network, stage, protocol):
+    """'A: yes, 11 above 60.0', and the p-value."""
+    (width, p), answer = gap(network, stage, protocol), groups(network, stage, protocol)
+    assert stage == 3 or answer == verdict(network, "C1", protocol)
     return f"{LETTERS[network]}: {answer}, {high(network, stage, protocol).sum()} above {width:.1f}", p
 
 
-def means(network, stage, protocol, kind="left_out", figure="b5"):
-    """'38.0 and 51.3': of high classes and the others."""
-    above, mean = high(network, stage, protocol), stored(network, figure, protocol)[f"{kind}_mean"][stage - 3]
+def means(network, stage, protocol):
+    """'38.0 and 51.3': of high classes and the others, left out."""
+    above, mean = high(network, stage, protocol), stored(network, "b5", protocol)["left_out_mean"][stage - 3]
     return f"{mean[above].mean():.1f} and {mean[~above].mean():.1f}"
 
 
@@ -75,7 +77,7 @@ def either_state():
     yield f"give its points {least:.0f} to {most:.0f} nats more as fitted than those in the collapsed one,"
     apart = gains_of_shattered_chains(A1)
     yield f"(In {len(apart)} classes of A1 it is {apart[0]:.0f} and {apart[1]:.0f} nats more as fitted, "
-    yield f"in the {n_in_both_states(A) + n_in_both_states(B)} such classes of A and B it was not measured.)"
+    yield f"in the {len(in_both_states(A)) + len(in_both_states(B))} such classes of A and B it was not measured.)"
 
 
 def convnet():
@@ -150,7 +152,7 @@ def certified_robustness():
     control, bins = ([drop_of_radius(n, kind) for n in (A, R)] for kind in ("control_radius", "radius"))
     yield f"(by {control[0]} and {control[1]}; by {bins[0]} and {bins[1]} with the networks that lack a bin)."
     yield f"A -{control[0]}, R -{control[1]}, where with them it is -{bins[0]} and -{bins[1]} (means of two bins"
-    assert [statistics.bins_a_side(len(stored(n, "3")["radius"]), transition(n)[0]) for n in (A, R)] == [2, 2]
+    assert [statistics.bins_a_side(len(stored(n, "3")["radius"]), transition(n)) for n in (A, R)] == [2, 2]
     held_out = stored(A, "3", "heldout")
     f1, first, last = held_out["f1"], held_out["radius"][:5].mean(), held_out["radius"][-1]
     yield f"F1 rises from {f1[0]:.2f} to {f1[-1]:.2f}, and neither it nor the radius drops at the end"
@@ -177,13 +179,7 @@ def chains_in_one_state():
 
 def claim_1():
     def row(protocol, networks, stage=4):
-        found = []
-        for network in networks:
-            answer = groups(network, stage, protocol)
-            assert stage == 3 or answer == verdict(network, "C1", protocol)
-            said, p = groups_in_words(network, stage, protocol, answer)
-            found.append((said, p))
-        return found
+        return [groups_in_words(network, stage, protocol) for network in networks]
 
     (a, p), (again, _), (b, _), (r, _) = row("paper", (A, A1, B, R))
     a = a.replace(" above", " classes above")
@@ -226,7 +222,7 @@ def where_high_classes_begin():
     assert {verdict(network, claim) for network in (A, R) for claim in ("C5", "C6")} == {"yes"}
     found = {}
     for network in (A, R):
-        bins, before = stored(network, "3"), transition(network)[0] - 1
+        bins, before = stored(network, "3"), transition(network) - 1
         after = int((bins["high_share"] > 0.9).argmax())
         memorized, f1, radius = (
             f"{bins[name][before]:.2f} to {bins[name][after]:.2f}" for name in ("memorization_mean", "f1", "radius")
@@ -259,6 +255,24 @@ def with_depth():
     yield f"| {'. '.join(rises(network, 'converged') for network in (A, A1, R))} | the network"
 
 
+def distance_and_density():
+    below, above, left_out, n_high = {}, {}, {}, {}
+
+    def words(x, y):
+        return "{:.2f} ({:.2f} to {:.2f})".format(*statistics.rank_correlation_interval(x, y))
+
+    for network in (A, B, R):
+        classes, others = stored(network, "2"), stored(network, "b5")["left_out_mean"][-1]
+        density, distance, own = classes["mean_log_density"], classes["mean_distance"], classes["high"]
+        below[network], above[network] = (words(distance[which], density[which]) for which in (~own, own))
+        left_out[network], n_high[network] = words(distance, others), own.sum()
+    yield f"{below[A]} for distance within the {100 - n_high[A]} low-density classes, {above[A]} within the {n_high[A]} "
+    yield f"that of the distance {left_out[A]}; on B"
+    yield f"and {left_out[B]}. So of points left out"
+    yield f"low-density classes distance has {below[B]} and within the {n_high[B]} high-density ones {above[B]},"
+    yield f"but {below[R]} over the {100 - n_high[R]} classes below the gap, and with density left out {left_out[R]},"
+
+
 CLAUSES = (
     published_sampler,
     less_dense_than_others,
@@ -282,3 +296,8 @@ CLAUSES = (
 def test_the_page_has_the_numbers_of_the_kept_files(clauses):
     missing = missing_from(CHECKOUT / "paper_repro" / "FINDINGS.md", clauses())
     assert not missing, "FINDINGS.md has not, and by the kept files should have: " + " | ".join(missing)
+
+
+def test_the_evidence_has_how_distance_goes_with_density():
+    missing = missing_from(CHECKOUT / "paper_repro" / "EVIDENCE.md", distance_and_density())
+    assert not missing, "EVIDENCE.md has not, and by the kept files should have: " + " | ".join(missing)
