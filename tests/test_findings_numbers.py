@@ -266,7 +266,7 @@ def distance_and_density():
         density, distance, own = classes["mean_log_density"], classes["mean_distance"], classes["high"]
         below[network], above[network] = (words(distance[which], density[which]) for which in (~own, own))
         left_out[network], n_high[network] = words(distance, others), own.sum()
-    yield f"{below[A]} for distance within the {100 - n_high[A]} low-density classes, {above[A]} within the {n_high[A]} "
+    yield f"{below[A]} for distance within the {100 - n_high[A]} low-density classes, {above[A]} within the {n_high[A]}"
     yield f"that of the distance {left_out[A]}; on B"
     yield f"and {left_out[B]}. So of points left out"
     yield f"low-density classes distance has {below[B]} and within the {n_high[B]} high-density ones {above[B]},"
