@@ -10,16 +10,18 @@ and need not be reversible: it burns in from its own start, from one component, 
 and goes on from the track with the largest lower bound of the log evidence. That is the log joint density of the data
 and the labels, alpha integrated out; for the annealed track, whose labellings are very many and one as good as the
 other, also the estimate of annealed importance sampling, if that is larger. Its bound is the looser one, by hundreds of
-nats, so where it loses by less than half a nat a point it is annealed once more, slower. The chains still share
-nothing. What their agreement then says is that they found the same state, not how probable a state is that none of them
-chose: `burn_in_log_evidence` shows those.
+nats, so where it loses by less than half a nat a point it is annealed once more, slower. Each chain chooses by itself.
+What their agreement then says is that they found the same state, not how probable a state is that none of them chose:
+`burn_in_log_evidence` shows those.
 
 The first look at which R-hat and effective sample size are within their limits ends the chains, which passes more than
-a single look would: of simulated chains whose true R-hat is 1.02 46% pass at some look, 17% at the last alone (600
+a single look would: of simulated chains whose true R-hat is 1.02 44% pass at some look, 9% at the last alone (600
 times).
 
-The burn-in also tells where to try peels: half of their anchors are drawn by how often a point was in a component of
-less than a quarter of the points. These probabilities stay as they are from then on.
+The burn-in also tells where to try peels, and ends with rounds in which the chains settle and this is learned again:
+half of the anchors are drawn by how often a point was in a small component, and most companions by how often they were
+in one with the anchor, in any of the chains (`classfit.proposals.Aim`). From then on it stays as it is. That is all the
+chains share: which points a move is tried with, not where it leads.
 """
 
 import warnings
@@ -38,7 +40,7 @@ from classfit.devices import CPU, moved
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from classfit.predictive import Posterior
-from classfit.proposals import companions_of, peels, splits
+from classfit.proposals import MAX_PEEL, Aim, aim_of, companions_of, peels, splits, unlearned
 from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
 from kernels.cpu import threads
 
@@ -51,14 +53,16 @@ UNDECIDED_NATS_A_POINT = 0.5
 """By how much the bound of annealing may be the lower one before it is annealed slower."""
 SAME_NATS = 1e-6
 """Bounds closer than this are of the same labels: the earlier track is kept, whatever rounding makes of their order."""
-SWEEPS_A_ROUND = 5
+SWEEPS_A_ROUND = 2
 ROUNDS_BETWEEN_SPLITS = 8
 """One of Jain & Neal's proposals in so many rounds: it costs as much as several sweeps, and is seldom accepted."""
 BURN_IN_ROUNDS = 20
-CHECK_ROUNDS = 50
-"""Rounds between two looks at R-hat and the effective sample size."""
-MAX_ROUNDS = 400
-"""The budget, burn-in apart: 2,000 sweeps a chain."""
+SETTLING_ROUNDS = 15, 30
+"""Of the chains, from the states that they chose: after either number of rounds where to try peels is learned anew."""
+CHECK_ROUNDS = 100
+"""Rounds between two looks at R-hat and the effective sample size, of which the first that may pass is the second."""
+MAX_ROUNDS = 600
+"""The budget, burn-in apart: 1,200 sweeps a chain."""
 HALFWAY_RHAT = 1.5
 """Chains that are further apart than this after half the budget are not waited for. Of 20 groups (`digits`, stages 3
 and 4) 14 were, and, given all of it, ended further apart than this."""
@@ -98,7 +102,9 @@ class Chains(NamedTuple):
     stopped: np.ndarray
     """[G] the round after which the group stopped; 0 if it goes on."""
     anchor_weight: np.ndarray
-    """[C, N] probability of each point of a group as the anchor of a peel."""
+    """[N] as of `Aim`."""
+    companions: np.ndarray
+    """[N, MAX_PEEL] int32 as of `Aim`."""
     burn_in_log_evidence: np.ndarray
     """[C, N_TRACKS, G] lower bound of the log evidence, of each track of the burn-in; -inf if it was not tried."""
     simple_log_joint: np.ndarray
@@ -177,7 +183,8 @@ def start(problem: Problem) -> Chains:
         round=0, begun=np.zeros(G, np.bool_), labels=np.zeros((N_CHAINS, N), np.int32), alpha=np.ones((N_CHAINS, G)),
         kept_labels=np.empty((0, N_CHAINS, N), np.int32), kept_alpha=np.empty((0, N_CHAINS, G)),
         log_joint=np.empty((0, N_CHAINS, G)), n_components=np.empty((0, N_CHAINS, G), np.int64), proposed=counts,
-        accepted=counts.copy(), stopped=np.zeros(G, np.int64), anchor_weight=np.zeros((N_CHAINS, N)),
+        accepted=counts.copy(), stopped=np.zeros(G, np.int64), anchor_weight=np.zeros(N),
+        companions=np.full((N, MAX_PEEL), -1, np.int32),
         burn_in_log_evidence=np.full((N_CHAINS, N_TRACKS, G), np.nan), simple_log_joint=np.full(G, -np.inf),
     )  # fmt: skip
 
@@ -188,22 +195,28 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
     Dispersed starts: one component, K0 at random, k-means with K0 and 25.
     """
     groups = np.flatnonzero(~chains.begun)[:n_groups].tolist()
-    written = ("begun", "labels", "alpha", "anchor_weight", "burn_in_log_evidence", "simple_log_joint")
+    written = ("begun", "labels", "alpha", "anchor_weight", "companions", "burn_in_log_evidence", "simple_log_joint")
     chains = chains._replace(**{name: getattr(chains, name).copy() for name in written})
     starts = {g: _starts(chains, problem, g, n_init_components) for g in groups}
     sizes = problem.group_offsets.diff().numpy()
-    even = np.repeat(1 / sizes, sizes)
-    small = np.zeros((N_CHAINS, len(even)))
-    anchor_weight = np.broadcast_to(even, small.shape)
+    aim = Aim(chains.anchor_weight, chains.companions)
+    seen: dict[int, list[np.ndarray]] = {g: [] for g in groups}
+
+    def write(g: int, learned: Aim) -> None:
+        for field, value in zip(aim, learned, strict=True):
+            field[_rows(problem, g)] = value
+
+    for g in groups:
+        write(g, unlearned(problem.companions[g]))
     units = [(g, c, t) for g in groups for c in range(N_CHAINS) for t in (0, 1)]
     state = GibbsState(
         torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
         torch.ones(len(units), dtype=torch.float64, device=CPU),
     )
     for r in range(BURN_IN_ROUNDS):
-        state, _, _ = rounds(problem, units, state, r, anchor_weight)
-        for (g, c, _), labelling in zip(units, _parts(problem, units, state), strict=True):
-            small[c, _rows(problem, g)] += np.bincount(labelling)[labelling] < len(labelling) / 4
+        state, _, _ = rounds(problem, units, state, r, aim)
+        for (g, _, _), labelling in zip(units, _parts(problem, units, state), strict=True):
+            seen[g].append(labelling)
     bound = chains.burn_in_log_evidence
     bound[:, :, groups] = -np.inf
 
@@ -217,22 +230,38 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
 
     take(units, state, log_evidence_of(problem, units, state))
     annealed = [(g, c, ANNEALED) for g in groups for c in range(N_CHAINS)]
-    take(annealed, *_annealed(problem, annealed, 1, anchor_weight))
+    take(annealed, *_annealed(problem, annealed, 1, aim))
     behind = bound[:, :ANNEALED].max(1) - bound[:, ANNEALED]
     undecided = (behind > SAME_NATS) & (behind < UNDECIDED_NATS_A_POINT * sizes)
     if slower := [(g, c, SLOWER) for g in groups for c in range(N_CHAINS) if undecided[c, g]]:
-        take(slower, *_annealed(problem, slower, SLOWNESS, anchor_weight))
+        take(slower, *_annealed(problem, slower, SLOWNESS, aim))
     for g in groups:
-        rows = _rows(problem, g)
-        total = small[:, rows].sum(1, keepdims=True)
-        by_size = np.where(total > 0, small[:, rows] / np.maximum(total, 1), even[rows])
-        chains.anchor_weight[:, rows] = 0.5 * even[rows] + 0.5 * by_size
+        write(g, aim_of(seen[g], problem.companions[g]))
+        seen[g].clear()
+    units, state = _of_chains(chains, problem, groups)
+    for r in range(SETTLING_ROUNDS[-1]):
+        state, _, _ = rounds(problem, units, state, BURN_IN_ROUNDS + r, aim)
+        for (g, _, _), labelling in zip(units, _parts(problem, units, state), strict=True):
+            seen[g].append(labelling)
+        if r + 1 in SETTLING_ROUNDS:
+            for g in groups:
+                write(g, aim_of(seen[g], problem.companions[g]))
+    for (g, c, _), a, labelling in zip(units, state.alpha, _parts(problem, units, state), strict=True):
+        chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
         chains.begun[g] = True
     return chains
 
 
+def _of_chains(chains: Chains, problem: Problem, groups: list[int]) -> tuple[list[tuple[int, int, int]], GibbsState]:
+    """The units and state of all chains of some groups."""
+    units = [(g, c, 0) for g in groups for c in range(N_CHAINS)]
+    labels = np.concatenate([chains.labels[c, _rows(problem, g)] for g, c, _ in units])
+    alpha = torch.tensor([chains.alpha[c, g] for g, c, _ in units], dtype=torch.float64, device=CPU)
+    return units, GibbsState(torch.from_numpy(labels).long(), alpha)
+
+
 def _annealed(
-    problem: Problem, units: list[tuple[int, int, int]], slowness: int, anchor_weight: np.ndarray
+    problem: Problem, units: list[tuple[int, int, int]], slowness: int, aim: Aim
 ) -> tuple[GibbsState, np.ndarray]:
     """State and bound [U] of annealing: its weight, or the joint density of the labelling that rounds bring it to."""
 
@@ -242,7 +271,7 @@ def _annealed(
         rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, slowness - 1, 1 + c) for g, c, _ in part]
         state, log_weight = anneal(x, offsets, prior, rngs, slowness)
         for r in range(BURN_IN_ROUNDS):
-            state, _, _ = _round(problem, part, state, r, anchor_weight)
+            state, _, _ = _round(problem, part, state, r, aim)
         return state, np.maximum(log_weight, log_evidence_of(problem, part, state))
 
     return _in_parts(of_part, problem, units)
@@ -276,18 +305,16 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
     A group stops when it agrees, when it is far from that at half of MAX_ROUNDS or later, or at MAX_ROUNDS; looks are
     taken after every CHECK_ROUNDS rounds, whatever n_rounds.
     """
-    t = chains.round
+    t, aim = chains.round, Aim(chains.anchor_weight, chains.companions)
     labels, alpha, stopped = chains.labels.copy(), chains.alpha.copy(), chains.stopped.copy()
     kept_labels, kept_alpha = list(chains.kept_labels), list(chains.kept_alpha)
     joints, numbers = list(chains.log_joint), list(chains.n_components)
     proposed, accepted = chains.proposed.copy(), chains.accepted.copy()
     for t in range(chains.round + 1, chains.round + n_rounds + 1):
-        units = [(int(g), c, 0) for g in np.flatnonzero(stopped == 0) for c in range(N_CHAINS)]
-        state = GibbsState(
-            torch.from_numpy(np.concatenate([labels[c, _rows(problem, g)] for g, c, _ in units])).long(),
-            torch.tensor([alpha[c, g] for g, c, _ in units], dtype=torch.float64, device=CPU),
-        )
-        state, n_proposed, n_accepted = rounds(problem, units, state, BURN_IN_ROUNDS + t, chains.anchor_weight)
+        now = chains._replace(labels=labels, alpha=alpha)
+        units, state = _of_chains(now, problem, np.flatnonzero(stopped == 0).tolist())
+        index = BURN_IN_ROUNDS + SETTLING_ROUNDS[-1] + t
+        state, n_proposed, n_accepted = rounds(problem, units, state, index, aim)
         value = _log_joint(problem, units, state)
         joints.append(np.full(alpha.shape, np.nan))
         numbers.append(np.full(alpha.shape, -1))
@@ -337,9 +364,8 @@ def judge(chains: Chains, problem: Problem, posterior: Posterior, *, verbose: in
         t = chains.stopped[g]
         for i, trace in enumerate((chains.log_joint, chains.n_components)):
             rhat[i, g], ess[i, g] = agreement(trace[t // 2 : t, :, g].T)
-    units = [(g, c, 0) for g in range(G) for c in range(C)]
-    labels = torch.from_numpy(np.concatenate([chains.labels[c, _rows(problem, g)] for g, c, _ in units])).long()
-    at_one = _log_joint(problem, units, GibbsState(labels, torch.ones(len(units), dtype=torch.float64, device=CPU)))
+    units, last = _of_chains(chains, problem, list(range(G)))
+    at_one = _log_joint(problem, units, last._replace(alpha=torch.ones_like(last.alpha)))
     above = at_one.reshape(G, C).T - chains.simple_log_joint
     with np.errstate(invalid="ignore"):
         share = chains.accepted / chains.proposed
@@ -403,19 +429,19 @@ def _in_parts(
 
 
 def rounds(
-    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, anchor_weight: np.ndarray
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, aim: Aim
 ) -> tuple[GibbsState, np.ndarray, np.ndarray]:
     """`_round` in parts."""
 
     def of_part(which: slice, rows: slice) -> tuple[GibbsState, np.ndarray, np.ndarray]:
         part = GibbsState(state.labels[rows], state.alpha[which])
-        return _round(problem, units[which], part, index, anchor_weight)
+        return _round(problem, units[which], part, index, aim)
 
     return _in_parts(of_part, problem, units)
 
 
 def _round(
-    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, anchor_weight: np.ndarray
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, aim: Aim
 ) -> tuple[GibbsState, np.ndarray, np.ndarray]:
     """Sweeps, then split-merge proposals, of units (group, chain, track), each as a group of its own.
 
@@ -438,7 +464,7 @@ def _round(
         peels(
             rngs(_PEELS),
             [problem.companions[g] for g, _, _ in units],
-            [anchor_weight[c, _rows(problem, g)] for g, c, _ in units],
+            [aim.rows(_rows(problem, g)) for g, _, _ in units],
         )
     ]
     if index % ROUNDS_BETWEEN_SPLITS == 0:

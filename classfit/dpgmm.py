@@ -92,7 +92,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         protocol: None makes one chain a group, as the settings say. "paper" is the same with the paper's settings:
             blocks of 4, 400 sweeps, 320 discarded, every 4th of the rest kept. "converged" makes four chains a group,
             with split-merge moves, until rank-normalised R-hat of the log joint and of the number of components is
-            below 1.01 and their effective sample sizes above 400; or to the end of a budget of 2,000 sweeps; or of half
+            below 1.01 and their effective sample sizes above 400; or to the end of a budget of 1,200 sweeps; or of half
             of it, if R-hat is above 1.5 then. The predictive is the mean over chains. Each chain first looks for the
             best state by itself, from a start of its own and by annealing, so that agreement is about that state
             (`classfit.convergence`). The protocols set block_size, n_sweeps, n_discard and thin, whatever these were.
@@ -352,7 +352,7 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
         device = checked(self.device)
         problem = convergence.problem(x, offsets, prior, streams, schedule.seed, device)
         settings: dict[str, Any] = {"protocol": self.protocol, "K0": schedule.n_init_components, "seed": schedule.seed}
-        settings |= self._prior(x.shape[1]) | {"tracks": convergence.N_TRACKS} | _of_the_device(device)
+        settings |= self._prior(x.shape[1]) | {"settling": convergence.SETTLING_ROUNDS} | _of_the_device(device)
         n_groups = GROUPS_A_CALL if device.type == "cpu" else GROUPS_A_CALL_OF_A_GPU
 
         def step(chains: Chains) -> Chains:

@@ -129,7 +129,7 @@ def test_a_classifier_takes_the_device_of_its_density(gpu, points):
 def test_chains_until_they_converge(gpu, points, monkeypatch, tmp_path):
     """Of two groups, from burn-in to the end, with few of all that there is much of."""
     few = {"MAX_ROUNDS": 4, "CHECK_ROUNDS": 4, "KEEP_EVERY": 1, "BURN_IN_ROUNDS": 1, "SWEEPS_A_ROUND": 1, "N_CHAINS": 2}
-    for name, value in (few | {"SLOWNESS": 2}).items():
+    for name, value in (few | {"SLOWNESS": 2, "SETTLING_ROUNDS": (1,)}).items():
         monkeypatch.setattr(convergence, name, value)
     monkeypatch.setattr(annealing, "SWEEPS_A_TEMPERATURE", 1)
     monkeypatch.setattr(annealing, "TEMPERATURES", np.array([0.0, 1.0]))

@@ -21,6 +21,7 @@ from test_gibbs import (
 )
 from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
+from classfit.proposals import aim_of, companions_of, peels, unlearned
 from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge, unchecked
 from kernels.cpu import components, rank_one
 from kernels.cpu.moments import factor_scratch
@@ -302,6 +303,22 @@ def six_points(n_chains: int):
     alpha = torch.full((n_chains,), 0.7, dtype=torch.float64)
     state = GibbsState(torch.zeros(6 * n_chains, dtype=torch.int64), alpha)
     return exact_posterior_of_six_points(), state, torch.from_numpy(np.tile(POINTS, (n_chains, 1))), arguments
+
+
+def test_peels_that_aim_sample_the_posterior_over_all_203_partitions():
+    """Aimed by labellings of anything: what a peel is tried with does not change what is sampled."""
+    n_chains, n_rounds, n_discard, rng = 300, 60, 10, np.random.default_rng(32)
+    exact, state, x, arguments = six_points(n_chains)
+    companions = companions_of(torch.from_numpy(POINTS), torch.eye(2, dtype=torch.float64))
+    aim = aim_of([np.array([0, 0, 1, 1, 0, 2]), np.array([0, 1, 1, 1, 2, 2])], companions)
+    assert not np.array_equal(aim.companions, unlearned(companions).companions)
+    rngs, after = rng.spawn(n_chains), []
+    for _ in range(n_rounds):
+        order, uniforms, _ = make_noise(rng, arguments["group_offsets"], 1)
+        state = gibbs_sweep(state, x, order[0], uniforms[0], **arguments)
+        state, _ = split_merge(state, x, peels(rngs, [companions] * n_chains, [aim] * n_chains), **arguments)
+        after.append(state.labels.reshape(n_chains, 6).numpy())
+    assert_posterior_over_partitions(np.stack(after[n_discard:]), exact)
 
 
 @pytest.mark.parametrize("move", MOVES)
