@@ -37,7 +37,7 @@ SECONDS_OF_A_CHECKPOINT = 0.1
 ROUNDS_A_CALL = 5
 GROUPS_A_CALL, GROUPS_A_CALL_OF_A_GPU = 4, 32
 """Groups that burn in together, eight chains of each: a GPU has room for some 200 programs at once."""
-BURN_IN_IN_ROUNDS = 100
+BURN_IN_IN_ROUNDS = 250
 """What a burn-in counts for in the progress bar: it takes about as long as so many rounds."""
 PROTOCOLS = ("paper", "converged")
 
