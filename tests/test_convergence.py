@@ -113,7 +113,7 @@ def test_easy_groups_converge_to_what_one_long_chain_gives():
 def test_agreement_converges_though_the_last_states_are_less_probable_than_the_mode():
     """Of points of one Gaussian the most probable labelling is one component: a draw lies below it now and then."""
     X = np.random.default_rng(1).normal(size=(120, 2))[60:]
-    found = DPGaussianMixture(**CONVERGED | {"random_state": 19}).fit(X, groups=[1] * 60).convergence_
+    found = DPGaussianMixture(**CONVERGED | {"random_state": 56}).fit(X, groups=[1] * 60).convergence_
     assert found.rhat_log_joint[0] < 1.01
     assert found.above_simple.min() < -20
     assert found.converged.all()
