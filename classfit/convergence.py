@@ -40,7 +40,7 @@ from classfit.devices import CPU, moved
 from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from classfit.predictive import Posterior
-from classfit.proposals import MAX_PEEL, Aim, aim_of, companions_of, peels, splits, unlearned
+from classfit.proposals import Aim, aim_of, companions_of, peels, splits, unlearned
 from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
 from kernels.cpu import threads
 
@@ -60,7 +60,7 @@ BURN_IN_ROUNDS = 20
 SETTLING_ROUNDS = 15, 30
 """Of the chains, from the states that they chose: after either number of rounds where to try peels is learned anew."""
 CHECK_ROUNDS = 100
-"""Rounds between two looks at R-hat and the effective sample size, of which the first that may pass is the second."""
+"""Rounds between two looks at R-hat and the effective sample size; at the first there are too few draws to pass."""
 MAX_ROUNDS = 600
 """The budget, burn-in apart: 1,200 sweeps a chain."""
 HALFWAY_RHAT = 1.5
@@ -178,13 +178,13 @@ def problem(
 def start(problem: Problem) -> Chains:
     """Chains of which none has begun."""
     G, N = len(problem.streams), len(problem.x)
-    counts = np.zeros((2, N_CHAINS, G), np.int64)
+    counts, aim = np.zeros((2, N_CHAINS, G), np.int64), unlearned(problem.companions)
     return Chains(
         round=0, begun=np.zeros(G, np.bool_), labels=np.zeros((N_CHAINS, N), np.int32), alpha=np.ones((N_CHAINS, G)),
         kept_labels=np.empty((0, N_CHAINS, N), np.int32), kept_alpha=np.empty((0, N_CHAINS, G)),
         log_joint=np.empty((0, N_CHAINS, G)), n_components=np.empty((0, N_CHAINS, G), np.int64), proposed=counts,
-        accepted=counts.copy(), stopped=np.zeros(G, np.int64), anchor_weight=np.zeros(N),
-        companions=np.full((N, MAX_PEEL), -1, np.int32),
+        accepted=counts.copy(), stopped=np.zeros(G, np.int64), anchor_weight=aim.weight,
+        companions=aim.companions,
         burn_in_log_evidence=np.full((N_CHAINS, N_TRACKS, G), np.nan), simple_log_joint=np.full(G, -np.inf),
     )  # fmt: skip
 
@@ -202,21 +202,25 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
     aim = Aim(chains.anchor_weight, chains.companions)
     seen: dict[int, list[np.ndarray]] = {g: [] for g in groups}
 
-    def write(g: int, learned: Aim) -> None:
-        for field, value in zip(aim, learned, strict=True):
-            field[_rows(problem, g)] = value
+    def learn() -> None:
+        """Where to try peels, of the labels seen."""
+        for g in groups:
+            for field, value in zip(aim, aim_of(seen[g], problem.companions[g]), strict=True):
+                field[_rows(problem, g)] = value
 
-    for g in groups:
-        write(g, unlearned(problem.companions[g]))
+    def seen_round(units: list[tuple[int, int, int]], state: GibbsState, index: int) -> GibbsState:
+        state, _, _ = rounds(problem, units, state, index, aim)
+        for (g, _, _), labelling in zip(units, _parts(problem, units, state), strict=True):
+            seen[g].append(labelling)
+        return state
+
     units = [(g, c, t) for g in groups for c in range(N_CHAINS) for t in (0, 1)]
     state = GibbsState(
         torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
         torch.ones(len(units), dtype=torch.float64, device=CPU),
     )
     for r in range(BURN_IN_ROUNDS):
-        state, _, _ = rounds(problem, units, state, r, aim)
-        for (g, _, _), labelling in zip(units, _parts(problem, units, state), strict=True):
-            seen[g].append(labelling)
+        state = seen_round(units, state, r)
     bound = chains.burn_in_log_evidence
     bound[:, :, groups] = -np.inf
 
@@ -235,17 +239,13 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
     undecided = (behind > SAME_NATS) & (behind < UNDECIDED_NATS_A_POINT * sizes)
     if slower := [(g, c, SLOWER) for g in groups for c in range(N_CHAINS) if undecided[c, g]]:
         take(slower, *_annealed(problem, slower, SLOWNESS, aim))
-    for g in groups:
-        write(g, aim_of(seen[g], problem.companions[g]))
-        seen[g].clear()
+    learn()
+    seen = {g: [] for g in groups}
     units, state = _of_chains(chains, problem, groups)
     for r in range(SETTLING_ROUNDS[-1]):
-        state, _, _ = rounds(problem, units, state, BURN_IN_ROUNDS + r, aim)
-        for (g, _, _), labelling in zip(units, _parts(problem, units, state), strict=True):
-            seen[g].append(labelling)
+        state = seen_round(units, state, BURN_IN_ROUNDS + r)
         if r + 1 in SETTLING_ROUNDS:
-            for g in groups:
-                write(g, aim_of(seen[g], problem.companions[g]))
+            learn()
     for (g, c, _), a, labelling in zip(units, state.alpha, _parts(problem, units, state), strict=True):
         chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
         chains.begun[g] = True

@@ -62,12 +62,11 @@ def companions_of(centred: Tensor, scale: Tensor) -> np.ndarray:
     return torch.cat([*torch.cat(near, 1), furthest[others].view(n, m)]).view(3, n, m).numpy()
 
 
-def unlearned(companions: np.ndarray) -> Aim:
-    """Before anything is known of a group: every point alike, with companions of the same direction."""
-    _, n, m = companions.shape
-    padded = np.full((n, MAX_PEEL), -1, np.int32)
-    padded[:, :m] = companions[0]
-    return Aim(np.full(n, 1 / n), padded)
+def unlearned(companions: list[np.ndarray]) -> Aim:
+    """Of all groups, before anything is known of them: every point alike, with companions of the same direction."""
+    padded = [np.pad(angle, ((0, 0), (0, MAX_PEEL - angle.shape[1])), constant_values=-1) for angle, *_ in companions]
+    weight = [np.full(len(angle), 1 / len(angle)) for angle in padded]
+    return Aim(np.concatenate(weight), np.concatenate(padded).astype(np.int32))
 
 
 def aim_of(labellings: list[np.ndarray], companions: np.ndarray) -> Aim:
@@ -77,7 +76,7 @@ def aim_of(labellings: list[np.ndarray], companions: np.ndarray) -> Aim:
     in a component that a peel can part, which has at most MAX_PEEL + 1 points; then, of those that never were, in the
     order of the angle.
     """
-    aim = unlearned(companions)
+    aim = unlearned([companions])
     _, n, m = companions.shape
     often, rows, columns, first = np.zeros(n), [], [], 0
     for labels in labellings:

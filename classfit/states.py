@@ -27,7 +27,7 @@ from classfit.devices import CPU
 from classfit.gibbs import generator, stream
 from classfit.predictive import Posterior
 from classfit.prior import standardise, standardised
-from classfit.proposals import Aim, unlearned
+from classfit.proposals import unlearned
 from kernels import GibbsState
 
 __all__ = ["SLOWNESS", "StateEvidence", "state_evidence"]
@@ -136,7 +136,7 @@ def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
     """[N] labels as `state_evidence` says; where all candidates have many components, of the first."""
     n, N = len(problem.streams), len(problem.x)
     state = GibbsState(torch.zeros(N, dtype=torch.int64, device=CPU), torch.ones(n, dtype=torch.float64, device=CPU))
-    aim = Aim(*map(np.concatenate, zip(*map(unlearned, problem.companions), strict=True)))
+    aim = unlearned(problem.companions)
     for r in range(convergence.BURN_IN_ROUNDS):
         state, _, _ = convergence.rounds(problem, [(g, 0, 0) for g in range(n)], state, r, aim)
     return _best(torch.cat([state.labels[None], _last(posterior)]), problem, many=False)

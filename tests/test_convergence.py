@@ -19,7 +19,6 @@ from classfit.proposals import Aim, aim_of, unlearned
 from kernels import GibbsState, NIWPrior
 
 CONVERGED = {"n_init_components": 3, "protocol": "converged", "random_state": 0}
-AIM = "anchor_weight", "companions"
 
 
 def two_clusters(n: int = 40, seed: int = 0) -> np.ndarray:
@@ -55,11 +54,7 @@ def problem_of(X: np.ndarray, sizes: list[int], names: list[str]) -> convergence
 def at_rest(problem: convergence.Problem) -> convergence.Chains:
     """Chains that have begun, all points of a group in one component: as after a burn-in, but at once."""
     begun = convergence.start(problem)
-    return begun._replace(begun=np.ones_like(begun.begun), **dict(zip(AIM, unlearned_aim(problem), strict=True)))
-
-
-def unlearned_aim(problem: convergence.Problem) -> Aim:
-    return Aim(*map(np.concatenate, zip(*map(unlearned, problem.companions), strict=True)))
+    return begun._replace(begun=np.ones_like(begun.begun))
 
 
 def of_one_component(problem: convergence.Problem, labels: np.ndarray | None = None) -> Posterior:
@@ -152,7 +147,9 @@ def test_where_to_try_peels_is_learned_while_chains_settle_and_then_kept(short, 
         return Aim(*map(np.concatenate, zip(*parts, strict=True)))
 
     expected = (
-        [unlearned_aim(problem)] * settling + [learned(labels[:4])] + [learned(labels[settling : settling + 1])] * 2
+        [unlearned(problem.companions)] * settling
+        + [learned(labels[:4])]
+        + [learned(labels[settling : settling + 1])] * 2
     )
     convergence.advance(burnt, problem, 5)
     expected += [learned(labels[settling : settling + 3])] * 5
@@ -478,7 +475,7 @@ def test_the_bound_of_annealing_is_the_larger_of_its_two(short, in_one_part, mon
     monkeypatch.setattr(convergence, "anneal", lambda *arguments: (state, np.array([1.0, -1.0])))
     monkeypatch.setattr(convergence, "log_evidence_of", lambda *arguments: np.zeros(2))
     units = [(0, 0, convergence.ANNEALED), (1, 0, convergence.ANNEALED)]
-    _, bound = convergence._annealed(problem, units, 1, unlearned_aim(problem))
+    _, bound = convergence._annealed(problem, units, 1, unlearned(problem.companions))
     assert bound.tolist() == [1, 0]
 
 

@@ -39,7 +39,7 @@ def test_peels_part_companions_of_their_anchor_and_never_an_anchor(monkeypatch):
     others = [companions(n) for n in (9, 1, 30)]
     weights = [np.arange(n) / (n * (n - 1) / 2) if n > 1 else np.ones(1) for n in (9, 1, 30)]
     # Learned: all others, in an order of its own.
-    aims = [unlearned(each)._replace(weight=weight) for each, weight in zip(others, weights, strict=True)]
+    aims = [unlearned([each])._replace(weight=weight) for each, weight in zip(others, weights, strict=True)]
     for aim, each in zip(aims, others, strict=True):
         for i, row in enumerate(aim.companions[:, : each.shape[2]]):
             row[:] = rng.permutation(np.delete(np.arange(len(aim.weight)), i))[: len(row)]
@@ -94,7 +94,7 @@ def test_an_aim_is_learned_from_small_components(monkeypatch):
 def test_an_aim_of_points_that_were_never_together_is_the_angle(n):
     order = companions(n)
     m = order.shape[2]
-    for aim in (unlearned(order), aim_of([np.arange(n)], order)):
+    for aim in (unlearned([order]), aim_of([np.arange(n)], order)):
         np.testing.assert_allclose(aim.weight, 1 / n)
         np.testing.assert_array_equal(aim.companions[:, :m], order[0])
         assert (aim.companions[:, m:] == -1).all()

@@ -311,7 +311,7 @@ def test_peels_that_aim_sample_the_posterior_over_all_203_partitions():
     exact, state, x, arguments = six_points(n_chains)
     companions = companions_of(torch.from_numpy(POINTS), torch.eye(2, dtype=torch.float64))
     aim = aim_of([np.array([0, 0, 1, 1, 0, 2]), np.array([0, 1, 1, 1, 2, 2])], companions)
-    assert not np.array_equal(aim.companions, unlearned(companions).companions)
+    assert not np.array_equal(aim.companions, unlearned([companions]).companions)
     rngs, after = rng.spawn(n_chains), []
     for _ in range(n_rounds):
         order, uniforms, _ = make_noise(rng, arguments["group_offsets"], 1)
