@@ -9,7 +9,7 @@ from torch import Tensor
 
 from classfit.devices import CPU, moved
 from classfit.diagnostics import log_joint
-from kernels import AlphaNoise, GibbsState, NIWPrior, gibbs_sweep
+from kernels import AlphaNoise, GibbsState, NIWPrior, unchecked
 
 POINTS_A_UNIT_OF_ALPHA = 16
 """alpha = n / 16, at least 1, of the restaurant that draws labels at first: 0.18 n components, fewer with the data."""
@@ -106,7 +106,7 @@ def sweeps(
     """SWEEPS_A_TEMPERATURE sweeps, where x is; the state is on the processor."""
     device = x.device
     order, uniforms, noise = sweep_numbers(rngs, group_offsets, SWEEPS_A_TEMPERATURE)
-    states = gibbs_sweep(
+    states = unchecked(x).gibbs_sweep(
         moved(state, device), x, order.to(device), uniforms.to(device), None if fixed_alpha else moved(noise, device),
         prior=prior, group_offsets=group_offsets.to(device),
         inverse_temperature=torch.full((len(rngs),), beta, dtype=torch.float64, device=device),

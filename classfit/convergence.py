@@ -27,7 +27,7 @@ chains share: which points a move is tried with, not where it leads.
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from classfit.diagnostics import log_joint
 from classfit.gibbs import generator
 from classfit.predictive import Posterior
 from classfit.proposals import Aim, aim_of, companions_of, peels, splits, unlearned
-from kernels import GibbsState, NIWPrior, gibbs_sweep, split_merge
+from kernels import GibbsState, NIWPrior, unchecked
 from kernels.cpu import threads
 
 N_CHAINS = 4
@@ -109,6 +109,22 @@ class Chains(NamedTuple):
     """[C, N_TRACKS, G] lower bound of the log evidence, of each track of the burn-in; -inf if it was not tried."""
     simple_log_joint: np.ndarray
     """[G] best log joint, at alpha = 1, of one component and k-means with 6 and 25."""
+
+
+class Rounds(NamedTuple):
+    """R rounds of U units, of N points in all."""
+
+    labels: Tensor
+    """[R, N] int64 after each round."""
+    alpha: Tensor
+    """[R, U]"""
+    proposed: Tensor
+    """[2, U] int64 splits and merges."""
+    accepted: Tensor
+    """[2, U] int64"""
+
+    def last(self) -> GibbsState:
+        return GibbsState(self.labels[-1], self.alpha[-1])
 
 
 class Convergence(NamedTuple):
@@ -208,25 +224,24 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
             for field, value in zip(aim, aim_of(seen[g], problem.companions[g]), strict=True):
                 field[_rows(problem, g)] = value
 
-    def seen_round(units: list[tuple[int, int, int]], state: GibbsState, index: int) -> GibbsState:
-        state, _, _ = rounds(problem, units, state, index, aim)
-        for (g, _, _), labelling in zip(units, _parts(problem, units, state), strict=True):
-            seen[g].append(labelling)
-        return state
+    def seen_rounds(units: list[tuple[int, int, int]], state: GibbsState, first: int, n_rounds: int) -> GibbsState:
+        made = rounds(problem, units, state, first, n_rounds, aim)
+        for (g, _, _), labellings in zip(units, _parts(problem, units, made.labels), strict=True):
+            seen[g].extend(labellings)
+        return made.last()
 
     units = [(g, c, t) for g in groups for c in range(N_CHAINS) for t in (0, 1)]
     state = GibbsState(
         torch.from_numpy(np.concatenate([starts[g][0 if t else c] for g, c, t in units])),
         torch.ones(len(units), dtype=torch.float64, device=CPU),
     )
-    for r in range(BURN_IN_ROUNDS):
-        state = seen_round(units, state, r)
+    state = seen_rounds(units, state, 0, BURN_IN_ROUNDS)
     bound = chains.burn_in_log_evidence
     bound[:, :, groups] = -np.inf
 
     def take(units: list[tuple[int, int, int]], state: GibbsState, log_evidence: np.ndarray) -> None:
         """Of each chain the state with the largest bound so far."""
-        parts = _parts(problem, units, state)
+        parts = _parts(problem, units, state.labels)
         for (g, c, t), a, labelling, value in zip(units, state.alpha, parts, log_evidence, strict=True):
             if value > bound[c, :, g].max() + SAME_NATS:
                 chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
@@ -242,13 +257,11 @@ def burn_in(chains: Chains, problem: Problem, n_init_components: int, n_groups: 
     learn()
     seen = {g: [] for g in groups}
     units, state = _of_chains(chains, problem, groups)
-    for r in range(SETTLING_ROUNDS[-1]):
-        state = seen_round(units, state, BURN_IN_ROUNDS + r)
-        if r + 1 in SETTLING_ROUNDS:
-            learn()
-    for (g, c, _), a, labelling in zip(units, state.alpha, _parts(problem, units, state), strict=True):
-        chains.labels[c, _rows(problem, g)], chains.alpha[c, g] = labelling, float(a)
-        chains.begun[g] = True
+    for before, after in pairwise((0, *SETTLING_ROUNDS)):
+        state = seen_rounds(units, state, BURN_IN_ROUNDS + before, after - before)
+        learn()
+    _write(problem, units, state, chains.labels, chains.alpha)
+    chains.begun[groups] = True
     return chains
 
 
@@ -260,21 +273,30 @@ def _of_chains(chains: Chains, problem: Problem, groups: list[int]) -> tuple[lis
     return units, GibbsState(torch.from_numpy(labels).long(), alpha)
 
 
+def _write(
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, labels: np.ndarray, alpha: np.ndarray
+) -> None:
+    """A state into labels [C, N] and alpha [C, G] of all chains."""
+    for (g, c, _), a, labelling in zip(units, state.alpha, _parts(problem, units, state.labels), strict=True):
+        labels[c, _rows(problem, g)], alpha[c, g] = labelling, float(a)
+
+
 def _annealed(
     problem: Problem, units: list[tuple[int, int, int]], slowness: int, aim: Aim
 ) -> tuple[GibbsState, np.ndarray]:
     """State and bound [U] of annealing: its weight, or the joint density of the labelling that rounds bring it to."""
 
-    def of_part(which: slice, rows: slice) -> tuple[GibbsState, np.ndarray]:
+    def of_part(which: slice, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         part = units[which]
         x, prior, offsets = _tiled(problem, part)
         rngs = [generator(problem.seed, problem.streams[g], _ANNEAL, slowness - 1, 1 + c) for g, c, _ in part]
         state, log_weight = anneal(x, offsets, prior, rngs, slowness)
-        for r in range(BURN_IN_ROUNDS):
-            state, _, _ = _round(problem, part, state, r, aim)
-        return state, np.maximum(log_weight, log_evidence_of(problem, part, state))
+        state = _rounds(problem, part, state, 0, BURN_IN_ROUNDS, aim).last()
+        bound = np.maximum(log_weight, log_evidence_of(problem, part, state))
+        return state.labels, state.alpha, torch.from_numpy(bound)
 
-    return _in_parts(of_part, problem, units)
+    labels, alpha, bound = _in_parts(of_part, problem, units)
+    return GibbsState(labels, alpha), bound.numpy()
 
 
 def log_evidence_of(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> np.ndarray:
@@ -308,37 +330,36 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
     t, aim = chains.round, Aim(chains.anchor_weight, chains.companions)
     labels, alpha, stopped = chains.labels.copy(), chains.alpha.copy(), chains.stopped.copy()
     kept_labels, kept_alpha = list(chains.kept_labels), list(chains.kept_alpha)
-    joints, numbers = list(chains.log_joint), list(chains.n_components)
+    joints, numbers = chains.log_joint, chains.n_components
     proposed, accepted = chains.proposed.copy(), chains.accepted.copy()
-    for t in range(chains.round + 1, chains.round + n_rounds + 1):
+    while t < chains.round + n_rounds and not stopped.all():
         now = chains._replace(labels=labels, alpha=alpha)
         units, state = _of_chains(now, problem, np.flatnonzero(stopped == 0).tolist())
-        index = BURN_IN_ROUNDS + SETTLING_ROUNDS[-1] + t
-        state, n_proposed, n_accepted = rounds(problem, units, state, index, aim)
-        value = _log_joint(problem, units, state)
-        joints.append(np.full(alpha.shape, np.nan))
-        numbers.append(np.full(alpha.shape, -1))
-        for u, ((g, c, _), part) in enumerate(zip(units, _parts(problem, units, state), strict=True)):
-            labels[c, _rows(problem, g)] = part
-            alpha[c, g] = float(state.alpha[u])
-            joints[-1][c, g], numbers[-1][c, g] = value[u], part.max() + 1
-            proposed[:, c, g] += n_proposed[:, u]
-            accepted[:, c, g] += n_accepted[:, u]
+        next_stop = min(chains.round + n_rounds, *(t - t % every + every for every in (KEEP_EVERY, CHECK_ROUNDS)))
+        first = BURN_IN_ROUNDS + SETTLING_ROUNDS[-1] + t + 1
+        made = rounds(problem, units, state, first, next_stop - t, aim)
+        t = next_stop
+        _write(problem, units, made.last(), labels, alpha)
+        g, c, _ = np.array(units).T
+        of_all = len(made.labels), *alpha.shape
+        joint, number = np.full(of_all, np.nan), np.full(of_all, -1)
+        joint[:, c, g] = _log_joint(problem, units, GibbsState(made.labels, made.alpha))
+        number[:, c, g] = np.stack([part.max(1) + 1 for part in _parts(problem, units, made.labels)], axis=1)
+        joints, numbers = np.concatenate([joints, joint]), np.concatenate([numbers, number])
+        proposed[:, c, g] += made.proposed.numpy()
+        accepted[:, c, g] += made.accepted.numpy()
         if t % KEEP_EVERY == 0:
             kept_labels.append(labels.copy())
             kept_alpha.append(alpha.copy())
         if t % CHECK_ROUNDS == 0:
             for g in np.flatnonzero(stopped == 0).tolist():
-                found = [agreement(np.array(trace)[t // 2 :, :, g].T) for trace in (joints, numbers)]
+                found = [agreement(trace[t // 2 :, :, g].T) for trace in (joints, numbers)]
                 hopeless = 2 * t >= MAX_ROUNDS and max(rhat for rhat, _ in found) > HALFWAY_RHAT
                 if t >= MAX_ROUNDS or hopeless or _agree(*found):
                     stopped[g] = t
-        if stopped.all():
-            break
     return chains._replace(
         round=t, labels=labels, alpha=alpha, kept_labels=np.array(kept_labels), kept_alpha=np.array(kept_alpha),
-        log_joint=np.array(joints), n_components=np.array(numbers), proposed=proposed, accepted=accepted,
-        stopped=stopped,
+        log_joint=joints, n_components=numbers, proposed=proposed, accepted=accepted, stopped=stopped,
     )  # fmt: skip
 
 
@@ -409,9 +430,9 @@ def _agree(*rhat_and_ess: tuple[float, float]) -> bool:
 
 
 def _in_parts(
-    function: Callable[[slice, slice], tuple], problem: Problem, units: list[tuple[int, int, int]]
-) -> tuple[Any, ...]:
-    """function(which units, which points) of parts of the units, joined: states, and arrays whose last axis is units.
+    function: Callable[[slice, slice], tuple[Tensor, ...]], problem: Problem, units: list[tuple[int, int, int]]
+) -> tuple[Tensor, ...]:
+    """function(which units, which points) of parts of the units, joined along the last axis, of units or points.
 
     On the processor parts run side by side, one in the interpreter while others are in the engine.
     """
@@ -420,42 +441,54 @@ def _in_parts(
         n_parts = min(len(units), PARTS_A_THREAD * threads.available()) if problem.x.device.type == "cpu" else 1
         cuts = np.linspace(0, len(units), n_parts + 1).round().astype(int)
         found = threads.run_apart(function, [(slice(a, b), slice(ends[a], ends[b])) for a, b in pairwise(cuts)])
-    return tuple(
-        GibbsState(*map(torch.cat, zip(*parts, strict=True)))
-        if isinstance(parts[0], GibbsState)
-        else np.concatenate(parts, axis=-1)
-        for parts in zip(*found, strict=True)
-    )
+    return tuple(torch.cat(parts, -1) for parts in zip(*found, strict=True))
 
 
 def rounds(
-    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, aim: Aim
-) -> tuple[GibbsState, np.ndarray, np.ndarray]:
-    """`_round` in parts."""
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, first: int, n_rounds: int, aim: Aim
+) -> Rounds:
+    """Rounds `first` and on of units (group, chain, track), each as a group of its own."""
 
-    def of_part(which: slice, rows: slice) -> tuple[GibbsState, np.ndarray, np.ndarray]:
+    def of_part(which: slice, rows: slice) -> Rounds:
         part = GibbsState(state.labels[rows], state.alpha[which])
-        return _round(problem, units[which], part, index, aim)
+        return _rounds(problem, units[which], part, first, n_rounds, aim)
 
-    return _in_parts(of_part, problem, units)
+    return Rounds(*_in_parts(of_part, problem, units))
+
+
+def _rounds(
+    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, first: int, n_rounds: int, aim: Aim
+) -> Rounds:
+    """`rounds` in one part."""
+    data, found = _tiled(problem, units), []
+    for index in range(first, first + n_rounds):
+        state, proposed, accepted = _round(problem, units, data, state, index, aim)
+        found.append((*state, proposed, accepted))
+    labels, alpha, every_proposed, every_accepted = map(torch.stack, zip(*found, strict=True))
+    return Rounds(labels, alpha, every_proposed.sum(0), every_accepted.sum(0))
 
 
 def _round(
-    problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, index: int, aim: Aim
-) -> tuple[GibbsState, np.ndarray, np.ndarray]:
-    """Sweeps, then split-merge proposals, of units (group, chain, track), each as a group of its own.
+    problem: Problem,
+    units: list[tuple[int, int, int]],
+    data: tuple[Tensor, NIWPrior, Tensor],
+    state: GibbsState,
+    index: int,
+    aim: Aim,
+) -> tuple[GibbsState, Tensor, Tensor]:
+    """Sweeps, then split-merge proposals; data as of `_tiled`.
 
     Returns the state (on the processor), and for each unit the numbers [2, U] of splits and merges proposed and
     accepted.
     """
-    x, prior, offsets = _tiled(problem, units)
-    device, offsets_there = x.device, offsets.to(x.device)
+    x, prior, offsets = data
+    device, offsets_there, engine = x.device, offsets.to(x.device), unchecked(x)
 
     def rngs(purpose: int) -> list[np.random.Generator]:
         return [generator(problem.seed, problem.streams[g], purpose, index, _number(c, t)) for g, c, t in units]
 
     order, uniforms, noise = sweep_numbers(rngs(_SWEEPS), offsets, SWEEPS_A_ROUND)
-    states = gibbs_sweep(
+    states = engine.gibbs_sweep(
         moved(state, device), x, order.to(device), uniforms.to(device), moved(noise, device),
         prior=prior, group_offsets=offsets_there,
     )  # fmt: skip
@@ -469,14 +502,14 @@ def _round(
     ]
     if index % ROUNDS_BETWEEN_SPLITS == 0:
         every_proposal.append(splits(rngs(_SPLITS), offsets))
-    proposed, accepted = np.zeros((2, len(units)), np.int64), np.zeros((2, len(units)), np.int64)
+    proposed, accepted = torch.zeros(2, 2, len(units), dtype=torch.int64, device=CPU)
     for proposals in every_proposal:
-        state, info = split_merge(state, x, moved(proposals, device), prior=prior, group_offsets=offsets_there)
+        state, info = engine.split_merge(state, x, moved(proposals, device), prior=prior, group_offsets=offsets_there)
         info = moved(info, CPU)
         made = proposals.anchors[:, :, 0] != proposals.anchors[:, :, 1]
         for i, kind in enumerate((info.split, ~info.split)):
-            proposed[i] += (kind & made).sum(0).numpy()
-            accepted[i] += (kind & info.accepted).sum(0).numpy()
+            proposed[i] += (kind & made).sum(0)
+            accepted[i] += (kind & info.accepted).sum(0)
     return moved(state, CPU), proposed, accepted
 
 
@@ -499,8 +532,9 @@ def _log_joint(problem: Problem, units: list[tuple[int, int, int]], state: Gibbs
     return log_joint(state.labels, state.alpha, x, offsets, prior).numpy()
 
 
-def _parts(problem: Problem, units: list[tuple[int, int, int]], state: GibbsState) -> list[np.ndarray]:
-    return [part.numpy() for part in state.labels.split(_sizes(problem, units).tolist())]
+def _parts(problem: Problem, units: list[tuple[int, int, int]], labels: Tensor) -> list[np.ndarray]:
+    """Labels [N] or [R, N] of each unit."""
+    return [part.numpy() for part in labels.split(_sizes(problem, units).tolist(), -1)]
 
 
 def _sizes(problem: Problem, units: list[tuple[int, int, int]]) -> Tensor:

@@ -137,8 +137,8 @@ def _few(posterior: Posterior, problem: convergence.Problem) -> Tensor:
     n, N = len(problem.streams), len(problem.x)
     state = GibbsState(torch.zeros(N, dtype=torch.int64, device=CPU), torch.ones(n, dtype=torch.float64, device=CPU))
     aim = unlearned(problem.companions)
-    for r in range(convergence.BURN_IN_ROUNDS):
-        state, _, _ = convergence.rounds(problem, [(g, 0, 0) for g in range(n)], state, r, aim)
+    units = [(g, 0, 0) for g in range(n)]
+    state = convergence.rounds(problem, units, state, 0, convergence.BURN_IN_ROUNDS, aim).last()
     return _best(torch.cat([state.labels[None], _last(posterior)]), problem, many=False)
 
 

@@ -16,7 +16,7 @@ from classfit import ConstantFeatureWarning, DPGaussianMixture, Posterior, conve
 from classfit.gibbs import stream
 from classfit.prior import group_variances, niw_prior, standardise, standardised
 from classfit.proposals import Aim, aim_of, unlearned
-from kernels import GibbsState, NIWPrior
+from kernels import GibbsState, NIWPrior, cpu
 
 CONVERGED = {"n_init_components": 3, "protocol": "converged", "random_state": 0}
 
@@ -127,10 +127,10 @@ def test_where_to_try_peels_is_learned_while_chains_settle_and_then_kept(short, 
     """From the labels of all chains since they began to settle, after 1 round and again after 3."""
     used, labels, really = [], [], convergence._round
 
-    def spied(problem, units, state, index, aim):
+    def spied(problem, units, data, state, index, aim):
         used.append(Aim(*(field.copy() for field in aim)))
-        found = really(problem, units, state, index, aim)
-        labels.append(dict(zip(units, convergence._parts(problem, units, found[0]), strict=True)))
+        found = really(problem, units, data, state, index, aim)
+        labels.append(dict(zip(units, convergence._parts(problem, units, found[0].labels), strict=True)))
         return found
 
     monkeypatch.setattr(convergence, "_round", spied)
@@ -167,12 +167,12 @@ def test_a_chain_goes_on_from_the_best_bound_and_anneals_slower_where_that_is_cl
 ):
     """In two chains annealing ends 0.0017 and 0.051 nats a point behind; in others at the same labels or ahead."""
     monkeypatch.setattr(convergence, "UNDECIDED_NATS_A_POINT", undecided)
-    monkeypatch.setattr(convergence, "SETTLING_ROUNDS", (0,))
+    monkeypatch.setattr(convergence, "SETTLING_ROUNDS", ())
     sizes, ends, really = [40, 30], {}, convergence._annealed
 
     def annealed(problem, units, slowness, aim):
         state, bound = really(problem, units, slowness, aim)
-        ends.update(zip(units, convergence._parts(problem, units, state), strict=True))
+        ends.update(zip(units, convergence._parts(problem, units, state.labels), strict=True))
         return state, bound + (1e3 if slowness > 1 else 0.0)  # the best, wherever it is tried
 
     monkeypatch.setattr(convergence, "_annealed", annealed)
@@ -233,9 +233,9 @@ def test_looks_are_at_the_second_half_of_both_traces_of_each_group(short, monkey
 def test_each_chain_of_each_group_goes_on_from_its_own_state(monkeypatch):
     found = []
 
-    def stays(problem, units, state, *rest):
-        found.extend(zip(units, convergence._parts(problem, units, state), state.alpha.tolist(), strict=True))
-        none = np.zeros((2, len(units)), np.int64)
+    def stays(problem, units, data, state, *rest):
+        found.extend(zip(units, convergence._parts(problem, units, state.labels), state.alpha.tolist(), strict=True))
+        none = torch.zeros(2, len(units), dtype=torch.int64)
         return state, none, none
 
     monkeypatch.setattr(convergence, "_round", stays)
@@ -356,6 +356,22 @@ def test_a_group_is_fitted_alike_alone_and_among_others(short, name):
     assert together.convergence_.rounds[g] == t
     assert np.array_equal(together.convergence_.log_joint[:t, :, g], alone.convergence_.log_joint[:t, :, 0])
     assert np.array_equal(together.score_samples(X[own], names[own]), alone.score_samples(X[own], names[own]))
+
+
+def test_labels_are_kept_and_looks_taken_at_the_same_rounds_in_steps_of_any_number_of_rounds(short, monkeypatch):
+    looked = []
+    monkeypatch.setattr(convergence, "agreement", lambda trace: looked.append(trace.shape[1]) or (1.4, 10.0))
+    for name, value in {"KEEP_EVERY": 4, "CHECK_ROUNDS": 6}.items():
+        monkeypatch.setattr(convergence, name, value)
+    problem = problem_of(two_clusters(12), [12], ["ant"])
+    one_by_one = at_rest(problem)
+    for _ in range(30):
+        one_by_one = convergence.advance(one_by_one, problem, 1)
+    assert looked == [3, 3, 6, 6, 9, 9, 12, 12, 15, 15]
+    looked.clear()
+    assert_same(one_by_one, convergence.advance(at_rest(problem), problem, 30))
+    assert looked == [3, 3, 6, 6, 9, 9, 12, 12, 15, 15]
+    assert len(one_by_one.kept_labels) == 7
 
 
 def test_verdict_and_labellings_are_of_the_second_half_of_a_groups_rounds(short):
@@ -483,8 +499,8 @@ def test_each_chain_burns_in_from_a_start_of_its_own_and_from_one_component(in_o
     class Begun(Exception):
         pass
 
-    def stopped(problem, units, state, *rest):
-        raise Begun(units, convergence._parts(problem, units, state))
+    def stopped(problem, units, data, state, *rest):
+        raise Begun(units, convergence._parts(problem, units, state.labels))
 
     problem = problem_of(two_clusters(40), [40], ["ant"])
     starts = convergence._starts(convergence.start(problem), problem, 0, 3)
@@ -557,7 +573,7 @@ def test_acceptance_is_of_splits_and_of_merges_apart(short):
 
 def test_a_point_against_itself_is_no_proposal(short, monkeypatch):
     """In groups of two and three points it is drawn often."""
-    made, really = [], convergence.split_merge
+    made, really = [], cpu.split_merge
 
     def spy(state, x, proposals, **options):
         made.append(int((proposals.anchors[:, :, 0] != proposals.anchors[:, :, 1]).sum()))
@@ -565,12 +581,12 @@ def test_a_point_against_itself_is_no_proposal(short, monkeypatch):
 
     problem = problem_of(two_clusters(5), [2, 3], ["ant", "elk"])
     begun = convergence.burn_in(convergence.start(problem), problem, 3)
-    monkeypatch.setattr(convergence, "split_merge", spy)
+    monkeypatch.setattr(cpu, "split_merge", spy)
     assert convergence.advance(begun, problem, 2).proposed.sum() == sum(made)
 
 
 def test_splits_and_merges_are_counted_apart(short, monkeypatch):
-    made, really = np.zeros((2, 2), np.int64), convergence.split_merge
+    made, really = np.zeros((2, 2), np.int64), cpu.split_merge
 
     def spy(state, x, proposals, **options):
         state, info = really(state, x, proposals, **options)
@@ -579,7 +595,7 @@ def test_splits_and_merges_are_counted_apart(short, monkeypatch):
             made[:, i] += [int((kind & apart).sum()), int((kind & info.accepted).sum())]
         return state, info
 
-    monkeypatch.setattr(convergence, "split_merge", spy)
+    monkeypatch.setattr(cpu, "split_merge", spy)
     problem = problem_of(two_clusters(12), [12], ["ant"])
     chains = convergence.advance(at_rest(problem), problem, 9)
     assert [chains.proposed.sum((1, 2)).tolist(), chains.accepted.sum((1, 2)).tolist()] == made.tolist()

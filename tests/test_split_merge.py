@@ -25,6 +25,8 @@ from classfit.proposals import aim_of, companions_of, peels, unlearned
 from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge, unchecked
 from kernels.cpu import components, rank_one
 from kernels.cpu.moments import factor_scratch
+from kernels.cpu.peels import MOST_CANDIDATES, make_peel, propose_peel
+from kernels.cpu.small_components import LARGEST_PRODUCT
 from kernels.cpu.split_merge import _propose
 
 
@@ -35,11 +37,15 @@ def make_proposals(
     n_scans: int = 2,
     n_candidates: int | None = None,
     launch: str = "random",
+    columns: int = 0,
 ) -> SplitMergeProposals:
-    """Random anchors and, in random order, all other points of the group or the first few of them as candidates."""
+    """Random anchors and, in random order, all other points of the group or the first few of them as candidates.
+
+    There are `columns` for candidates at least. With more than MOST_CANDIDATES the engine does not take inner products.
+    """
     sizes = group_offsets.diff().tolist()
     C = max(sizes) if n_candidates is None else n_candidates
-    anchors, candidates = np.zeros((P, len(sizes), 2), np.int64), np.full((P, len(sizes), C), -1)
+    anchors, candidates = np.zeros((P, len(sizes), 2), np.int64), np.full((P, len(sizes), max(C, columns)), -1)
     for p in range(P):
         for g, n in enumerate(sizes):
             points = rng.permutation(n)
@@ -48,20 +54,27 @@ def make_proposals(
                 rest = points[2 : 2 + C]
                 candidates[p, g, : len(rest)] = rest
     bits = rng.random(candidates.shape) < 0.5 if launch == "random" else np.ones(candidates.shape, np.bool_)
-    numbers = (anchors, candidates, bits, rng.random((P, len(sizes), n_scans, C)), rng.random((P, len(sizes))))
+    uniforms, accept = rng.random((P, len(sizes), n_scans, candidates.shape[2])), rng.random((P, len(sizes)))
+    numbers = (anchors, candidates, bits, uniforms, accept)
     return SplitMergeProposals(*(torch.from_numpy(field) for field in numbers))
 
 
 # --- Engine against reference
 
 
+BY_FACTORS = {"columns": MOST_CANDIDATES + 1}
+
+
+@pytest.mark.parametrize("form", [{}, BY_FACTORS], ids=["products", "factors"])
 @pytest.mark.parametrize(("n_candidates", "launch"), [(None, "random"), (5, "with i"), (0, "random")])
 @pytest.mark.parametrize("D", [1, 2, 5, 17])
-def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch):
+def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch, form):
     accepted = torch.zeros(2)
     for seed in range(2):
         state, x, _, _, _, arguments = make_problem(seed, N=40, D=D, G=3, T=1, n_components=4)
-        proposals = make_proposals(np.random.default_rng(seed), arguments["group_offsets"], 25, 3, n_candidates, launch)
+        rng, offsets = np.random.default_rng(seed), arguments["group_offsets"]
+        proposals = make_proposals(rng, offsets, 25, 3, n_candidates, launch, **form)
+        assert (proposals.candidates.shape[2] > MOST_CANDIDATES) == bool(form)
         expected, expected_info = split_merge(state, x, proposals, engine="reference", **arguments)
         got, info = split_merge(state, x, proposals, **arguments)
         assert torch.equal(got.labels, expected.labels)
@@ -73,8 +86,12 @@ def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch):
     assert n_candidates == 0 or (accepted > 0).all(), f"{accepted.tolist()} splits and merges were accepted"
 
 
-@pytest.mark.parametrize("engine", ["reference", "cpu"])
-def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine):
+@pytest.mark.parametrize(
+    ("engine", "columns"),
+    [("reference", 1), ("cpu", 1), ("cpu", MOST_CANDIDATES + 1)],
+    ids=["reference", "products", "factors"],
+)
+def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine, columns):
     """The candidate, labelled as the 400 points far away, would join them by odds of exp(-1500)."""
     rng, D = np.random.default_rng(3), 2
     x = np.concatenate([rng.normal(size=(400, D)), [[1000.0, 0.0], [1000.5, 0.0]]])
@@ -84,7 +101,7 @@ def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine)
     )
     labels = torch.zeros(402, dtype=torch.int64)
     labels[i] = 1
-    numbers = ([[[i, 0]]], [[[k]]], [[[True]]], [[[[0.5]]]], [[0.5]])
+    numbers = ([[[i, 0]]], [[[k] + [-1] * (columns - 1)]], [[[True] * columns]], [[[[0.5] * columns]]], [[0.5]])
     proposals = SplitMergeProposals(*map(torch.tensor, numbers))
     proposals = proposals._replace(uniforms=proposals.uniforms.double(), accept=proposals.accept.double())
     state = GibbsState(labels, torch.tensor([0.7], dtype=torch.float64))
@@ -113,9 +130,10 @@ def test_more_components_than_memory_is_first_set_aside_for():
     assert not info.split.any()
 
 
-def test_64_dimensions_and_float32_data():
+@pytest.mark.parametrize("n_candidates", [None, MOST_CANDIDATES])
+def test_64_dimensions_and_float32_data(n_candidates):
     state, x, _, _, _, arguments = make_problem(7, N=90, D=64, G=2, T=1)
-    proposals = make_proposals(np.random.default_rng(7), arguments["group_offsets"], 6)
+    proposals = make_proposals(np.random.default_rng(7), arguments["group_offsets"], 6, 2, n_candidates)
     x = x.float()
     (expected, expected_info), (got, info) = (
         split_merge(state, x, proposals, engine=engine, **arguments) for engine in ("reference", "cpu")
@@ -171,6 +189,38 @@ def test_a_group_of_no_more_than_a_block_is_visited_one_point_at_a_time(engine):
         assert torch.equal(
             gibbs_sweep(state, x, order, uniforms, noise, **options, **arguments).labels, one_by_one.labels
         )
+
+
+def ratios_of_two_points_apart(distance: float) -> list[np.ndarray]:
+    """Of the reference, of inner products and of factors, where two of 30 points are so far from the prior's mean."""
+    state, x, _, _, _, arguments = far_problem((distance, distance), torch.float64)
+    rng, ratios = np.random.default_rng(3), []
+    proposals = make_proposals(rng, arguments["group_offsets"], 40, 2, 8, "with i")
+    apart = proposals.anchors.clone()
+    apart[::2, 0, 0], apart[::2, 0, 1] = 0, 2  # of every second an anchor is one of the two
+    others = torch.where(
+        (proposals.candidates == apart[..., :1]) | (proposals.candidates == apart[..., 1:]), -1, proposals.candidates
+    )
+    proposals = proposals._replace(anchors=apart, candidates=others)
+    empty = BY_FACTORS["columns"] - 8
+    padded = proposals._replace(
+        candidates=torch.nn.functional.pad(others, (0, empty), value=-1),
+        launch=torch.nn.functional.pad(proposals.launch, (0, empty)),
+        uniforms=torch.nn.functional.pad(proposals.uniforms, (0, empty)),
+    )
+    for engine, given in (("reference", proposals), ("cpu", proposals), ("cpu", padded)):
+        found, info = split_merge(state, x, given, engine=engine, **arguments)
+        ratios.append(info.log_ratio.numpy())
+    assert found.labels.max() > 0
+    return ratios
+
+
+def test_products_of_points_far_away_are_taken_as_long_as_they_have_digits():
+    expected, products, factors = ratios_of_two_points_apart(0.24 * np.sqrt(LARGEST_PRODUCT))
+    assert not np.array_equal(products, factors)
+    np.testing.assert_allclose(products, expected, rtol=1e-6, atol=1e-5)
+    expected, products, factors = ratios_of_two_points_apart(0.26 * np.sqrt(LARGEST_PRODUCT))
+    assert np.array_equal(products, factors), "where they have not, factors are"
 
 
 def test_points_far_from_zero_give_the_same_ratios_to_the_bit():
@@ -239,9 +289,12 @@ def test_a_candidate_that_cannot_be_taken_out_of_a_part_leaves_no_ratio():
     proposal = (np.array([2]), np.array([False]), np.array([[0.5]]))
     marginal, with_i = components.log_marginals(prior), np.empty(3, np.bool_)
     arguments = (x, labels, 0, 1, 1.0, *proposal, prior, marginal, one, parts, with_i, scratch, scratch.copy())
+    by_products = (*arguments[:11], make_peel(x, np.hstack([x, np.full((3, 1), 10.0)])), with_i)
     assert np.isnan(_propose(*arguments))
+    assert np.isnan(propose_peel(*by_products))
     one.W[0, 0, 0] = 0.5
-    assert np.isfinite(_propose(*arguments))
+    ratio = _propose(*arguments)
+    assert propose_peel(*by_products) == pytest.approx(ratio, rel=1e-9)
 
 
 def test_what_is_too_far_for_float64_is_refused():
@@ -264,7 +317,8 @@ def test_what_is_too_far_is_refused_wherever_it_is(place):
 
 POINTS = np.array([[0.0, 0.0], [0.4, 0.3], [2.5, 1.0], [2.2, 1.6], [1.2, 0.4], [-1.5, 2.0]])
 MOVES = {
-    "all_points": {"n_candidates": None, "launch": "random"},
+    "all_points": {"n_candidates": None, "launch": "random", **BY_FACTORS},
+    "by_products": {"n_candidates": None, "launch": "random"},
     "two_candidates": {"n_candidates": 2, "launch": "with i"},
 }
 
@@ -331,7 +385,7 @@ def test_split_merge_samples_the_posterior_over_all_203_partitions(move):
     for _ in range(n_rounds):
         proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])
         state, _ = split_merge(state, x, proposals, **arguments)
-        if move != "all_points":
+        if move == "two_candidates":
             order, uniforms, _ = make_noise(rng, arguments["group_offsets"], 1)
             state = gibbs_sweep(state, x, order[0], uniforms[0], **arguments)
             proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])

@@ -15,7 +15,7 @@ from tolerances import MONTE_CARLO_SIGMAS, PEER_RELATIVE
 
 from classfit import DPGaussianMixture, Posterior, StateEvidence, convergence, state_evidence, states
 from classfit.prior import group_variances, niw_prior
-from kernels import GibbsState, NIWPrior
+from kernels import NIWPrior
 from paper_repro import figure_arguments
 from paper_repro.figures import figure_b10
 from paper_repro.pipeline import Pipeline
@@ -72,7 +72,8 @@ def test_the_labelling_of_few_components_is_the_best_of_those_without_many_small
         return np.array(worth.get(state.labels.numpy().tobytes(), [0.0, 0.0]))
 
     def rounds(problem, units, state, *rest):
-        return GibbsState(torch.from_numpy(ended["rounds"]), state.alpha), None, None
+        nothing = torch.zeros(2, len(units), dtype=torch.int64)
+        return convergence.Rounds(torch.from_numpy(ended["rounds"])[None], state.alpha[None], nothing, nothing)
 
     monkeypatch.setattr(convergence, "log_evidence_of", log_evidence)
     monkeypatch.setattr(convergence, "rounds", rounds)

@@ -1,0 +1,211 @@
+"""Split-merge proposals of few candidates, which part a few points from a component, by inner products.
+
+Of the m points that may move, anchor i and the candidates, a proposal needs their products only. A component has
+
+    T = [[kappa, kappa m'], [kappa m, S_n + kappa m m']],    det T = kappa det S_n,
+
+to which a point x adds (1, x)(1, x)', so with P_xy = (1, x) T^-1 (1, y)' = 1 / kappa + (x - m)' S_n^-1 (y - m)
+
+    s_x = 1 + P_xx,    det T grows by s_x when x joins,    1 + q kappa / (kappa + 1) = s_x kappa / (kappa + 1).
+
+Let A = I + P, P of a part without any of the m points. Pivoting on the points that are in the part (the sweep operator:
+Beaton 1964, Goodnight 1979) leaves on the diagonal s_x, given them, for a point outside; for a member -1 / s_x, s_x of
+the part without it. So a point joins or leaves a part by m^2 multiplications in place of some 2 D^2, and its weight is
+there at once. The part with i begins as the prior, the part with j as j's component: by its P, A after pivoting on its
+members is I + P, with P - I on their diagonal.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from kernels.cpu.compiled import leaf
+from kernels.cpu.components import Components, Prior
+from kernels.cpu.parts import log_sigmoid, log_split, log_weight
+from kernels.cpu.tile import FASTMATH, ROWS, lanes, load_tile, multiply_columns, padded, whiten
+
+MOST_CANDIDATES = 31
+"""With the anchor they fill a tile."""
+
+
+class Peel(NamedTuple):
+    """Memory of a proposal."""
+
+    u: np.ndarray
+    """[n, D + 1] features of all points, whose inner products are P under the prior (see `small_components`); empty if
+    proposals are not to be made in this form."""
+    points: np.ndarray
+    """[LANES] those that may move: anchor i, then candidates."""
+    at: np.ndarray
+    """[LANES] which of the candidates each is."""
+    tile: np.ndarray
+    """[Dp, LANES]"""
+    work: np.ndarray
+    """[Dp, LANES]"""
+    y: np.ndarray
+    """[Dp, LANES] points whitened by the component."""
+    q: np.ndarray
+    """[LANES]"""
+    features: np.ndarray
+    """[padded(D + 1), LANES]"""
+    A_i: np.ndarray
+    """[LANES, LANES] A of the part with i."""
+    A_j: np.ndarray
+    """[LANES, LANES] A of the part with j."""
+    pivot: np.ndarray
+    """[LANES] a row of A."""
+
+
+@njit(nogil=True, cache=True)
+def make_peel(x: np.ndarray, u: np.ndarray) -> Peel:
+    D, L = x.shape[1], lanes(x)
+    return Peel(
+        u,
+        np.zeros(L, np.int64),
+        np.zeros(L, np.int64),
+        np.zeros((padded(D), L)),
+        np.zeros((padded(D), L)),
+        np.zeros((padded(D), L)),
+        np.zeros(L),
+        np.zeros((padded(D + 1), L)),
+        np.zeros((L, L)),
+        np.zeros((L, L)),
+        np.zeros(L),
+    )
+
+
+@leaf()
+def propose_peel(
+    x: np.ndarray,
+    labels: np.ndarray,
+    i: int,
+    j: int,
+    alpha: float,
+    candidates: np.ndarray,
+    launch: np.ndarray,
+    uniforms: np.ndarray,
+    prior: Prior,
+    marginal: np.ndarray,
+    components: Components,
+    peel: Peel,
+    with_i: np.ndarray,
+) -> float:
+    """As `split_merge._propose`."""
+    a, b = labels[i], labels[j]
+    points, at, A_i, A_j, kappa0 = peel.points, peel.at, peel.A_i, peel.A_j, prior.kappa0
+    points[0], m = i, 1
+    for t in range(len(candidates)):
+        k = candidates[t]
+        if k >= 0 and (labels[k] == a or labels[k] == b):
+            points[m], at[m] = k, t
+            m += 1
+    _products(x, labels, b, m, prior, components, peel)
+
+    # Numbers of points and log det T of both parts, of which j's has all points at first.
+    n_i, n_j = 0, components.size[b]
+    log_det_i, log_det_j = prior.log_det + math.log(kappa0), components.log_det[b] + math.log(kappa0 + n_j)
+    if a != b:
+        for r in range(m):
+            if labels[points[r]] == a:
+                log_det_j += _join(A_j, r, m, peel.pivot)
+                n_j += 1
+    log_det = log_det_j - math.log(kappa0 + n_j)  # of S_n, of the two as one
+    for k in range(len(with_i)):
+        with_i[k] = False
+    for r in range(m):
+        if r == 0 or launch[at[r]]:
+            with_i[points[r]] = True
+            log_det_j -= _leave(A_j, r, m, peel.pivot)
+            log_det_i += _join(A_i, r, m, peel.pivot)
+            n_i, n_j = n_i + 1, n_j - 1
+    log_proposal = 0.0
+    for scan in range(len(uniforms)):
+        last = scan == len(uniforms) - 1
+        for r in range(1, m):
+            k, t = points[r], at[r]
+            log_odds = _log_weight(A_i[r, r], with_i[k], n_i, log_det_i, prior) - _log_weight(
+                A_j[r, r], not with_i[k], n_j, log_det_j, prior
+            )
+            log_i = log_sigmoid(log_odds)
+            joins_i = labels[k] == a if last and a != b else uniforms[scan, t] < math.exp(log_i)
+            if last:
+                log_proposal += log_i if joins_i else log_i - log_odds
+            if joins_i and not with_i[k]:
+                log_det_j -= _leave(A_j, r, m, peel.pivot)
+                log_det_i += _join(A_i, r, m, peel.pivot)
+                n_i, n_j = n_i + 1, n_j - 1
+            elif with_i[k] and not joins_i:
+                log_det_i -= _leave(A_i, r, m, peel.pivot)
+                log_det_j += _join(A_j, r, m, peel.pivot)
+                n_i, n_j = n_i - 1, n_j + 1
+            with_i[k] = joins_i
+    log_det_i, log_det_j = log_det_i - math.log(kappa0 + n_i), log_det_j - math.log(kappa0 + n_j)
+    return log_split(alpha, n_i, n_j, log_det_i, log_det_j, log_det, prior, marginal) - log_proposal
+
+
+@leaf()
+def _products(
+    x: np.ndarray, labels: np.ndarray, b: int, m: int, prior: Prior, components: Components, peel: Peel
+) -> None:
+    """A of both parts, for the m points: of the prior, and of component b with its members."""
+    points, features, y, A_i, A_j = peel.points, peel.features, peel.y, peel.A_i, peel.A_j
+    load_tile(peel.u, points, 0, m, features)
+    load_tile(x, points, 0, m, peel.tile)
+    whiten(components.W[b], components.mean[b], peel.tile, peel.work, y, peel.q)
+    for r in range(0, m, ROWS):
+        multiply_columns(features, r, len(features), features, A_i, 0)
+        multiply_columns(y, r, len(y), y, A_j, 0)
+    inverse_kappa = 1 / (prior.kappa0 + components.size[b])
+    for r in range(m):
+        for c in range(len(points)):
+            A_j[r, c] += inverse_kappa
+        A_i[r, r] += 1
+        A_j[r, r] += -1 if labels[points[r]] == b else 1
+
+
+@leaf()
+def _join(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
+    """Point r comes into the part; log s of it, by which log det T grows."""
+    s = A[r, r]
+    _pivot(A, r, m, pivot)
+    return math.log(s) if s > 0 else math.nan
+
+
+@leaf()
+def _leave(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
+    """Point r goes out of the part; log s of it, by which log det T shrinks. NaN if rounding left nothing of 1 / s."""
+    inverse = -A[r, r]
+    _pivot(A, r, m, pivot)
+    return -math.log(inverse) if inverse > 0 else math.nan
+
+
+@leaf(fastmath=FASTMATH)
+def _pivot(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> None:
+    """Pivot on row r, for a point that comes or goes: columns past the m points hold rubbish, but finite."""
+    inverse = 1 / A[r, r]
+    for c in range(len(pivot)):
+        pivot[c] = A[r, c]
+    for row in range(m):
+        factor = pivot[row] * inverse
+        for c in range(len(pivot)):
+            A[row, c] -= factor * pivot[c]
+    for c in range(len(pivot)):
+        A[r, c] = pivot[c] * abs(inverse)
+    for row in range(m):
+        A[row, r] = A[r, row]
+    A[r, r] = -inverse
+
+
+@leaf()
+def _log_weight(diagonal: float, is_member: bool, n: int, log_det: float, prior: Prior) -> float:
+    """log n_k t_k(x) of a part without the point itself, by its entry on the diagonal of A and log det T."""
+    log_s = math.nan
+    if is_member and diagonal < 0:
+        log_s = -math.log(-diagonal)
+        n, log_det = n - 1, log_det - log_s
+    elif diagonal > 0 and not is_member:
+        log_s = math.log(diagonal)
+    log_kappa = math.log(prior.kappa0 + n)
+    return log_weight(n, log_det - log_kappa, log_s + log_kappa - math.log(prior.kappa0 + n + 1), prior)
