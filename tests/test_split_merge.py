@@ -280,21 +280,27 @@ def test_a_point_that_is_all_of_a_component_leaves_no_number():
         assert np.isnan(rank_one.move_factor(np.array([x, 0.0]), -1.0, -0.25, factor, mean, *scratch))
 
 
-def test_a_candidate_that_cannot_be_taken_out_of_a_part_leaves_no_ratio():
-    # The factor of a component as rounding may leave it: 1 - r q of the candidate is below 0, of the anchors 1.
-    x, labels, scratch = np.array([[0.0], [0.0], [1.0]]), np.zeros(3, np.int64), np.empty(4)
-    prior = components.make_prior(x, 0.01, 3.0, np.eye(1), factor_scratch(1))
+@pytest.mark.parametrize("i", [0, 2])
+@pytest.mark.parametrize("too_large", [0.5, 2.0])
+def test_a_point_that_cannot_be_taken_out_of_a_part_leaves_no_ratio(too_large, i):
+    """The factor of a component as rounding may leave it: 1 - r q of the last point is 0, or below it.
+
+    It is a candidate, or the anchor that is to leave the others.
+    """
+    x, labels, scratch = np.array([[0.0] * 3, [0.0] * 3, [1.0] * 3]), np.zeros(3, np.int64), np.empty(4)
+    prior = components.make_prior(x, 1.0, 5.0, np.eye(3), factor_scratch(3))
     one, parts = components.make_components(x, 1), components.make_components(x, 3)
-    one.size[0], one.W[0, 0, 0] = 3, 2.0
-    proposal = (np.array([2]), np.array([False]), np.array([[0.5]]))
+    one.size[0], one.W[0, :3, :3] = 3, too_large * np.eye(3)
+    proposal = (np.array([2 - i]), np.array([False]), np.array([[0.5]]))
     marginal, with_i = components.log_marginals(prior), np.empty(3, np.bool_)
-    arguments = (x, labels, 0, 1, 1.0, *proposal, prior, marginal, one, parts, with_i, scratch, scratch.copy())
-    by_products = (*arguments[:11], make_peel(x, np.hstack([x, np.full((3, 1), 10.0)])), with_i)
-    assert np.isnan(_propose(*arguments))
-    assert np.isnan(propose_peel(*by_products))
-    one.W[0, 0, 0] = 0.5
-    ratio = _propose(*arguments)
-    assert propose_peel(*by_products) == pytest.approx(ratio, rel=1e-9)
+    of_both = (x, labels, i, 1, 1.0, *proposal, prior, marginal, one)
+    peel = make_peel(x, np.hstack([x, np.ones((3, 1))]))
+    assert np.isnan(_propose(*of_both, parts, with_i, scratch, scratch.copy()))
+    assert np.isnan(propose_peel(*of_both, peel, with_i))
+    one.W[0, :3, :3] = 0.25 * np.eye(3)
+    ratio = _propose(*of_both, parts, with_i, scratch, scratch.copy())
+    assert np.isfinite(ratio)
+    assert propose_peel(*of_both, peel, with_i) == pytest.approx(ratio, rel=1e-9)
 
 
 def test_what_is_too_far_for_float64_is_refused():

@@ -24,7 +24,8 @@ from numba import njit
 from kernels.cpu.compiled import leaf
 from kernels.cpu.components import Components, Prior
 from kernels.cpu.parts import log_sigmoid, log_split, log_weight
-from kernels.cpu.tile import FASTMATH, ROWS, lanes, load_tile, multiply_columns, padded, whiten
+from kernels.cpu.rank_one import whiten_point
+from kernels.cpu.tile import FASTMATH, ROWS, lanes, multiply_columns, padded
 
 MOST_CANDIDATES = 31
 """With the anchor they fill a tile."""
@@ -40,16 +41,14 @@ class Peel(NamedTuple):
     """[LANES] those that may move: anchor i, then candidates."""
     at: np.ndarray
     """[LANES] which of the candidates each is."""
-    tile: np.ndarray
-    """[Dp, LANES]"""
-    work: np.ndarray
-    """[Dp, LANES]"""
+    features: np.ndarray
+    """[padded(D + 1), LANES] those of the points."""
     y: np.ndarray
     """[Dp, LANES] points whitened by the component."""
-    q: np.ndarray
-    """[LANES]"""
-    features: np.ndarray
-    """[padded(D + 1), LANES]"""
+    v: np.ndarray
+    """[Dp] one of them."""
+    d: np.ndarray
+    """[Dp] less the component's mean."""
     A_i: np.ndarray
     """[LANES, LANES] A of the part with i."""
     A_j: np.ndarray
@@ -65,11 +64,10 @@ def make_peel(x: np.ndarray, u: np.ndarray) -> Peel:
         u,
         np.zeros(L, np.int64),
         np.zeros(L, np.int64),
-        np.zeros((padded(D), L)),
-        np.zeros((padded(D), L)),
-        np.zeros((padded(D), L)),
-        np.zeros(L),
         np.zeros((padded(D + 1), L)),
+        np.zeros((padded(D), L)),
+        np.zeros(padded(D)),
+        np.zeros(padded(D)),
         np.zeros((L, L)),
         np.zeros((L, L)),
         np.zeros(L),
@@ -150,10 +148,13 @@ def _products(
     x: np.ndarray, labels: np.ndarray, b: int, m: int, prior: Prior, components: Components, peel: Peel
 ) -> None:
     """A of both parts, for the m points: of the prior, and of component b with its members."""
-    points, features, y, A_i, A_j = peel.points, peel.features, peel.y, peel.A_i, peel.A_j
-    load_tile(peel.u, points, 0, m, features)
-    load_tile(x, points, 0, m, peel.tile)
-    whiten(components.W[b], components.mean[b], peel.tile, peel.work, y, peel.q)
+    u, points, features, y, A_i, A_j = peel.u, peel.points, peel.features, peel.y, peel.A_i, peel.A_j
+    for r in range(m):
+        whiten_point(x[points[r]], components.mean[b], components.W[b], peel.d, peel.v)
+        for i in range(len(peel.v)):
+            y[i, r] = peel.v[i]
+        for i in range(u.shape[1]):
+            features[i, r] = u[points[r], i]
     for r in range(0, m, ROWS):
         multiply_columns(features, r, len(features), features, A_i, 0)
         multiply_columns(y, r, len(y), y, A_j, 0)
@@ -169,16 +170,20 @@ def _products(
 def _join(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
     """Point r comes into the part; log s of it, by which log det T grows."""
     s = A[r, r]
+    if not s > 0:
+        return math.nan
     _pivot(A, r, m, pivot)
-    return math.log(s) if s > 0 else math.nan
+    return math.log(s)
 
 
 @leaf()
 def _leave(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
     """Point r goes out of the part; log s of it, by which log det T shrinks. NaN if rounding left nothing of 1 / s."""
     inverse = -A[r, r]
+    if not inverse > 0:
+        return math.nan
     _pivot(A, r, m, pivot)
-    return -math.log(inverse) if inverse > 0 else math.nan
+    return -math.log(inverse)
 
 
 @leaf(fastmath=FASTMATH)

@@ -1,0 +1,82 @@
+"""Peels, as the protocol `converged` tries them: 40 a class, of up to 20 points, in 10 classes of 500 points.
+
+The labels are those of one component, and of two states in `bench_gibbs_sweep.py`: 6 components, "settled", and dozens,
+"shattered". The peer is ours as well, the form that moves take in which all points may move: by scale matrices in place
+of inner products.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+import kernels
+from benchmarks.bench_gibbs_sweep import N_CLASS, SEPARATION, G, K, n_components, state_of_chain
+from benchmarks.made import classes
+from benchmarks.measure import Peer, compare
+from classfit.prior import group_variances, niw_prior, standardise, standardised
+from classfit.proposals import PEELS_A_ROUND, companions_of, peels, unlearned
+from kernels import GibbsState, NIWPrior, SplitMergeInfo, SplitMergeProposals
+from kernels.cpu.peels import MOST_CANDIDATES
+from paper_repro.workers import one_thread
+from tests import tolerances
+
+
+@pytest.mark.parametrize("D", [16, 64])
+@pytest.mark.parametrize("components", ["one", "few", "many"])
+def test_peels(benchmark: Any, components: str, D: int) -> None:
+    case = classes(G, N_CLASS, K, D, SEPARATION if components == "few" else 0.0, torch.float32)
+    prior = niw_prior(*group_variances(case.x, case.group_offsets), K)
+    x = standardise(case.x, prior, case.group_offsets)
+    before = state_of_chain("shattered" if components == "many" else "settled", case, x, standardised(prior))
+    if components == "one":
+        before = before._replace(labels=torch.zeros_like(before.labels))
+    arguments = {"prior": standardised(prior), "group_offsets": case.group_offsets}
+    engine, proposals = kernels.unchecked(x), made_peels(x, N_CLASS, standardised(prior))
+
+    def log_ratios(given: SplitMergeProposals) -> torch.Tensor:
+        return engine.split_merge(before, x, given, **arguments)[1].log_ratio
+
+    prove_ratios(x, before, standardised(prior))
+    columns = MOST_CANDIDATES + 1 - proposals.candidates.shape[2]
+    by_factors = proposals._replace(
+        candidates=pad(proposals.candidates, (0, columns), value=-1),
+        launch=pad(proposals.launch, (0, columns)),
+        uniforms=pad(proposals.uniforms, (0, columns)),
+    )
+    result = compare(
+        benchmark,
+        lambda: log_ratios(proposals),
+        [Peer("by scale matrices", lambda: log_ratios(by_factors), 1e3 * tolerances.PEER_RELATIVE)],
+        rounds=13,
+        operation=f"split_merge, peels, {components} components",
+        shapes={"classes": G, "points a class": N_CLASS, "features": D, "peels a class": PEELS_A_ROUND},
+        dtype="float32",
+        work=G * PEELS_A_ROUND,
+    )
+    result.measure("one peel", result.seconds / (G * PEELS_A_ROUND) * 1e6, "us", more_is_better=False)
+    after, info = kernels.split_merge(before, x, proposals, **arguments)
+    result.measure("peels accepted", 100 * float(info.accepted.double().mean()), "%")
+    result.measure("components", float(n_components(after.labels).double().mean()), "")
+
+
+def made_peels(x: torch.Tensor, n: int, prior: NIWPrior) -> SplitMergeProposals:
+    """Of classes of n points."""
+    companions = [companions_of(part, scale) for part, scale in zip(x.double().split(n), prior.S0, strict=True)]
+    rngs = [np.random.default_rng([5, g]) for g in range(len(companions))]
+    return peels(rngs, companions, [unlearned([others]) for others in companions])
+
+
+def prove_ratios(x: torch.Tensor, state: GibbsState, prior: NIWPrior) -> None:
+    """Five peels of the first 60 points of the first class against the reference."""
+    n, first = 60, NIWPrior(*(field[:1] for field in prior))
+    start = GibbsState(torch.unique(state.labels[:n], return_inverse=True)[1], state.alpha[:1])
+    given = SplitMergeProposals(*(field[:5] for field in made_peels(x[:n], n, first)))
+    with one_thread():
+        found: list[SplitMergeInfo] = [
+            kernels.split_merge(start, x[:n], given, prior=first, engine=engine)[1] for engine in ("auto", "reference")
+        ]
+    np.testing.assert_allclose(found[0].log_ratio, found[1].log_ratio, rtol=1e-7, atol=1e3 * tolerances.PEER_RELATIVE)
+    assert found[0].log_ratio.isfinite().any()
