@@ -188,7 +188,10 @@ def _leave(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
 
 @leaf(fastmath=FASTMATH)
 def _pivot(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> None:
-    """Pivot on row r, for a point that comes or goes: columns past the m points hold rubbish, but finite."""
+    """Pivot on row r, for a point that comes or goes, but for signs of rows with their columns: nothing depends on them.
+
+    Columns past the m points hold rubbish, but finite.
+    """
     inverse = 1 / A[r, r]
     for c in range(len(pivot)):
         pivot[c] = A[r, c]
@@ -197,7 +200,7 @@ def _pivot(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> None:
         for c in range(len(pivot)):
             A[row, c] -= factor * pivot[c]
     for c in range(len(pivot)):
-        A[r, c] = pivot[c] * abs(inverse)
+        A[r, c] = pivot[c] * inverse
     for row in range(m):
         A[row, r] = A[r, row]
     A[r, r] = -inverse
