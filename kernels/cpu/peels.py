@@ -188,7 +188,7 @@ def _leave(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
 
 @leaf(fastmath=FASTMATH)
 def _pivot(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> None:
-    """Pivot on row r, for a point that comes or goes, but for signs of rows with their columns: nothing depends on them.
+    """Pivot on row r, for a point that comes or goes, but for signs of rows and columns, which nothing depends on.
 
     Columns past the m points hold rubbish, but finite.
     """
