@@ -23,9 +23,12 @@ from kernels.cpu.peels import MOST_CANDIDATES
 from paper_repro.workers import one_thread
 from tests import tolerances
 
+SAY = {"one": "one component", "few": "6 components", "many": "dozens of components"}
 
-@pytest.mark.parametrize("D", [16, 64])
-@pytest.mark.parametrize("components", ["one", "few", "many"])
+
+@pytest.mark.parametrize(
+    ("components", "D"), [("one", 16), ("one", 64), ("few", 16), ("few", 64), ("many", 64)], ids=str
+)
 def test_peels(benchmark: Any, components: str, D: int) -> None:
     case = classes(G, N_CLASS, K, D, SEPARATION if components == "few" else 0.0, torch.float32)
     prior = niw_prior(*group_variances(case.x, case.group_offsets), K)
@@ -51,7 +54,7 @@ def test_peels(benchmark: Any, components: str, D: int) -> None:
         lambda: log_ratios(proposals),
         [Peer("by scale matrices", lambda: log_ratios(by_factors), 1e3 * tolerances.PEER_RELATIVE)],
         rounds=13,
-        operation=f"split_merge, peels, {components} components",
+        operation=f"split_merge, peels, {SAY[components]}",
         shapes={"classes": G, "points a class": N_CLASS, "features": D, "peels a class": PEELS_A_ROUND},
         dtype="float32",
         work=G * PEELS_A_ROUND,
