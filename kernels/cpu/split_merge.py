@@ -3,8 +3,8 @@
 A component is held as in a Gibbs sweep: count, mean m and W = inverse Cholesky factor of its posterior scale matrix. It
 is built from the data when a proposal first needs it, and again after its members changed, so that a result depends on
 the labels alone. A proposal works on copies: the two anchors' components as one, and its two parts, which exchange
-points by rank-one updates. Of few candidates only their inner products are needed (`peels.py`): with 10 of them in 64
-dimensions, a fifth of the time.
+points by rank-one updates. Of few candidates only their inner products are needed (`peels.py`): of all points in one
+component of 64 dimensions 40 peels take two fifths of the time.
 """
 
 import math
