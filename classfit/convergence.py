@@ -340,14 +340,14 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
         made = rounds(problem, units, state, first, next_stop - t, aim)
         t = next_stop
         _write(problem, units, made.last(), labels, alpha)
-        g, c, _ = np.array(units).T
+        of_unit, chain, _ = np.array(units).T
         of_all = len(made.labels), *alpha.shape
         joint, number = np.full(of_all, np.nan), np.full(of_all, -1)
-        joint[:, c, g] = _log_joint(problem, units, GibbsState(made.labels, made.alpha))
-        number[:, c, g] = np.stack([part.max(1) + 1 for part in _parts(problem, units, made.labels)], axis=1)
+        joint[:, chain, of_unit] = _log_joint(problem, units, GibbsState(made.labels, made.alpha))
+        number[:, chain, of_unit] = np.stack([part.max(1) + 1 for part in _parts(problem, units, made.labels)], axis=1)
         joints, numbers = np.concatenate([joints, joint]), np.concatenate([numbers, number])
-        proposed[:, c, g] += made.proposed.numpy()
-        accepted[:, c, g] += made.accepted.numpy()
+        proposed[:, chain, of_unit] += made.proposed.numpy()
+        accepted[:, chain, of_unit] += made.accepted.numpy()
         if t % KEEP_EVERY == 0:
             kept_labels.append(labels.copy())
             kept_alpha.append(alpha.copy())
@@ -447,7 +447,7 @@ def _in_parts(
 def rounds(
     problem: Problem, units: list[tuple[int, int, int]], state: GibbsState, first: int, n_rounds: int, aim: Aim
 ) -> Rounds:
-    """Rounds `first` and on of units (group, chain, track), each as a group of its own."""
+    """Rounds `first` and on, one at least, of units (group, chain, track), each as a group of its own."""
 
     def of_part(which: slice, rows: slice) -> Rounds:
         part = GibbsState(state.labels[rows], state.alpha[which])

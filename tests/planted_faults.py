@@ -41,7 +41,7 @@ EM = ("test_em_statistics.py", "equal_the_reference and dtype1 and 10.0")
 MOMENTS = ("test_component_statistics.py", "equal_the_reference and dtype1")
 SMALL = "test_small_components.py"
 PARTITIONS = ("test_gibbs.py", "203_partitions and 0.7")
-SPLIT_MERGE = ("test_split_merge.py", "split_merge_samples_the_posterior and all_points")
+SPLIT_MERGE = ("test_split_merge.py", "split_merge_samples_the_posterior and factors")
 PEELS = ("test_split_merge.py", "split_merge_samples_the_posterior and two_candidates")
 BY_PRODUCTS = ("test_split_merge.py", "moves_of_the_reference and products and 5-None")
 RELATIVE_ENTROPY = ("test_relative_entropy.py", "integrals")
@@ -153,6 +153,10 @@ FAULTS = [
           "-1 if labels[points[r]] == b else 1", "1", BY_PRODUCTS),
     Fault("peels: products about the mean alone", "kernels/cpu/peels.py",
           "A_j[r, c] += inverse_kappa", "A_j[r, c] += 0", BY_PRODUCTS),
+    Fault("peels: by the width of what all groups name", "kernels/cpu/split_merge.py",
+          "named[p] += c >= 0", "named[p] += 1", ("test_split_merge.py", "how_many_candidates_others")),
+    Fault("peels: products without digits", "kernels/cpu/split_merge.py",
+          "if has_digits and fewest", "if fewest", ("test_split_merge.py", "prior_takes")),
     Fault("peels: a pivot's row not divided by it", "kernels/cpu/peels.py",
           "A[r, c] = pivot[c] * inverse", "A[r, c] = pivot[c]", BY_PRODUCTS),
     Fault("peels: a member weighed by the determinant with it", "kernels/cpu/peels.py",

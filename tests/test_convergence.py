@@ -342,8 +342,8 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_result(short, tmp_path, m
 
 @pytest.mark.parametrize("name", ["duo", "ten", "elk"])
 def test_a_group_is_fitted_alike_alone_and_among_others(short, name):
-    """Ten points have fewer companions than thirty: the random numbers of their peels are theirs all the same."""
-    sizes = {"cat": 30, "duo": 2, "one": 1, "ten": 10, "elk": 21}
+    """Ten points have fewer companions than forty, and all of them are few candidates: it is all the same to them."""
+    sizes = {"cat": 40, "duo": 2, "one": 1, "ten": 10, "elk": 21}
     X = np.concatenate([two_clusters(n, seed) for seed, n in enumerate(sizes.values())])
     names = np.repeat(list(sizes), list(sizes.values()))
     own = names == name

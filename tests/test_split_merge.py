@@ -1,9 +1,11 @@
 """Split-merge and corrected block moves: engine against reference label for label; enumeration; Geweke's test."""
 
+import importlib
 from functools import cache
 
 import numpy as np
 import pytest
+import tolerances
 import torch
 from scipy.special import gammaln
 from test_gibbs import (
@@ -27,7 +29,8 @@ from kernels.cpu import components, rank_one
 from kernels.cpu.moments import factor_scratch
 from kernels.cpu.peels import MOST_CANDIDATES, make_peel, propose_peel
 from kernels.cpu.small_components import LARGEST_PRODUCT
-from kernels.cpu.split_merge import _propose
+
+split_merge_of_engine = importlib.import_module("kernels.cpu.split_merge")
 
 
 def make_proposals(
@@ -37,15 +40,11 @@ def make_proposals(
     n_scans: int = 2,
     n_candidates: int | None = None,
     launch: str = "random",
-    columns: int = 0,
 ) -> SplitMergeProposals:
-    """Random anchors and, in random order, all other points of the group or the first few of them as candidates.
-
-    There are `columns` for candidates at least. With more than MOST_CANDIDATES the engine does not take inner products.
-    """
+    """Random anchors and, in random order, all other points of the group or the first few of them as candidates."""
     sizes = group_offsets.diff().tolist()
     C = max(sizes) if n_candidates is None else n_candidates
-    anchors, candidates = np.zeros((P, len(sizes), 2), np.int64), np.full((P, len(sizes), max(C, columns)), -1)
+    anchors, candidates = np.zeros((P, len(sizes), 2), np.int64), np.full((P, len(sizes), C), -1)
     for p in range(P):
         for g, n in enumerate(sizes):
             points = rng.permutation(n)
@@ -54,18 +53,21 @@ def make_proposals(
                 rest = points[2 : 2 + C]
                 candidates[p, g, : len(rest)] = rest
     bits = rng.random(candidates.shape) < 0.5 if launch == "random" else np.ones(candidates.shape, np.bool_)
-    uniforms, accept = rng.random((P, len(sizes), n_scans, candidates.shape[2])), rng.random((P, len(sizes)))
-    numbers = (anchors, candidates, bits, uniforms, accept)
+    numbers = (anchors, candidates, bits, rng.random((P, len(sizes), n_scans, C)), rng.random((P, len(sizes))))
     return SplitMergeProposals(*(torch.from_numpy(field) for field in numbers))
 
 
 # --- Engine against reference
 
 
-BY_FACTORS = {"columns": MOST_CANDIDATES + 1}
+@pytest.fixture
+def form(request, monkeypatch) -> None:
+    """How the engine makes proposals of few candidates; of many it makes all by factors."""
+    if request.param == "factors":
+        monkeypatch.setattr(split_merge_of_engine, "MOST_CANDIDATES", -1)
 
 
-@pytest.mark.parametrize("form", [{}, BY_FACTORS], ids=["products", "factors"])
+@pytest.mark.parametrize("form", ["products", "factors"], indirect=True)
 @pytest.mark.parametrize(("n_candidates", "launch"), [(None, "random"), (5, "with i"), (0, "random")])
 @pytest.mark.parametrize("D", [1, 2, 5, 17])
 def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch, form):
@@ -73,8 +75,7 @@ def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch, form):
     for seed in range(2):
         state, x, _, _, _, arguments = make_problem(seed, N=40, D=D, G=3, T=1, n_components=4)
         rng, offsets = np.random.default_rng(seed), arguments["group_offsets"]
-        proposals = make_proposals(rng, offsets, 25, 3, n_candidates, launch, **form)
-        assert (proposals.candidates.shape[2] > MOST_CANDIDATES) == bool(form)
+        proposals = make_proposals(rng, offsets, 25, 3, n_candidates, launch)
         expected, expected_info = split_merge(state, x, proposals, engine="reference", **arguments)
         got, info = split_merge(state, x, proposals, **arguments)
         assert torch.equal(got.labels, expected.labels)
@@ -87,11 +88,9 @@ def test_engine_makes_the_moves_of_the_reference(D, n_candidates, launch, form):
 
 
 @pytest.mark.parametrize(
-    ("engine", "columns"),
-    [("reference", 1), ("cpu", 1), ("cpu", MOST_CANDIDATES + 1)],
-    ids=["reference", "products", "factors"],
+    ("engine", "form"), [("reference", ""), ("cpu", "products"), ("cpu", "factors")], indirect=["form"]
 )
-def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine, columns):
+def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine, form):
     """The candidate, labelled as the 400 points far away, would join them by odds of exp(-1500)."""
     rng, D = np.random.default_rng(3), 2
     x = np.concatenate([rng.normal(size=(400, D)), [[1000.0, 0.0], [1000.5, 0.0]]])
@@ -101,7 +100,7 @@ def test_ratio_where_the_split_that_undoes_a_merge_is_next_to_impossible(engine,
     )
     labels = torch.zeros(402, dtype=torch.int64)
     labels[i] = 1
-    numbers = ([[[i, 0]]], [[[k] + [-1] * (columns - 1)]], [[[True] * columns]], [[[[0.5] * columns]]], [[0.5]])
+    numbers = ([[[i, 0]]], [[[k]]], [[[True]]], [[[[0.5]]]], [[0.5]])
     proposals = SplitMergeProposals(*map(torch.tensor, numbers))
     proposals = proposals._replace(uniforms=proposals.uniforms.double(), accept=proposals.accept.double())
     state = GibbsState(labels, torch.tensor([0.7], dtype=torch.float64))
@@ -191,36 +190,58 @@ def test_a_group_of_no_more_than_a_block_is_visited_one_point_at_a_time(engine):
         )
 
 
-def ratios_of_two_points_apart(distance: float) -> list[np.ndarray]:
-    """Of the reference, of inner products and of factors, where two of 30 points are so far from the prior's mean."""
+def ratios_in_every_form(state, x, proposals, arguments) -> list[np.ndarray]:
+    """Of the reference, of inner products and of factors."""
+    _, expected = split_merge(state, x, proposals, engine="reference", **arguments)
+    _, products = split_merge(state, x, proposals, **arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split_merge_of_engine, "MOST_CANDIDATES", -1)
+        _, factors = split_merge(state, x, proposals, **arguments)
+    assert products.log_ratio.isfinite().sum() >= 8
+    return [info.log_ratio.numpy() for info in (expected, products, factors)]
+
+
+@pytest.mark.parametrize(("of_largest", "taken"), [(0.96, True), (1.04, False)])
+def test_products_of_points_far_away_are_taken_as_long_as_they_have_digits(of_largest, taken):
+    """Two of 30 points in 16 dimensions are so far out; the first is the anchor of every other proposal."""
+    distance = 0.25 * np.sqrt(of_largest * LARGEST_PRODUCT)
     state, x, _, _, _, arguments = far_problem((distance, distance), torch.float64)
-    rng, ratios = np.random.default_rng(3), []
-    proposals = make_proposals(rng, arguments["group_offsets"], 40, 2, 8, "with i")
-    apart = proposals.anchors.clone()
-    apart[::2, 0, 0], apart[::2, 0, 1] = 0, 2  # of every second an anchor is one of the two
-    others = torch.where(
-        (proposals.candidates == apart[..., :1]) | (proposals.candidates == apart[..., 1:]), -1, proposals.candidates
-    )
-    proposals = proposals._replace(anchors=apart, candidates=others)
-    empty = BY_FACTORS["columns"] - 8
-    padded = proposals._replace(
-        candidates=torch.nn.functional.pad(others, (0, empty), value=-1),
-        launch=torch.nn.functional.pad(proposals.launch, (0, empty)),
-        uniforms=torch.nn.functional.pad(proposals.uniforms, (0, empty)),
-    )
-    for engine, given in (("reference", proposals), ("cpu", proposals), ("cpu", padded)):
-        found, info = split_merge(state, x, given, engine=engine, **arguments)
-        ratios.append(info.log_ratio.numpy())
-    assert found.labels.max() > 0
-    return ratios
+    proposals = make_proposals(np.random.default_rng(3), arguments["group_offsets"], 40, 2, 8, "with i")
+    anchors = proposals.anchors.clone()
+    anchors[::2] = torch.tensor([0, 2])
+    others = proposals.candidates
+    others = torch.where((others == anchors[..., :1]) | (others == anchors[..., 1:]), -1, others)
+    proposals = proposals._replace(anchors=anchors, candidates=others)
+    expected, products, factors = ratios_in_every_form(state, x, proposals, arguments)
+    assert np.array_equal(products, factors) != taken
+    np.testing.assert_allclose(products, expected, rtol=tolerances.PRODUCTS_RELATIVE, atol=tolerances.PRODUCTS_NATS)
 
 
-def test_products_of_points_far_away_are_taken_as_long_as_they_have_digits():
-    expected, products, factors = ratios_of_two_points_apart(0.24 * np.sqrt(LARGEST_PRODUCT))
-    assert not np.array_equal(products, factors)
-    np.testing.assert_allclose(products, expected, rtol=1e-6, atol=1e-5)
-    expected, products, factors = ratios_of_two_points_apart(0.26 * np.sqrt(LARGEST_PRODUCT))
-    assert np.array_equal(products, factors), "where they have not, factors are"
+@pytest.mark.parametrize(("nu0", "taken"), [(50.0, True), (1e6, False)])
+def test_products_are_not_taken_where_the_prior_takes_their_digits(nu0, taken):
+    state, x, _, _, _, arguments = make_problem(3, N=30, D=4, G=1, T=1, n_components=2)
+    proposals = make_proposals(np.random.default_rng(3), arguments["group_offsets"], 20, 2, 8, "with i")
+    prior = arguments["prior"]._replace(
+        kappa0=torch.full((1,), 1e-7, dtype=torch.float64), nu0=torch.full((1,), nu0, dtype=torch.float64)
+    )
+    prior = prior._replace(S0=nu0 * prior.S0)
+    expected, products, factors = ratios_in_every_form(state, x, proposals, arguments | {"prior": prior})
+    assert np.array_equal(products, factors) != taken
+    np.testing.assert_allclose(products, expected, rtol=tolerances.PEER_RELATIVE, atol=tolerances.PRODUCTS_NATS)
+
+
+def test_a_ratio_does_not_depend_on_how_many_candidates_others_name():
+    state, x, _, _, _, arguments = make_problem(5, N=20, D=3, G=1, T=1, n_components=2)
+    proposals = make_proposals(np.random.default_rng(5), arguments["group_offsets"], 20)
+    more = MOST_CANDIDATES + 1 - proposals.candidates.shape[2]
+    padded = SplitMergeProposals(
+        proposals.anchors,
+        *(torch.nn.functional.pad(f, (0, more), value=v) for f, v in zip(proposals[1:4], (-1, 0, 0), strict=True)),
+        proposals.accept,
+    )
+    of_both = [split_merge(state, x, given, **arguments)[1].log_ratio for given in (proposals, padded)]
+    assert torch.equal(*of_both)
+    assert not np.array_equal(*ratios_in_every_form(state, x, padded, arguments)[1:])
 
 
 def test_points_far_from_zero_give_the_same_ratios_to_the_bit():
@@ -295,10 +316,10 @@ def test_a_point_that_cannot_be_taken_out_of_a_part_leaves_no_ratio(too_large, i
     marginal, with_i = components.log_marginals(prior), np.empty(3, np.bool_)
     of_both = (x, labels, i, 1, 1.0, *proposal, prior, marginal, one)
     peel = make_peel(x, np.hstack([x, np.ones((3, 1))]))
-    assert np.isnan(_propose(*of_both, parts, with_i, scratch, scratch.copy()))
+    assert np.isnan(split_merge_of_engine._propose(*of_both, parts, with_i, scratch, scratch.copy()))
     assert np.isnan(propose_peel(*of_both, peel, with_i))
     one.W[0, :3, :3] = 0.25 * np.eye(3)
-    ratio = _propose(*of_both, parts, with_i, scratch, scratch.copy())
+    ratio = split_merge_of_engine._propose(*of_both, parts, with_i, scratch, scratch.copy())
     assert np.isfinite(ratio)
     assert propose_peel(*of_both, peel, with_i) == pytest.approx(ratio, rel=1e-9)
 
@@ -323,8 +344,7 @@ def test_what_is_too_far_is_refused_wherever_it_is(place):
 
 POINTS = np.array([[0.0, 0.0], [0.4, 0.3], [2.5, 1.0], [2.2, 1.6], [1.2, 0.4], [-1.5, 2.0]])
 MOVES = {
-    "all_points": {"n_candidates": None, "launch": "random", **BY_FACTORS},
-    "by_products": {"n_candidates": None, "launch": "random"},
+    "all_points": {"n_candidates": None, "launch": "random"},
     "two_candidates": {"n_candidates": 2, "launch": "with i"},
 }
 
@@ -381,8 +401,12 @@ def test_peels_that_aim_sample_the_posterior_over_all_203_partitions():
     assert_posterior_over_partitions(np.stack(after[n_discard:]), exact)
 
 
-@pytest.mark.parametrize("move", MOVES)
-def test_split_merge_samples_the_posterior_over_all_203_partitions(move):
+@pytest.mark.parametrize(
+    ("move", "form"),
+    [("all_points", "factors"), ("all_points", "products"), ("two_candidates", "products")],
+    indirect=["form"],
+)
+def test_split_merge_samples_the_posterior_over_all_203_partitions(move, form):
     """Jain & Neal's move alone reaches every partition; with few candidates, a Gibbs sweep goes between."""
     rng = np.random.default_rng(31)
     n_chains, n_rounds, n_discard = 300, 100, 15
@@ -391,7 +415,7 @@ def test_split_merge_samples_the_posterior_over_all_203_partitions(move):
     for _ in range(n_rounds):
         proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])
         state, _ = split_merge(state, x, proposals, **arguments)
-        if move == "two_candidates":
+        if move != "all_points":
             order, uniforms, _ = make_noise(rng, arguments["group_offsets"], 1)
             state = gibbs_sweep(state, x, order[0], uniforms[0], **arguments)
             proposals = make_proposals(rng, arguments["group_offsets"], 3, 2, **MOVES[move])

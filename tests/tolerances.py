@@ -69,6 +69,10 @@ def assert_within(actual: torch.Tensor, expected: torch.Tensor, tolerance: torch
 PEER_RELATIVE = 1e-9
 """Relative difference to scipy and scikit-learn in float64: both sides are good to 1e-12 or so at these sizes."""
 
+PRODUCTS_RELATIVE, PRODUCTS_NATS = 1e-7, 1e-6
+"""Promised of moves by inner products up to LARGEST_PRODUCT: an error of 1e8 times the unit roundoff in s, which counts
+(nu0 + n) / 2 times, some 20 here, in ratios of some hundred nats."""
+
 QUADRATURE = 1e-9
 """Error of an integral by the double exponential rule at step 0.01, of densities no narrower than 0.3 of a unit."""
 

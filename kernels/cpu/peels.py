@@ -1,18 +1,18 @@
 """Split-merge proposals of few candidates, which part a few points from a component, by inner products.
 
-Of the m points that may move, anchor i and the candidates, a proposal needs their products only. A component has
+Of the c points that may move, anchor i and the candidates, a proposal needs their products only. A component has
 
-    T = [[kappa, kappa m'], [kappa m, S_n + kappa m m']],    det T = kappa det S_n,
+    T = [[kappa, kappa m_n'], [kappa m_n, S_n + kappa m_n m_n']],    det T = kappa det S_n,
 
-to which a point x adds (1, x)(1, x)', so with P_xy = (1, x) T^-1 (1, y)' = 1 / kappa + (x - m)' S_n^-1 (y - m)
+to which a point x adds (1, x)(1, x)', so with P_xy = (1, x) T^-1 (1, y)' = 1 / kappa + (x - m_n)' S_n^-1 (y - m_n)
 
     s_x = 1 + P_xx,    det T grows by s_x when x joins,    1 + q kappa / (kappa + 1) = s_x kappa / (kappa + 1).
 
-Let A = I + P, P of a part without any of the m points. Pivoting on the points that are in the part (the sweep operator:
+Let A = I + P, P of a part without any of the c points. Pivoting on the points that are in the part (the sweep operator:
 Beaton 1964, Goodnight 1979) leaves on the diagonal s_x, given them, for a point outside; for a member -1 / s_x, s_x of
-the part without it. So a point joins or leaves a part by m^2 multiplications in place of some 2 D^2, and its weight is
-there at once. The part with i begins as the prior, the part with j as j's component: by its P, A after pivoting on its
-members is I + P, with P - I on their diagonal.
+the part without it. So a point joins or leaves a part by some c^2 multiplications in place of 2 D^2, and its weight is
+there at once. The part with i begins as the prior, the part with j as j's component. By P of that component as it is, A
+after pivoting is P_xx + 1 on the diagonal for points outside, P_xx - 1 for members, and P elsewhere.
 """
 
 import math
@@ -25,18 +25,23 @@ from kernels.cpu.compiled import leaf
 from kernels.cpu.components import Components, Prior
 from kernels.cpu.parts import log_sigmoid, log_split, log_weight
 from kernels.cpu.rank_one import whiten_point
-from kernels.cpu.tile import FASTMATH, ROWS, lanes, multiply_columns, padded
+from kernels.cpu.tile import FASTMATH, ROWS, multiply_columns, padded
 
-MOST_CANDIDATES = 31
+LANES = 32
+"""Points in a tile of float64."""
+MOST_CANDIDATES = LANES - 1
 """With the anchor they fill a tile."""
+NATS_LOST = 1e-6
+"""1 / kappa0 is part of every product under the prior, so s_x has an error of some eps / kappa0, and the ratio of a
+move of that times half the degrees of freedom. Where this may be more, products are not taken."""
 
 
 class Peel(NamedTuple):
     """Memory of a proposal."""
 
     u: np.ndarray
-    """[n, D + 1] features of all points, whose inner products are P under the prior (see `small_components`); empty if
-    proposals are not to be made in this form."""
+    """[n, D + 1] features of all points, whose inner products are P under the prior (see `small_components`), as large
+    as the points in float64; empty if proposals are not made in this form."""
     points: np.ndarray
     """[LANES] those that may move: anchor i, then candidates."""
     at: np.ndarray
@@ -59,18 +64,18 @@ class Peel(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def make_peel(x: np.ndarray, u: np.ndarray) -> Peel:
-    D, L = x.shape[1], lanes(x)
+    D = x.shape[1]
     return Peel(
         u,
-        np.zeros(L, np.int64),
-        np.zeros(L, np.int64),
-        np.zeros((padded(D + 1), L)),
-        np.zeros((padded(D), L)),
+        np.zeros(LANES, np.int64),
+        np.zeros(LANES, np.int64),
+        np.zeros((padded(D + 1), LANES)),
+        np.zeros((padded(D), LANES)),
         np.zeros(padded(D)),
         np.zeros(padded(D)),
-        np.zeros((L, L)),
-        np.zeros((L, L)),
-        np.zeros(L),
+        np.zeros((LANES, LANES)),
+        np.zeros((LANES, LANES)),
+        np.zeros(LANES),
     )
 
 
@@ -188,9 +193,10 @@ def _leave(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> float:
 
 @leaf(fastmath=FASTMATH)
 def _pivot(A: np.ndarray, r: int, m: int, pivot: np.ndarray) -> None:
-    """Pivot on row r, for a point that comes or goes, but for signs of rows and columns, which nothing depends on.
+    """Pivot on row r, for a point that comes or goes. Columns past the points are never read.
 
-    Columns past the m points hold rubbish, but finite.
+    Pivoting twice gives A back with the signs of row and column r changed, except where they meet: neither the diagonal
+    nor a product of two entries of one row or column depends on them.
     """
     inverse = 1 / A[r, r]
     for c in range(len(pivot)):

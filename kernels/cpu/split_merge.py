@@ -37,7 +37,7 @@ from kernels.cpu.components import (
 )
 from kernels.cpu.gibbs_sweep import FIRST_CAPACITY
 from kernels.cpu.parts import log_sigmoid, log_split, log_weight
-from kernels.cpu.peels import MOST_CANDIDATES, make_peel, propose_peel
+from kernels.cpu.peels import LANES, MOST_CANDIDATES, NATS_LOST, make_peel, propose_peel
 from kernels.cpu.rank_one import move_factor, whiten_point, without
 from kernels.cpu.small_components import features
 from kernels.cpu.tile import FASTMATH, padded
@@ -68,7 +68,7 @@ def split_merge(
         numbers = [np.ascontiguousarray(field[:, g]) for field in fields]
         tasks.append(
             (centred(points[a:b], mu0[g]), labels[a:b], float(state.alpha[g]), *numbers, kappa0[g], nu0[g], S0[g],
-             split[g], log_ratio[g], accepted[g])
+             MOST_CANDIDATES, split[g], log_ratio[g], accepted[g])
         )  # fmt: skip
     check_outcomes(threads.run(_split_merge_group, tasks))
     info = SplitMergeInfo(*(torch.from_numpy(np.ascontiguousarray(field.T)) for field in (split, log_ratio, accepted)))
@@ -88,20 +88,28 @@ def _split_merge_group(
     kappa0: float,
     nu0: float,
     S0: np.ndarray,
+    most_candidates: int,
     split_out: np.ndarray,
     log_ratio_out: np.ndarray,
     accepted_out: np.ndarray,
 ) -> int:
-    """All proposals of one group; labels are changed in place."""
+    """All proposals of one group, by products where at most so many candidates are named; labels are changed in place.
+
+    Which form a proposal takes depends on itself and the data of the group alone.
+    """
     n, D = x.shape
     scratch = build_scratch(n, D)
     prior = make_prior(x, kappa0, nu0, S0, scratch.factors)
     if math.isnan(prior.log_det):
         return NOT_POSITIVE_DEFINITE
-    few = candidates.shape[1] <= MOST_CANDIDATES
-    u = features(x, kappa0, S0, scratch.factors) if few else np.empty((0, 0))
-    few = len(u) > 0
-    if not few and has_far_point(x, prior):
+    named = np.zeros(len(accept), np.int64)
+    for p in range(len(accept)):
+        for c in candidates[p]:
+            named[p] += c >= 0
+    fewest = len(x) if len(accept) == 0 else named.min()
+    has_digits = 0.5 * (nu0 + LANES) * np.finfo(x.dtype).eps / kappa0 < NATS_LOST
+    u = features(x, kappa0, S0, scratch.factors) if has_digits and fewest <= most_candidates else np.empty((0, 0))
+    if len(u) == 0 and has_far_point(x, prior):
         return TOO_FAR
     peel = make_peel(x, u)
     marginal = log_marginals(prior)
@@ -131,8 +139,9 @@ def _split_merge_group(
             continue
         if not rebuild_one(x, labels, b, kappa0, S0, components, scratch):
             return NOT_POSITIVE_DEFINITE
+        by_products = len(u) > 0 and named[p] <= most_candidates
         proposal = (x, labels, i, j, alpha, candidates[p], launch[p], uniforms[p], prior, marginal, components)
-        log_odds = propose_peel(*proposal, peel, with_i) if few else _propose(*proposal, parts, with_i, v, z)
+        log_odds = propose_peel(*proposal, peel, with_i) if by_products else _propose(*proposal, parts, with_i, v, z)
         log_ratio = log_odds if is_split else -log_odds
         log_ratio_out[p] = log_ratio
         # In this order, so that a ratio that is no number is refused.
