@@ -27,6 +27,7 @@ from classfit.proposals import aim_of, companions_of, peels, unlearned
 from kernels import AlphaNoise, GibbsState, NIWPrior, SplitMergeProposals, gibbs_sweep, split_merge, unchecked
 from kernels.cpu import components, rank_one
 from kernels.cpu.moments import factor_scratch
+from kernels.cpu.parts import Proposal
 from kernels.cpu.peels import MOST_CANDIDATES, make_peel, propose_peel
 from kernels.cpu.small_components import LARGEST_PRODUCT
 
@@ -312,9 +313,9 @@ def test_a_point_that_cannot_be_taken_out_of_a_part_leaves_no_ratio(too_large, i
     prior = components.make_prior(x, 1.0, 5.0, np.eye(3), factor_scratch(3))
     one, parts = components.make_components(x, 1), components.make_components(x, 3)
     one.size[0], one.W[0, :3, :3] = 3, too_large * np.eye(3)
-    proposal = (np.array([2 - i]), np.array([False]), np.array([[0.5]]))
+    proposal = Proposal(i, 1, np.array([2 - i]), np.array([False]), np.array([[0.5]]))
     marginal, with_i = components.log_marginals(prior), np.empty(3, np.bool_)
-    of_both = (x, labels, i, 1, 1.0, *proposal, prior, marginal, one)
+    of_both = (x, labels, 1.0, proposal, prior, marginal, one)
     peel = make_peel(x, np.hstack([x, np.ones((3, 1))]))
     assert np.isnan(split_merge_of_engine._propose(*of_both, parts, with_i, scratch, scratch.copy()))
     assert np.isnan(propose_peel(*of_both, peel, with_i))

@@ -1,11 +1,25 @@
 """The two parts of a split-merge proposal: what both ways to hold them have in common."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from kernels.cpu.compiled import leaf
 from kernels.cpu.components import Prior
+
+
+class Proposal(NamedTuple):
+    """One of `SplitMergeProposals`, of C candidates and S scans."""
+
+    i: int
+    j: int
+    candidates: np.ndarray
+    """[C]"""
+    launch: np.ndarray
+    """[C]"""
+    uniforms: np.ndarray
+    """[S, C]"""
 
 
 @leaf()

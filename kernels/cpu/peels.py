@@ -1,6 +1,6 @@
 """Split-merge proposals of few candidates, which part a few points from a component, by inner products.
 
-Of the c points that may move, anchor i and the candidates, a proposal needs their products only. A component has
+Of the m points that may move, anchor i and the candidates, a proposal needs their products only. A component has
 
     T = [[kappa, kappa m_n'], [kappa m_n, S_n + kappa m_n m_n']],    det T = kappa det S_n,
 
@@ -8,9 +8,9 @@ to which a point x adds (1, x)(1, x)', so with P_xy = (1, x) T^-1 (1, y)' = 1 / 
 
     s_x = 1 + P_xx,    det T grows by s_x when x joins,    1 + q kappa / (kappa + 1) = s_x kappa / (kappa + 1).
 
-Let A = I + P, P of a part without any of the c points. Pivoting on the points that are in the part (the sweep operator:
+Let A = I + P, P of a part without any of the m points. Pivoting on the points that are in the part (the sweep operator:
 Beaton 1964, Goodnight 1979) leaves on the diagonal s_x, given them, for a point outside; for a member -1 / s_x, s_x of
-the part without it. So a point joins or leaves a part by some c^2 multiplications in place of 2 D^2, and its weight is
+the part without it. So a point joins or leaves a part by some m^2 multiplications in place of 2 D^2, and its weight is
 there at once. The part with i begins as the prior, the part with j as j's component. By P of that component as it is, A
 after pivoting is P_xx + 1 on the diagonal for points outside, P_xx - 1 for members, and P elsewhere.
 """
@@ -23,11 +23,11 @@ from numba import njit
 
 from kernels.cpu.compiled import leaf
 from kernels.cpu.components import Components, Prior
-from kernels.cpu.parts import log_sigmoid, log_split, log_weight
+from kernels.cpu.parts import Proposal, log_sigmoid, log_split, log_weight
 from kernels.cpu.rank_one import whiten_point
-from kernels.cpu.tile import FASTMATH, ROWS, multiply_columns, padded
+from kernels.cpu.tile import FASTMATH, ROWS, TILE_BYTES, multiply_columns, padded
 
-LANES = 32
+LANES = TILE_BYTES // 8
 """Points in a tile of float64."""
 MOST_CANDIDATES = LANES - 1
 """With the anchor they fill a tile."""
@@ -83,12 +83,8 @@ def make_peel(x: np.ndarray, u: np.ndarray) -> Peel:
 def propose_peel(
     x: np.ndarray,
     labels: np.ndarray,
-    i: int,
-    j: int,
     alpha: float,
-    candidates: np.ndarray,
-    launch: np.ndarray,
-    uniforms: np.ndarray,
+    proposal: Proposal,
     prior: Prior,
     marginal: np.ndarray,
     components: Components,
@@ -96,6 +92,7 @@ def propose_peel(
     with_i: np.ndarray,
 ) -> float:
     """As `split_merge._propose`."""
+    i, j, candidates, launch, uniforms = proposal
     a, b = labels[i], labels[j]
     points, at, A_i, A_j, kappa0 = peel.points, peel.at, peel.A_i, peel.A_j, prior.kappa0
     points[0], m = i, 1

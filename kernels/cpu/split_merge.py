@@ -36,7 +36,7 @@ from kernels.cpu.components import (
     rebuild_one,
 )
 from kernels.cpu.gibbs_sweep import FIRST_CAPACITY
-from kernels.cpu.parts import log_sigmoid, log_split, log_weight
+from kernels.cpu.parts import Proposal, log_sigmoid, log_split, log_weight
 from kernels.cpu.peels import LANES, MOST_CANDIDATES, NATS_LOST, make_peel, propose_peel
 from kernels.cpu.rank_one import move_factor, whiten_point, without
 from kernels.cpu.small_components import features
@@ -140,8 +140,9 @@ def _split_merge_group(
         if not rebuild_one(x, labels, b, kappa0, S0, components, scratch):
             return NOT_POSITIVE_DEFINITE
         by_products = len(u) > 0 and named[p] <= most_candidates
-        proposal = (x, labels, i, j, alpha, candidates[p], launch[p], uniforms[p], prior, marginal, components)
-        log_odds = propose_peel(*proposal, peel, with_i) if by_products else _propose(*proposal, parts, with_i, v, z)
+        proposal = Proposal(i, j, candidates[p], launch[p], uniforms[p])
+        given = (x, labels, alpha, proposal, prior, marginal, components)
+        log_odds = propose_peel(*given, peel, with_i) if by_products else _propose(*given, parts, with_i, v, z)
         log_ratio = log_odds if is_split else -log_odds
         log_ratio_out[p] = log_ratio
         # In this order, so that a ratio that is no number is refused.
@@ -166,12 +167,8 @@ def _split_merge_group(
 def _propose(
     x: np.ndarray,
     labels: np.ndarray,
-    i: int,
-    j: int,
     alpha: float,
-    candidates: np.ndarray,
-    launch: np.ndarray,
-    uniforms: np.ndarray,
+    proposal: Proposal,
     prior: Prior,
     marginal: np.ndarray,
     components: Components,
@@ -185,6 +182,7 @@ def _propose(
     A split is drawn, and written to with_i; of a merge, the split that would undo it is scored. NaN if float64 could
     not take a point out of a part.
     """
+    i, j, candidates, launch, uniforms = proposal
     n, a, b = len(labels), labels[i], labels[j]
     _start_from(components.size[b], components.log_det[b], components.mean[b], components.W[b], parts, BOTH)
     if a != b:
