@@ -313,10 +313,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     ) -> list[Fit]:
         """EM from each start."""
         x = [points[start.group] for start in starts]
+        device = checked(self.device, x[0].shape[1])
         labels = [
             initial_labels(points[start.group], start.n_components, self.init_params, start.seed) for start in starts
         ]
-        device = checked(self.device)
         return expectation_maximisation(
             torch.from_numpy(np.concatenate(x)).to(device, dtype),
             torch.from_numpy(np.concatenate(labels)).to(device),

@@ -138,7 +138,7 @@ def m_step(
         counts = torch.where(lost, 0.0, counts)
         means = torch.where(lost[:, None], mixtures.means, means)
         covariances = torch.where(lost[:, None, None], mixtures.covariances, covariances)
-    weights = counts / _per_row(_group_sums(counts, component_offsets), component_offsets)
+    weights = counts / _per_row(_group_sums(counts, component_offsets), component_offsets, len(counts))
     precision_chol, singular = _precision_chol(covariances, dtype)
     return Mixtures(weights, means, covariances, precision_chol), singular
 
@@ -191,7 +191,8 @@ def expectation_maximisation(
                 fits[int(groups[i])] = Fit(mixture, float(bound[i]), n_iter, bool(converged[i]), bool(singular[i]))
             if stop.all():
                 break
-            points, components = _per_row(~stop, group_offsets), _per_row(~stop, component_offsets)
+            points = _per_row(~stop, group_offsets, len(x))
+            components = _per_row(~stop, component_offsets, len(improved.weights))
             x, improved = x[points], Mixtures(*(field[components] for field in improved))
             group_offsets, component_offsets = _select(~stop, group_offsets), _select(~stop, component_offsets)
             groups, bound = groups[~stop], bound[~stop]
@@ -220,9 +221,9 @@ def _precision_chol(covariances: Tensor, dtype: torch.dtype) -> tuple[Tensor, Te
     return precision_chol, ~(conditional > 1e3 * torch.finfo(dtype).eps * variance).all(-1)
 
 
-def _per_row(values: Tensor, offsets: Tensor) -> Tensor:
-    """The value of its group for each row."""
-    return torch.repeat_interleave(values, offsets.diff())
+def _per_row(values: Tensor, offsets: Tensor, n_rows: int) -> Tensor:
+    """The value of its group for each row, of which there are n_rows in all."""
+    return torch.repeat_interleave(values, offsets.diff(), output_size=n_rows)
 
 
 def _select(keep: Tensor, offsets: Tensor) -> Tensor:
@@ -231,5 +232,5 @@ def _select(keep: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _group_sums(values: Tensor, offsets: Tensor) -> Tensor:
-    """In the order of the rows on every device, so that runs are alike."""
-    return torch.segment_reduce(values, "sum", lengths=offsets.diff())
+    """In the order of the rows on every device, so that runs are alike: of one column, which torch sums row by row."""
+    return torch.segment_reduce(values[:, None], "sum", lengths=offsets.diff(), unsafe=True)[:, 0]

@@ -158,7 +158,7 @@ def _random_numbers(
     edges, alpha_shape = group_offsets.tolist(), schedule.alpha_shape
     N, G = edges[-1], len(edges) - 1
     order = np.empty((n_sweeps, N), np.int64)
-    uniforms, correction = np.empty((n_sweeps, N)), np.empty((n_sweeps, N))
+    uniforms, correction = np.empty((n_sweeps, N)), np.empty((n_sweeps, N if schedule.corrected else 0))
     noise = AlphaNoise(np.empty((n_sweeps, N)), np.empty((n_sweeps, N + alpha_shape * G)), np.empty((n_sweeps, G)))  # type: ignore[arg-type]
     for t in range(n_sweeps):
         for g, (a, b) in enumerate(pairwise(edges)):

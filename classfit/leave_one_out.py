@@ -16,6 +16,7 @@ undo it. It is of the posterior that was sampled, so as exact as the sampler: bl
 draw from another distribution.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from rich.progress import track
 from torch import Tensor
 
 from classfit.prior import NIWPosterior, StudentT, niw_posterior, predictive, prior_predictive
-from kernels import NIWPrior, component_statistics, student_t_log_density
+from kernels import NIWPrior, student_t_log_density, unchecked
 
 
 class LeaveOneOut(NamedTuple):
@@ -68,18 +69,23 @@ def leave_one_out(
 
 def _given_labels(x: Tensor, labels: Tensor, alpha: float, prior: NIWPrior, group: int, new: Tensor) -> Tensor:
     """[n] log p(x_i | x_-i, z_-i, alpha) of all points of a group; new [n, 1] log t_0(x_i)."""
-    statistics = component_statistics(x, labels, int(labels.max()) + 1)
+    engine = unchecked(x)
+    statistics = engine.component_statistics(x, labels, int(labels.max()) + 1)
     fitted = niw_posterior(prior, group, statistics)
-    components, size = predictive(fitted), statistics.counts[0].double()
-    joint = size.log() + student_t_log_density(x, *components)
-    own = (size[labels] - 1).log() + _of_members(x, labels, fitted, components)
+    components, counts = predictive(fitted), statistics.counts[0]
+    size, members = counts.double(), labels.argsort(stable=True).split(counts.tolist())
+    joint = size.log() + engine.student_t_log_density(x, *components)
+    own = (size[labels] - 1).log() + _of_members(x, labels, members, fitted, components)
     # Without its only point a component is not there.
     joint[torch.arange(len(x), device=x.device), labels] = torch.where(size[labels] > 1, own, -torch.inf)
     return torch.logsumexp(torch.cat([joint, new + np.log(alpha)], 1), 1) - np.log(len(x) - 1 + alpha)
 
 
-def _of_members(x: Tensor, labels: Tensor, fitted: NIWPosterior, components: StudentT) -> Tensor:
-    """[n] log predictive density of each point under its component without it, by the rank-one change of S_n:
+def _of_members(
+    x: Tensor, labels: Tensor, members: Sequence[Tensor], fitted: NIWPosterior, components: StudentT
+) -> Tensor:
+    """[n] log predictive density of each point under its component without it (members: the rows of each component),
+    by the rank-one change of S_n:
 
     with q = (x - m_n)' S_n^-1 (x - m_n) and r = kappa_n / (kappa_n - 1), |S without x| = |S_n| (1 - r q) and
 
@@ -91,9 +97,8 @@ def _of_members(x: Tensor, labels: Tensor, fitted: NIWPosterior, components: Stu
     chol = components.precision_chol
     half_log_det = D / 2 * factor.log() + chol.diagonal(dim1=1, dim2=2).log().sum(1)
     q = torch.empty_like(x[:, 0])
-    for k in range(len(chol)):
-        members = labels == k
-        q[members] = factor[k] * ((x[members] - components.location[k]) @ chol[k].T).square().sum(1)
+    for k, rows in enumerate(members):
+        q[rows] = factor[k] * ((x[rows] - components.location[k]) @ chol[k].T).square().sum(1)
     r = kappa / (kappa - 1)
     constant = torch.lgamma(nu / 2) - torch.lgamma((nu - D) / 2) - D / 2 * torch.log(torch.pi * r) + half_log_det
     return constant[labels] + (nu[labels] - 1) / 2 * torch.log1p(-r[labels] * q)

@@ -132,9 +132,9 @@ class Posterior:
         """This posterior, for use on that device ("cuda" is a GPU, None the processor): what it holds stays here.
 
         Raises:
-            ValueError: no such device is here.
+            ValueError: no such device is here, or it cannot take so many features.
         """
-        self.device = checked(device)
+        self.device = checked(device, self.x.shape[1])
         return self
 
     def of_sweeps(self, which: slice) -> "Posterior":

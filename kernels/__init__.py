@@ -7,6 +7,9 @@ Pure functions on tensors. Every operation checks its arguments, then runs on on
     "triton"     on a GPU (`kernels.triton`)
     "auto"       "triton" for tensors on a GPU, else "cpu"
 
+"triton" takes at most 128 features (`precision_cholesky` any number). No engine computes gradients: a tensor that
+requires them is refused.
+
 Shapes: N points, D features, M components, G groups. Points are sorted by group: group g holds the rows
 `group_offsets[g]:group_offsets[g + 1]`; likewise components by `component_offsets`. Densities are logs, in nats.
 `precision_chol` is W, the inverse of the lower Cholesky factor of the covariance (Student-t: scale) matrix, so that

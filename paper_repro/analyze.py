@@ -215,7 +215,8 @@ class Analysis(Pipeline):
         )
         # The report looks for what is known of a network that was trained here, and finds nothing.
         self.network = self.representations
-        self.others, self.robustness, self.controls, self.untrained, self.evidence = {}, {}, {}, {}, {}
+        self.others, self.robustness, self.controls = {}, {}, {}
+        self.untrained, self.evidence, self.gaussian = {}, {}, {}
         stages = range(1, len(layers) + 1)
         self.posteriors = {stage: self._posterior(stage) for stage in stages}
         self.entropies = {stage: self._entropy(stage) for stage in stages if protocol.density != "em"}

@@ -328,6 +328,33 @@ def _figure_b10(work: Work) -> dict[str, Any]:
     }
 
 
+def _figure_b11(work: Work) -> dict[str, Any]:
+    stages = dict(zip(work.settings["stages"], work.settings["dimensions"], strict=True))
+    own = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
+    found = {stage: read_arrays(work.input(f"leave_one_out_layer{stage}") / "densities.npz") for stage in stages}
+
+    def small(kind: str) -> dict[int, np.ndarray]:
+        posteriors = {stage: read_arrays(work.input(f"posterior_{kind}{stage}") / "posterior.npz") for stage in stages}
+        return {
+            stage: small_share(posteriors[stage]["labels"], posteriors[stage]["group_offsets"].tolist(), D)
+            for stage, D in stages.items()
+        }
+
+    return {
+        "own": {stage: arrays["seen"] for stage, arrays in own.items()},
+        **{
+            name: {stage: arrays[name] for stage, arrays in found.items()}
+            for name in ("seen", "left_out", "effective_draws")
+        },
+        "own_small": small("stage_"),
+        "small": small("layer"),
+        "log_det": {stage: representation_of(work, stage)["log_det_correlation"] for stage in stages},
+        "labels": found[next(iter(stages))]["labels"],
+        "class_names": class_names(work),
+        "dimensions": stages,
+    }
+
+
 def _by_number(work: Work, layers: list[str]) -> dict[str, Any]:
     """Log-densities, dimensions and means by chain of these layers, numbered from 1."""
     folders = {k: work.input(f"posterior_{layer}") for k, layer in enumerate(layers, start=1)}
@@ -367,5 +394,6 @@ ARGUMENTS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "figure_b8": _figure_b8,
     "figure_b9": _figure_b9,
     "figure_b10": _figure_b10,
+    "figure_b11": _figure_b11,
 }
 """Of `compute` of a figure's module, by its name."""

@@ -4,6 +4,7 @@
                                              posterior of stages 3, 4 -> densities of points left out -> figure B.5
                                              the same, test images -> their densities -> figure B.8
     dataset -> pixels, untrained network -> posteriors -> figure B.9
+               representations -> points of one Gaussian a class -> posteriors -> figure B.11
     figures -> scorecard
 
 Steps whose results depend on the protocol lie in a folder of its name. A posterior under `heldout` is that of
@@ -21,6 +22,7 @@ from paper_repro import computations as compute
 from paper_repro.claims import CLAIMS, scorecard
 from paper_repro.controls import control_steps
 from paper_repro.figures import FIGURES
+from paper_repro.gaussian_points import figure_b11, gaussian_steps
 from paper_repro.given_scores import GivenScores
 from paper_repro.profiles import CONVERGED, OtherNetwork, Profile, Protocol
 from paper_repro.published_figures import PUBLISHED_FIGURES, published_figure, scores_of
@@ -143,12 +145,14 @@ class Pipeline:
         self.controls = control_steps(self)
         self.robustness = robustness_steps(self) if profile.robustness else {}
         self.untrained = untrained_steps(self)
+        self.gaussian = gaussian_steps(self)
         self.evidence = evidence_steps(self)
         needed: tuple[tuple[Any, Iterable[str]], ...] = (
             (self.controls, ("figure_b4", "figure_b6")),
             (self.robustness, ROBUSTNESS_FIGURES),
             (self.untrained, ("figure_b9",)),
             (self.evidence, ("figure_b10",)),
+            (self.gaussian, ("figure_b11",)),
             (self.entropies, ("figure_2", "figure_4", "figure_a11", "figure_b3")),  # none by EM
             (self.left_out, ("figure_b5", "figure_b7", "figure_b8")),
         )
@@ -220,7 +224,8 @@ class Pipeline:
             for other in self.others.values()
             for step in (other.network, other.representations, *other.posteriors.values())
         ]
-        made = [*self.controls.values(), *self.robustness.values(), *self.untrained.values(), *self.evidence.values()]
+        kinds = (self.controls, self.robustness, self.untrained, self.evidence, self.gaussian)
+        made = [step for steps in kinds for step in steps.values()]
         for step in (*shared, *densities, *others, *made, *self.figures.values(), self.scorecard):
             add(step)
         return list(found.values())
@@ -360,6 +365,8 @@ class Pipeline:
             return figure_b9(self)
         if name == "figure_b10":
             return figure_b10(self)
+        if name == "figure_b11":
+            return figure_b11(self)
         if name in OF_OTHERS:
             other = self.others[OF_OTHERS[name]]
             more = {"network": other.title, "layers": list(other.posteriors)}

@@ -268,7 +268,7 @@ HELDOUT = replace(
 EM = replace(
     PAPER,
     name="em",
-    description="Gaussian mixtures by EM, number of components by BIC: no sampler, no figures 2, 4, A.11, B.3 to B.10",
+    description="Gaussian mixtures by EM, number of components by BIC: no sampler, no figures 2, 4, A.11, B.3 to B.11",
     density="em",
 )
 

@@ -54,6 +54,7 @@ FINDINGS = (
     "figure_b8",
     "figure_b9",
     "figure_b10",
+    "figure_b11",
 )
 """Figures whose numbers FINDINGS.md puts into words."""
 

@@ -52,3 +52,15 @@ def made_figure_b9(scored=True):
         "memorization": np.where(last, 0.75, 0.5 - b5["labels"] / 40) if scored else None,
         "scale": {"n_trials": 60, "networks": SENTENCE} if scored else None,
     }
+
+
+def made_figure_b11():
+    """Figure B.5 of ten Gaussians, of which the last three are shattered; so are the own points of the last two."""
+    b5, g = made_figure_b5(n_classes=10), np.arange(10)
+    return {
+        **b5,
+        "own": {stage: values - 40.0 * (b5["labels"] == 7) for stage, values in b5["seen"].items()},
+        "own_small": {stage: np.where(g >= 8, 0.8, 0.1) for stage in (3, 4)},
+        "small": {stage: np.where(g >= 7, 0.9, 0.2) for stage in (3, 4)},
+        "log_det": {stage: g - 10.0 for stage in (3, 4)},
+    }

@@ -261,6 +261,10 @@ def test_what_a_gpu_cannot_do_is_refused(gpu, points):
             ValueError, match=r"device must be .*: engine 'triton' takes x with at most 128 features, got"
         ):
             DPGaussianMixture(2, device=gpu.name, protocol=protocol, **SETTINGS).fit(wide)
+    posterior = DPGaussianMixture(2, n_sweeps=4, n_discard=0).fit(wide).posterior_
+    for ask in (lambda: GaussianMixture(device=gpu.name).fit(wide), lambda: posterior.to(gpu.name)):
+        with pytest.raises(ValueError, match=r"device must be .*: engine 'triton' takes x with at most 128 features"):
+            ask()
     assert gpu.ran()
 
 

@@ -62,7 +62,7 @@ def chains_that_are_shattered():
         assert ((shattered > 0) == above).all(), f"{network}: others are shattered than are above the gap"
         n_converged += fit["converged"][2:][shattered > 0].sum()
     yield f"The high classes are those that are shattered in at least one of {word(C)} chains."
-    yield f"{word(n_converged).capitalize()} shattered class passes the test of convergence,"
+    yield f"{word(n_converged).capitalize()} shattered class passes the test of convergence."
 
 
 def either_state():
@@ -90,7 +90,7 @@ def networks_agree():
 def certified_robustness():
     yield f"lack {own_class_removed(A)} (A) and {own_class_removed(R)} (R) of those points' own classes."
     control, bins = ([drop_of_radius(n, kind) for n in (A, R)] for kind in ("control_radius", "radius"))
-    yield f"the radius drops by {control[0]} and {control[1]}, in place of {bins[0]} and {bins[1]};"
+    yield f"the radius drops by {control[0]} and {control[1]}, in place of {bins[0]} and {bins[1]} ("
 
 
 def dimensions_and_depth():

@@ -140,7 +140,7 @@ def squared_distance(x_left, x_right, w_left, w_right, p_mean, DP: tl.constexpr,
 def squared_distance_streamed(
     p_x, n, p_factor, p_mean, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr
 ):
-    """[BN] of |W (x - mean)|^2, streamed, from a factor of `pack_factor`."""
+    """[BN] of |W (x - mean)|^2, streamed, from a factor of `components.pack`."""
     dtype = p_x.dtype.element_ty
     k = tl.arange(0, BK)
     o_n = tl.arange(0, BN)

@@ -1,4 +1,4 @@
-"""The paper's figures and, beyond them, B.1 to B.10; one file each.
+"""The paper's figures and, beyond them, B.1 to B.11; one file each.
 
 A figure's module has
     compute(...)     numbers from numbers: a dict of arrays, which is stored
@@ -39,6 +39,7 @@ FIGURES = {
     "figure_b8": "Log-density of test images, and how many of them the network classifies rightly",
     "figure_b9": "The same fits without any training",
     "figure_b10": "Evidence of the two states of each class",
+    "figure_b11": "The same fits to points of one Gaussian a class",
 }
 """In the order of the paper, and then B, beyond it: name of the module, and title."""
 
