@@ -15,6 +15,7 @@ from paper_repro.figures.style import Stored, save
 from paper_repro.pipeline import Pipeline, protocol_folder
 from paper_repro.profiles import PROTOCOLS
 from paper_repro.protocol_words import Facts, facts_of, overlap_row, paragraph
+from paper_repro.robustness_pipeline import OF_CONVERGED
 from paper_repro.steps import State, Step, Workspace
 from paper_repro.storage import read_arrays, read_csv, read_json, write_csv
 
@@ -63,9 +64,10 @@ class Comparison(NamedTuple):
         words = {
             "figure_2": "Each mark is a class at the last stage, an orange diamond above the largest gap under that "
             "protocol, whether it parts groups or not, with least-squares lines, Pearson's correlations r and rank "
-            "correlations ρ. Both axes are the same in all columns.",
+            "correlations ρ. Both axes are the same in all columns. Relative entropies under `heldout` are of the fits "
+            "to all points, those of `converged`.",
             "figure_4": "Mean and standard deviation over pairs of classes, on one vertical scale. Which points are "
-            "memorized does not depend on the protocol; densities under `heldout` are those of `converged`.",
+            "memorized does not depend on the protocol; the figure under `heldout` is that of `converged`.",
         }.get(name, _DENSITIES.format(first=self.pictures[name][0]))
         without = [f"`{result.name}`" for result in self.results if result.name not in self.pictures[name]]
         return f"{words} It is not shown for {' and '.join(without)}." if without else words
@@ -161,12 +163,15 @@ def _result(workspace: Workspace, pipeline: Pipeline, shared: dict[str, str]) ->
 
 
 def _columns(name: str, results: Sequence[Result], facts: Sequence[Facts]) -> dict[str, Column]:
-    """By protocol: one for each that has this figure of the same classes and stages as the first that has it."""
+    """By protocol: one for each that has this figure of the same classes and stages as the first that has it, and of
+    its own fits."""
     columns: dict[str, Column] = {}
     for result, about in zip(results, facts, strict=True):
         stored = result.figures.get(name)
         if stored is None or (columns and not _alike(name, next(iter(columns.values())).stored, stored)):
             continue
+        if name in OF_CONVERGED and result.pipeline.folder_of_whole in columns:
+            continue  # that figure again
         title = f"{result.name}, out of date" if name in result.stale else result.name
         columns[result.name] = Column(title, _mark(name, facts[0], about, stored), stored)
     return columns

@@ -156,8 +156,8 @@ def test_panels_of_several_chains():
     for axes, name in ((above, "log_joint"), (panels[1], "n_components")):
         np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], stored[f"{name}_1"][:, :, 0].T)
     said = [text.get_text() for text in above.texts]
-    assert said == ["converged\nR-hat 1.005 · ESS 500", "lower quartile"]
-    assert [text.get_text() for text in panels[6].texts] == ["not converged\nR-hat 1.019 · ESS 500", "highest"]
+    assert said == ["converged\nR-hat 1.005 · ESS 500", "R-hat: lower quartile"]
+    assert [text.get_text() for text in panels[6].texts] == ["not converged\nR-hat 1.019 · ESS 500", "R-hat: highest"]
     (shade,) = above.patches
     assert shade.get_extents().transformed(above.transData.inverted()).intervalx.tolist() == pytest.approx([21, 40])
     every = panels[8]
@@ -208,6 +208,7 @@ def test_one_chain_has_no_r_hat():
     assert len(figure.axes) == 4 * 4 * 2
     said = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
     assert "mean 4.0 components" in said
+    assert "components: lower quartile" in said
     assert "R-hat" not in said
     assert "no R-hat" in figure_b3.caption(stored)
     words = figure_b3.finding(stored)

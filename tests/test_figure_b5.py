@@ -82,7 +82,9 @@ def test_classes_are_orange_where_they_are_in_figure_1():
         _, high, _ = (line.get_xydata() for line in axes.lines)
         assert not len(high)
         words = [text.get_text() for text in axes.texts]
-        assert words[0].startswith(f"largest gap as fitted {stored['seen_gap'][s]:.1f} nats (p")
+        first, second = words[0].split("\n")
+        assert first.startswith(f"largest gap as fitted {stored['seen_gap'][s]:.1f} nats (p")
+        assert re.fullmatch(r"as fitted, spreads (1\.\d times (smaller|larger)|alike) above it", second)
 
 
 def test_marks_lie_where_the_numbers_are():

@@ -91,7 +91,10 @@ def test_words():
 
 def test_marks_lie_where_the_numbers_are():
     stored = figure_b8.compute(**made_figure_b8()) | WORDS
-    panels = figure_b8.draw(stored).axes
+    figure = figure_b8.draw(stored)
+    panels = figure.axes
+    key = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert key[-1] == "share of all test images classified rightly"
     for s, (axes, below) in enumerate(zip(panels[:2], panels[2:], strict=True)):
         order = np.argsort(stored["seen_mean"][s])
         low, high, left_out, test = (line.get_xydata() for line in axes.lines)

@@ -209,7 +209,10 @@ def test_panels_show_sorted_classes_and_a_line_in_the_gap_where_there_is_one():
     lines = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
     assert lines[0] == []
     assert lines[1][0].get_ydata()[0] == density_groups(stored["mean"][1]).threshold
-    assert [panel.texts[0].get_text().endswith(", 2 above it") for panel in panels] == [False, True]
+    first, second = zip(*(panel.texts[0].get_text().split("\n") for panel in panels), strict=True)
+    assert [words.endswith(", 2 above it") for words in first] == [False, True]
+    logs, high = np.log(stored["std"][1]), stored["high"]
+    assert second[1] == f"spreads {np.exp(logs[~high].mean() - logs[high].mean()):.0f} times smaller above it"
 
 
 def made_with_chains(stages=STAGES):
@@ -277,6 +280,8 @@ def test_classes_are_parted_by_a_gap_that_chance_seldom_leaves_or_by_spreads(ste
     assert split.above.tolist() == (high & found).tolist()
     assert split.middle == 19.5 + step / 2
     assert split.words.startswith(f"largest gap {step + 1:.1f} nats, p ")
+    said = {1: "alike", 3: "3.0 times smaller", 3.3: "3.3 times smaller", 0.1: "10 times larger"}
+    assert split.spreads == (f"spreads {said[below]} above it" if below in said else "")
 
 
 def test_names_of_classes_may_have_dollar_signs(tmp_path):
@@ -332,7 +337,8 @@ def labels_of_the_key(figure):
 
 
 def test_the_key_has_what_is_drawn_and_nothing_else():
-    classes, gap = ["class", "± 1 standard deviation"], ["class above a gap", "middle of the gap"]
+    above = "above the largest gap, if p < 0.05 or spreads over 3.2 times smaller"
+    classes, gap = ["class", "± 1 standard deviation"], [above, "middle of the gap"]
     with_gap = densities_with_a_tenth_of_the_spread()
     without = with_gap | {"mean": np.zeros((2, 10))}
     assert labels_of_the_key(figure_1.draw(without)) == classes
@@ -405,7 +411,33 @@ def test_captions_hold_for_every_protocol_and_seed():
     said = figure_2.caption(stored_figure("figure_2"))
     assert "relative entropy of its predictive density (under the protocol heldout of the fit to all points)" in said
     words = module("figure_b4").caption(stored_figure("figure_b4"))
-    assert "with seeds of their own, the bar “as the paper” too: which classes are shattered, and how many" in words
+    assert (
+        "with seeds of their own, the bar of the paper's sampler too: which classes are shattered, and how many"
+        in words
+    )
+
+
+def of_protocol(name, protocol):
+    return stored_figure(name) | {"subtitle": np.array(f"Images · protocol {protocol} · seed 0")}
+
+
+def test_axes_say_what_is_held_out():
+    label = {"converged": "log-density of own training points (nats)",
+             "heldout": "log-density of training points\nheld out of the fit (nats)"}  # fmt: skip
+    of = {"converged": "relative entropy (nats)", "heldout": "relative entropy\nof the fit to all points (nats)"}
+    for protocol in label:
+        assert figure_1.draw(of_protocol("figure_1", protocol)).axes[0].get_ylabel() == label[protocol]
+        figure = figure_2.draw(of_protocol("figure_2", protocol))
+        assert figure.axes[1].get_ylabel() == of[protocol]
+        assert labels_of_the_key(figure)[-1] == "least-squares line"
+
+
+@pytest.mark.parametrize("name", ["figure_1", "figure_a7", "figure_a8"])
+def test_long_bars_are_explained_under_em(name):
+    said = "the few long bars are of classes for which it chose several."
+    assert said in module(name).caption(of_protocol(name, "em"))
+    assert said not in module(name).caption(of_protocol(name, "paper"))
+    assert said not in module(name).caption(stored_figure(name))
 
 
 def test_many_classes_are_not_named():

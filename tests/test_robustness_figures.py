@@ -289,6 +289,7 @@ def test_figure_b6_has_each_number_of_dimensions_apart():
     assert titles == ["D = 16 at stages 1, 2, 3, 4", "D = 64 at stages 3, 4"]
     figure.draw_without_rendering()
     (key,) = figure.legends
+    assert key.get_texts()[-1].get_text() == "as many dimensions as in figure 4"
     assert not any(axes.get_legend() or key.get_window_extent().overlaps(axes.bbox) for axes in (left, right))
     assert [len(axes.patches) for axes in (left, right)] == [2, 2]  # shaded: as in figure 4, 16, 16, 64, 64
     for axes, random in ((left, [15, 30, 45, 60]), (right, [45, 160])):
@@ -328,9 +329,21 @@ def test_figure_b7_draws_memorization_above_and_small_components_below():
             }
 
 
+def test_figure_b7_says_why_the_densest_left_out_may_be_in_small_components():
+    """At stage 4 the two last of 20 bins left out are made to be in them, and the last is memorized least."""
+    stored = figure_b7.compute(**made_figure_b7()) | WORDS
+    said = "less dense on average (figure B.5 shows means of classes), but not all of them are"
+    assert said not in figure_b7.caption(stored)
+    small, memorization = (stored[f"left_out_{name}"].copy() for name in ("small", "memorization"))
+    small[1, -1], memorization[1, -1] = 0.25, 0.0
+    caption = figure_b7.caption(stored | {"left_out_small": small, "left_out_memorization": memorization})
+    assert said in caption
+    assert "in the densest bin left out the share is 25% at stage 4, more than in the bin before it" in caption
+
+
 def test_figure_b7_says_what_its_densities_are_of():
     caption = figure_b7.caption(figure_b7.compute(**made_figure_b7(), remark="Of all points.") | WORDS)
-    assert "mostly the prior's. Of all points. Networks are made up. A note." in caption
+    assert "mean over the points of the bin. Of all points. Networks are made up. A note." in caption
     for protocol, said in (("heldout", True), ("converged", False)):
         settings = Pipeline(PROFILES["digits"], PROTOCOLS[protocol]).figures["figure_b7"].settings
         assert ("of the fit to all points" in settings["remark"]) == said
@@ -345,6 +358,10 @@ def test_figures_say_where_holding_out_changes_nothing(name):
     said = "The densities, and so the whole figure, are those of the protocol converged."
     assert notes["heldout"] == " ".join(filter(None, (said, notes["converged"])))
     assert said not in notes["converged"]
+    for protocol, more in (("converged", ""), ("heldout", " (densities of converged)")):
+        words = {"subtitle": np.array(f"Images · protocol {protocol} · seed 0"), "note": np.array("")}
+        figure = module(name).draw(module(name).compute(**MADE_ROBUSTNESS[name]()) | words)
+        assert figure.texts[1].get_text() == f"Images · protocol {protocol}{more} · seed 0"
 
 
 def test_memorization_that_only_falls_does_not_rise():

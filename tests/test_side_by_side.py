@@ -177,7 +177,7 @@ def test_the_published_code_is_a_column_of_its_own(workspace, drawn):
     assert [result.name for result in comparison.results] == ["paper", "paper-official", "converged"]
     assert "2 of 30 under `paper-official`" in comparison.paragraph
     assert comparison.folder == workspace.root / "side_by_side"
-    headings = [axes.texts[0].get_text().split("\n")[1] for axes in drawn["figure_a7"].axes[:3]]
+    headings = [axes.texts[0].get_text().split("\n")[2] for axes in drawn["figure_a7"].axes[:3]]
     assert headings == ["3 above it", *["2 above it, 1 of the 3 of paper"] * 2]
 
 
@@ -193,9 +193,15 @@ def test_other_classes_or_stages_are_no_column(workspace, drawn):
 def test_figure_4_may_be_of_other_classes_and_says_how_many(workspace, drawn):
     """They are those with enough memorized points, not all that the densities are of."""
     numbers = figure_4.compute(**made_figure_4())
-    for name, names in (("paper", ["a", "b", "d"]), ("converged", ["a", "b"])):
+    of = {"paper": ["a", "b", "d"], "converged": ["a", "b"], "heldout": ["a", "b"]}
+    store_figure(workspace, pipeline_of("heldout"), "figure_a7", made_densities((29,)))
+    for name, names in of.items():
         store_figure(workspace, pipeline_of(name), "figure_4", numbers | {"class_names": np.array(names)})
-    assert compare(workspace, pipeline_of("paper")).pictures["figure_4"] == ["paper", "converged"]
+    comparison = compare(workspace, pipeline_of("paper"))
+    assert comparison.pictures["figure_a7"] == ["paper", "converged", "heldout"]
+    # That of heldout is that of converged.
+    assert comparison.pictures["figure_4"] == ["paper", "converged"]
+    assert "It is not shown for `heldout`." in comparison.caption("figure_4")
     assert [axes.texts[0].get_text() for axes in drawn["figure_4"].axes] == ["3 classes", "2 classes"]
 
 
@@ -232,12 +238,13 @@ def test_columns_of_densities(name):
     panels = figure.axes
     assert [axes.get_title(loc="left") for axes in panels] == ["paper", "converged", "", ""]
     said = [[text.get_text() for text in axes.texts] for axes in panels[:2]]
-    assert said[0] == ["largest gap 60.1 nats, p = 0.001\n3 above it"]
+    assert said[0] == ["largest gap 60.1 nats, p = 0.001\nspreads 10 times smaller above it\n3 above it"]
     assert said[1][0].endswith("\n2 above it, 1 of the 3 of paper")
     assert panels[2].get_ylabel() == "Stage 4 (D = 64)\nlog-density (nats)"
     assert figure.texts[1].get_text() == "made up"
     key = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert key[:3] == ["class", "class above a gap", "above it under paper"]
+    above = "above the largest gap, if p < 0.05 or spreads over 3.2 times smaller"
+    assert key[:3] == ["class", above, "above it under paper"]
     # One scale a stage, and rings at the same three classes wherever they are.
     assert panels[0].get_ylim() == panels[1].get_ylim()
     for axes, column in zip(panels[2:], COLUMNS, strict=True):
@@ -273,7 +280,9 @@ def test_every_stage_has_a_scale_of_its_own():
 
 def test_columns_of_figure_2_and_4():
     two = figure_2.compute(**made_figure_2())
-    panels = draw("figure_2", [Column("paper", "a\nb", two), Column("heldout", "", two)], "made up").axes
+    figure = draw("figure_2", [Column("paper", "a\nb", two), Column("heldout", "", two)], "made up")
+    panels, key = figure.axes, [text.get_text() for text in figure.legends[0].get_texts()]
+    assert key == ["class below the largest gap under that protocol", "class above it", "least-squares line"]
     assert len(panels) == 4
     assert panels[0].get_xlim() == panels[3].get_xlim()
     assert panels[0].get_ylim() == panels[1].get_ylim()

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from paper_repro.figures import style
+from paper_repro.figures.style import Stored
 
-__all__ = ["KINDS", "lines"]
+__all__ = ["KINDS", "lines", "of_converged"]
 
 KINDS = {
     "most": ("most memorized", style.INK, "^"),
@@ -16,6 +17,12 @@ KINDS = {
     "least": ("least memorized", "#cc79a7", "v"),
 }
 """Words, colour and mark of each kind of points: not those of the two groups of classes, or of points left out."""
+
+
+def of_converged(stored: Stored) -> Stored:
+    """These numbers, of a figure that is the same under heldout, where the line under the title says so."""
+    words = str(stored["subtitle"]).replace("protocol heldout", "protocol heldout (densities of converged)")
+    return {**stored, "subtitle": np.array(words)}
 
 
 def lines(axes: Axes, stages: Sequence[int], mean: np.ndarray, spread: np.ndarray) -> None:

@@ -28,15 +28,20 @@ __all__ = [
     "largest_gaps",
     "last_stage",
     "legend",
+    "marks",
+    "of_em",
     "panel",
     "parted",
     "points",
+    "spreads",
     "table",
 ]
 
 
 CHAINS_WIDTH = 0.9
 """Of the line from the lowest to the highest chain, in points."""
+ABOVE = f"above the largest gap, if p < {1 - LEVEL:.2f} or spreads over {ORDER_OF_MAGNITUDE:.1f} times smaller"
+"""Which classes are `parted`, in a legend."""
 
 
 def class_statistics(log_density: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +129,8 @@ class Parted(NamedTuple):
     """Of the gap, in nats."""
     words: str
     """How wide it is, and how often chance leaves one as large."""
+    spreads: str
+    """How much smaller they are above it; empty if there is no class above it, or one has no spread."""
 
 
 def parted(mean: np.ndarray, std: np.ndarray) -> Parted:
@@ -137,24 +144,47 @@ def parted(mean: np.ndarray, std: np.ndarray) -> Parted:
     groups, p = density_groups(mean), gap_p_value(mean)
     high = groups.high
     if p >= 1 - LEVEL and high.any():
-        with np.errstate(divide="ignore", invalid="ignore"):  # classes without spread
-            ratio = np.exp(np.log(std[~high]).mean() - np.log(std[high]).mean())
-        high = high & (ratio > ORDER_OF_MAGNITUDE)
-    return Parted(high, groups.threshold, f"largest gap {groups.gap:.1f} nats, {p_words(p)}")
+        high = high & (_spread_ratio(std, high) > ORDER_OF_MAGNITUDE)
+    return Parted(high, groups.threshold, f"largest gap {groups.gap:.1f} nats, {p_words(p)}", spreads(mean, std))
+
+
+def spreads(mean: np.ndarray, std: np.ndarray) -> str:
+    """How much smaller the spreads of classes are above the largest gap, in words, by mean and standard deviation [G].
+
+    Empty if there is no class above it, or one has no spread.
+    """
+    from classfit import density_groups
+
+    high = density_groups(mean).high
+    if not high.any() or not (std > 0).all():
+        return ""
+    ratio = _spread_ratio(std, high)
+    times = max(ratio, 1 / ratio)
+    if times < 1.05:
+        return "spreads alike above it"
+    return f"spreads {times:.{1 if times < 9.95 else 0}f} times {'smaller' if ratio >= 1 else 'larger'} above it"
+
+
+def _spread_ratio(std: np.ndarray, high: np.ndarray) -> float:
+    """Of standard deviations [G], in classes that are not high over those that are (geometric means)."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # classes without spread
+        return float(np.exp(np.log(std[~high]).mean() - np.log(std[high]).mean()))
 
 
 def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side.
 
     Those above the largest gap have a look of their own, and a line lies in the middle of it; under the title, above
-    the axes, stand how wide it is, how often chance leaves one as large, and how many classes are above it.
+    the axes, stand how wide it is, how often chance leaves one as large, how many classes are above it, and how much
+    smaller spreads are there.
     """
     split = parted(stored["mean"][s], stored["std"][s])
     points(axes, stored, s, split)
     title = f"{_unit(stored).capitalize()} {stored['stages'][s]}{where}  (D = {stored['dimensions'][s]})"
-    axes.set_title(title, pad=style.LINE_POINTS + 6)
+    axes.set_title(title, pad=2 * style.LINE_POINTS + 6)
     axes.set_xlabel("class, sorted by mean")
-    style.above(axes, split.words + (f", {int(split.above.sum())} above it" if split.above.any() else ""))
+    counted = f", {int(split.above.sum())} above it" if split.above.any() else ""
+    style.above(axes, f"{split.words}{counted}\n{split.spreads}")
 
 
 def points(axes: Axes, stored: Stored, s: int, split: Parted) -> np.ndarray:
@@ -191,10 +221,11 @@ def group_marks(mean: np.ndarray, high: np.ndarray, where: str) -> list[Line2D]:
     if not is_split(mean, p):
         words = (f"below the largest gap ({p_words(p)}) at {where}", "above it")
     below, above = (f"{label} ({int((high == group).sum())})" for group, label in enumerate(words))
-    return _marks(below, above)
+    return marks(below, above)
 
 
-def _marks(below: str, above: str) -> list[Line2D]:
+def marks(below: str, above: str) -> list[Line2D]:
+    """The looks of classes below and above a gap, under these words."""
     return [
         Line2D([], [], color=colour, marker=style.MARKERS[high], markersize=5, linestyle="none", label=label)
         for high, colour, label in ((False, style.LOW, below), (True, style.HIGH, above))
@@ -204,7 +235,7 @@ def _marks(below: str, above: str) -> list[Line2D]:
 def key(*drawn: Stored) -> list[Line2D]:
     """What is drawn in panels of these: classes and their bars; where there are any, the marks of classes that are
     `parted` with the line in the gap, and the line between chains."""
-    below, above = _marks("class", "class above a gap")
+    below, above = marks("class", ABOVE)
     bar = Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation")
     middle = Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label="middle of the gap")
     between = Line2D(
@@ -217,8 +248,10 @@ def key(*drawn: Stored) -> list[Line2D]:
 
 
 def legend(figure: Figure, *drawn: Stored) -> None:
-    """The key, in one line under the panels."""
-    figure.legend(handles=key(*drawn), loc="outside lower center", ncols=5, fontsize=8, handlelength=1.8)
+    """The key, under the panels: in one line, if it has room there."""
+    handles = key(*drawn)
+    ncols = 4 if len(handles) <= 4 else 3
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, fontsize=8, handlelength=1.8)
 
 
 def chains_in_words(stored: Stored) -> str:
@@ -232,6 +265,16 @@ def chains_in_words(stored: Stored) -> str:
         "that the chains have converged (figure B.3). The mark is of all of them together, a mean of densities over "
         f"more labellings: it lies at most log {C} = {np.log(C):.1f} nats below the highest chain, and mostly somewhat "
         "above it, since points that one chain gives little another gives more. "
+    )
+
+
+def of_em(stored: Stored) -> str:
+    """What a caption says of long bars under the protocol em; nothing under others."""
+    if style.protocol(stored) != "em":
+        return ""
+    return (
+        "BIC chooses the number of Gaussians of a class: where one is enough for most classes, the few long bars are "
+        "of classes for which it chose several. "
     )
 
 
@@ -277,7 +320,7 @@ def beside_seen_key(others: Mapping[str, tuple[str, str]], *, of_parted: bool = 
     """For a legend of these: by words the colour and mark of others; high are classes above the largest gap, or only
     those that are `parted`."""
     below, above = (
-        ("as fitted", "as fitted, above a gap that parts classes")
+        ("as fitted", f"as fitted, {ABOVE}")
         if of_parted
         else ("as fitted, below the largest gap", "as fitted, above it")
     )

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from paper_repro.figures import heading, style
-from paper_repro.figures.class_density import chains_in_words, compute, describe_gap, legend, panel, table
+from paper_repro.figures.class_density import chains_in_words, compute, describe_gap, legend, of_em, panel, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -15,7 +15,9 @@ def draw(stored: Stored) -> Figure:
     panels = figure.subplots(1, len(stored["stages"]))
     for s, axes in enumerate(panels):
         panel(axes, stored, s)
-    panels[0].set_ylabel("log-density of own training points (nats)")
+    held_out = style.protocol(stored) == "heldout"
+    points = "training points\nheld out of the fit" if held_out else "own training points"
+    panels[0].set_ylabel(f"log-density of {points} (nats)")
     legend(figure, stored)
     return figure
 
@@ -26,11 +28,11 @@ def caption(stored: Stored) -> str:
         "Mean (mark) and standard deviation (bar) of the log-density of each class's own training points at stages "
         f"{stages}, under the class's density (posterior predictive, equation 3; under the protocol heldout of a "
         "fit that leaves the point out, under em the mixture that EM fits). Classes are sorted by mean in "
-        "each panel; above it stand the largest gap between means and how often draws from the nearest density with "
-        "one mode leave one as large. Where that is seldom (p < 0.05), or standard deviations are much smaller above "
-        "the gap (geometric means, by more than the square root of ten), a dashed line lies in it, and classes above "
-        "it are orange diamonds; a class may be on another side in the other panel. "
-        f"{chains_in_words(stored)}{stored['note']}"
+        "each panel; above it stand the largest gap between means, how often draws from the nearest density with "
+        "one mode leave one as large, and how much smaller standard deviations are above it (geometric means). Where "
+        "chance seldom leaves such a gap (p < 0.05), or standard deviations are smaller above it by more than the "
+        "square root of ten, a dashed line lies in it, and classes above it are orange diamonds; a class may be on "
+        f"another side in the other panel. {of_em(stored)}{chains_in_words(stored)}{stored['note']}"
     )
 
 

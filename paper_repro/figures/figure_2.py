@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from paper_repro.figures import heading, style
 from paper_repro.figures.class_density import class_statistics, group_marks
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import rank_correlation
 
-__all__ = ["caption", "compute", "draw", "finding", "look_for", "mean_distance", "scatter", "table"]
+__all__ = ["caption", "compute", "draw", "finding", "line_mark", "look_for", "mean_distance", "scatter", "table"]
 
 LEAST_CLASSES = 3
 """Through fewer there is always a line, and the correlation is 1 or -1."""
+LINE: Any = {"color": style.INK, "linewidth": 1, "linestyle": style.DASHES}
 
 
 def mean_distance(points: np.ndarray) -> float:
@@ -95,9 +97,10 @@ def draw(stored: Stored) -> Figure:
     scatter(left, stored, stored["mean_distance"], None, stored["distance_line"])
     left.set(title="Mean intra-class distance", ylabel="mean distance (units of the space)")
     scatter(right, stored, stored["relative_entropy"], stored["standard_error"], stored["entropy_line"])
-    right.set(title="Relative entropy", ylabel="relative entropy (nats)")
+    of = "\nof the fit to all points" if style.protocol(stored) == "heldout" else ""
+    right.set(title="Relative entropy", ylabel=f"relative entropy{of} (nats)")
     marks = group_marks(stored["mean_log_density"], stored["high"], "the last stage")
-    figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(handles=[*marks, line_mark()], loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -177,7 +180,7 @@ def scatter(axes: Axes, stored: Stored, y: np.ndarray, error: np.ndarray | None,
     words = "no r, no ρ"
     if np.isfinite(r):
         ends = np.array([x.min(), x.max()])
-        axes.plot(ends, intercept + slope * ends, color=style.INK, linewidth=1, linestyle=style.DASHES, zorder=1)
+        axes.plot(ends, intercept + slope * ends, **LINE, zorder=1)
         words = f"r = {style.signed(r)}, ρ = {style.signed(rank_correlation(x, y))}"
     if not known.all():
         words += f" ({known.sum()} of {len(known)} classes)"
@@ -185,6 +188,11 @@ def scatter(axes: Axes, stored: Stored, y: np.ndarray, error: np.ndarray | None,
     axes.set_xlabel("mean log-density of the class (nats)")
     axes.margins(0.08, 0.14)
     style.name_points(axes, x, y, [str(name) for name in stored["class_names"][known]])
+
+
+def line_mark() -> Line2D:
+    """Of a legend: the line through the classes."""
+    return Line2D([], [], **LINE, label="least-squares line")
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:

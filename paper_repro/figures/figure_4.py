@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from paper_repro.figures import heading, scores, style
-from paper_repro.figures.by_stage import KINDS, lines
+from paper_repro.figures.by_stage import KINDS, lines, of_converged
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "growth", "look_for", "points_of_each_kind", "table"]
@@ -83,7 +83,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(heading("figure_4"), stored, width=6.4, height=4.0)
+    figure = style.canvas(heading("figure_4"), of_converged(stored), width=6.4, height=4.0)
     axes = figure.subplots()
     lines(axes, stored["stages"].tolist(), stored["mean"], stored["std"])
     axes.set_ylabel("KL between classes, mean ± std over pairs (nats)")

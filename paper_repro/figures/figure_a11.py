@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from paper_repro.density_bins import weighted_f1
 from paper_repro.figures import heading, scores, style
-from paper_repro.figures.by_stage import KINDS, lines
+from paper_repro.figures.by_stage import KINDS, lines, of_converged
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import share_error
 
@@ -79,7 +79,7 @@ def table(stored: Stored) -> list[dict[str, Any]]:
 
 @styled
 def draw(stored: Stored) -> Figure:
-    figure = style.canvas(heading("figure_a11"), stored, width=6.4, height=4.0)
+    figure = style.canvas(heading("figure_a11"), of_converged(stored), width=6.4, height=4.0)
     axes = figure.subplots()
     lines(axes, stored["stages"].tolist(), stored["f1"], stored["error"])
     axes.set_ylabel("F1 of generative classification")

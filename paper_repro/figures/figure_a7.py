@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from paper_repro.figures.class_density import compute, describe_gap, grid, largest_gaps, table
+from paper_repro.figures.class_density import compute, describe_gap, grid, largest_gaps, of_em, table
 from paper_repro.figures.style import Stored, styled
 
 __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
@@ -18,7 +18,7 @@ def caption(stored: Stored) -> str:
     every = {2: "both", 3: "all three", 4: "all four"}.get(n, f"all {n}")
     return (
         f"As figure 1, for {every} stages. Vertical axes differ: log-densities in different spaces cannot be compared "
-        f"in level. {stored['note']}"
+        f"in level. {of_em(stored)}{stored['note']}"
     )
 
 

@@ -73,7 +73,7 @@ def caption(stored: Stored) -> str:
     return (
         f"As figure A.7, for every layer of another network: {stored['network']}. Upper half: read before batch norm "
         "and ReLU, as in the published code. Lower half: after them, as residual networks are read. "
-        f"{style.of_the_run(stored)}"
+        f"{class_density.of_em(stored)}{style.of_the_run(stored)}"
     )
 
 

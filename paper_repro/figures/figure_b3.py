@@ -256,6 +256,8 @@ def _traces(above: Axes, below: Axes, stored: Stored, s: int, p: int) -> None:
         axes.tick_params(labelsize=6.5, length=2)
     above.tick_params(labelbottom=False)
     quantile = list(QUANTILES.values())[p] if s == 0 and stored["drawn"].shape[1] == len(QUANTILES) else ""
+    if quantile:
+        quantile = f"{'R-hat' if stored['several'] else 'components'}: {quantile}"
     about = f"mean {stored['mean_components'][s, g]:.1f} components"
     if stored["several"]:
         ess = min(stored["ess_log_joint"][s, g], stored["ess_n_components"][s, g])

@@ -132,8 +132,8 @@ def caption(stored: Stored) -> str:
     V = int(stored["variant_seeds"])
     return (
         "A class is called shattered in a fit if more than half of its points lie in components of fewer points than "
-        "dimensions. All fits are of the paper's protocol, but with seeds of their own, the bar “as the paper” too: "
-        "which classes are shattered, and how many, need not be as in figure 1. "
+        "dimensions. All fits are of the paper's protocol, but with seeds of their own, the bar of the paper's sampler "
+        "too: which classes are shattered, and how many, need not be as in figure 1. "
         f"Top: with how many of {S} seeds each class is shattered, fitted to all its points; classes are sorted by "
         "the last row, those that are alike in it by the row above, and so on. Middle: mean log-density of each class "
         "and seed, fitted to four fifths of its points, on those points and on the others, which the fit never saw "
@@ -173,7 +173,7 @@ def finding(stored: Stored) -> str:
             )
     if not sentences:
         return "No class is shattered in any fit."
-    text = "By seed, " + "; ".join(sentences) + ". "
+    text = "By seed (others than figure 1's), " + "; ".join(sentences) + ". "
     if len(sentences) < len(stored["cells"]):
         text += "In the other cells no class is shattered. "
     c = _most_shattered(stored)
@@ -184,8 +184,8 @@ def finding(stored: Stored) -> str:
         if ever:
             always, S = int(shattered[p].all(0).sum()), shattered.shape[1]
             text += (
-                f"At stage {stage}, D = {D}, fitted to {words}, {ever} classes are shattered with some seed and "
-                f"{always} with all {S}{_overlap(shattered[p])}. "
+                f"At stage {stage}, D = {D}, fitted to {words}, {ever} classes are shattered with some of these seeds "
+                f"and {always} with all {S}{_overlap(shattered[p])}. "
             )
     for cell in _cells_that_shatter(stored):
         text += _held_out(stored, cell) + _left_out(stored, cell)
@@ -306,7 +306,7 @@ def _tendencies(axes: Axes, stored: Stored) -> None:
     axes.tick_params(length=0)
     style.class_axis(axes, [str(name) for name in stored["class_names"][order]])
     axes.set_xlabel("class, sorted by the last row, then by those above it")
-    axes.set_title("Number of seeds with which a class is shattered")
+    axes.set_title("Number of seeds (others than figure 1's) with which a class is shattered")
     ticks = np.unique(np.linspace(0, S, min(S, 5) + 1).round().astype(int))
     key = axes.figure.colorbar(shown, ax=axes, pad=0.01, aspect=12, ticks=ticks)
     key.set_ticklabels([f"{n} of {S}" for n in ticks])
@@ -323,7 +323,7 @@ def _in_and_out(axes: Axes, stored: Stored, c: int) -> None:
         label = f"{words} ({int(chosen.sum())} fits)"
         axes.plot(inside[chosen], out[chosen], style.MARKERS[high], color=colour, markersize=3, alpha=0.6, label=label)
     ends = np.array([min(inside.min(), out.min()), max(inside.max(), out.max())])
-    axes.plot(ends, ends, color=style.INK, linewidth=1, linestyle=style.DASHES, zorder=1)
+    axes.plot(ends, ends, color=style.INK, linewidth=1, linestyle=style.DASHES, zorder=1, label="equal")
     axes.set_xlabel("log-density of fitted points (nats)")
     stage, D = stored["cells"][c].tolist()
     axes.set_title(f"Stage {stage}, D = {D}")
@@ -339,7 +339,8 @@ def _variants(axes: Axes, stored: Stored) -> None:
         axes.barh(at, numbers, color=colour, height=0.9 * height, label=f"stage {stage}, D = {D}")
         for place, number in zip(at, numbers, strict=True):
             axes.annotate(f"{number:.3g}", (number, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(places, [str(name) for name in stored["variants"]])
+    names = {PAPER: "the paper's sampler,\nother seeds than figure 1's"}
+    axes.set_yticks(places, [names.get(str(name), str(name)) for name in stored["variants"]])
     axes.set_xlim(0, max(1.0, float(every.max())) * 1.5)  # room for the key
     axes.grid(False)
     axes.tick_params(length=0)

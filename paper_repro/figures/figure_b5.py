@@ -101,20 +101,21 @@ def draw(stored: Stored) -> Figure:
     figure = style.canvas(heading("figure_b5"), stored, width=9.2, height=3.9)
     panels = figure.subplots(1, len(stored["stages"]), squeeze=False)[0]
     # Colours are for classes that stand apart, as in figure 1.
-    above = [parted(mean, std).above for mean, std in zip(stored["seen_mean"], stored["seen_std"], strict=True)]
-    apart = {**stored, "high": np.array(above)}
+    splits = [parted(mean, std) for mean, std in zip(stored["seen_mean"], stored["seen_std"], strict=True)]
+    apart = {**stored, "high": np.array([split.above for split in splits])}
     for s, axes in enumerate(panels):
         beside_seen(axes, apart, s, {"left_out": (style.LINE, "s")}, bars=KINDS)
-        axes.set_title(axes.get_title("left"), pad=style.LINE_POINTS + 6)
+        axes.set_title(axes.get_title("left"), pad=2 * style.LINE_POINTS + 6)
         gaps = [
             f"{of} {stored[f'{kind}_gap'][s]:.1f} nats ({p_words(stored[f'{kind}_p'][s])})"
             for kind, of in KINDS.items()
         ]
-        style.above(axes, f"largest gap {', '.join(gaps)}")
+        spreads = f"as fitted, {splits[s].spreads}" if splits[s].spreads else ""
+        style.above(axes, f"largest gap {', '.join(gaps)}\n{spreads}")
     panels[0].set_ylabel("log-density of own training points (nats)")
     marks = beside_seen_key({"left out": (style.LINE, "s")}, of_parted=True)
     marks.append(Line2D([], [], color=style.MUTED, alpha=0.4, linewidth=5, label="± 1 standard deviation"))
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, handlelength=1.8)
     return figure
 
 
@@ -126,7 +127,8 @@ def caption(stored: Stored) -> str:
         "that saw the point; orange diamonds are above the largest gap between these means in the panel, where it "
         "parts classes as in figure 1. Left out (green squares): the same points, each under the density given all "
         "others of its class, by importance sampling from the labellings of the same fit. Above each panel stand the "
-        "largest gaps between either's means. A density left out rests on as many points, but for one; what it cannot "
+        "largest gaps between either's means, and how much smaller standard deviations as fitted are above theirs "
+        "(geometric means). A density left out rests on as many points, but for one; what it cannot "
         "see is a state that no labelling of the fit is in. Within a chain it is rather too high than too low, since "
         "the labels of the other points were drawn with the point there; over several chains that do not mix, the one "
         "under which the point is least likely counts most. "

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from paper_repro.figures import figure_4, heading, style
 from paper_repro.figures.by_stage import KINDS, lines
@@ -58,7 +59,9 @@ def draw(stored: Stored) -> Figure:
         at = ", ".join(str(stage) for stage in stored["stages"][own])
         axes.set_title(f"D = {D} at stage{'s' if own.sum() > 1 else ''} {at}", fontweight="normal", fontsize=9)
     panels[0].set_ylabel("KL between classes, mean ± std over pairs (nats)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), fontsize=8.5)
+    shade = Patch(color=SHADE, linewidth=0, label="as many dimensions as in figure 4")
+    kinds, _ = panels[0].get_legend_handles_labels()
+    figure.legend(handles=[*kinds, shade], loc="outside lower center", ncols=len(KINDS) + 1, fontsize=8.5)
     return figure
 
 

@@ -106,11 +106,12 @@ def draw(stored: Stored) -> Figure:
         _lines(panels[0, s], stored, s, "memorization")
         _lines(panels[1, s], stored, s, "small")
         panels[0, s].set_title(f"Stage {stage}  (D = {D})")
+        style.above(panels[1, s], "small components: of fewer points than dimensions")
         panels[1, s].set_xlabel("bin by log-density, lowest first")
         panels[1, s].set_xticks([1, *x[9::10]])
         panels[1, s].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0, 0].set_ylabel("mean memorization")
-    panels[1, 0].set_ylabel("in components of\nfewer than D points")
+    panels[1, 0].set_ylabel("share of labellings\nin small components")
     panels[0, 0].legend(loc="best", fontsize=8.5)
     return figure
 
@@ -136,10 +137,28 @@ def caption(stored: Stored) -> str:
         f"Beyond the paper. The {int(stored['n_points']):,} training points in {stored['seen_density'].shape[1]} bins "
         "by the log-density of each under its own class. As fitted (blue circles), as in figure 3: the density saw the "
         "point. Left out (green squares): it is given all others of the class, as in figure B.5. Above: mean "
-        f"memorization, {scores.origin(stored)}; standard errors of a bin's mean are at most {error:.3f}. Below: mean "
+        f"memorization, {scores.origin(stored)}; standard errors of a bin's mean are at most {error:.3f}. Below: the "
         "share of the kept labellings in which a point is in a component of fewer points than dimensions, whose "
-        f"covariance is mostly the prior's. {stored['remark']} {stored['networks']} {stored['note']}"
+        f"covariance is mostly the prior's, mean over the points of the bin. {_densest(stored)} {stored['remark']} "
+        f"{stored['networks']} {stored['note']}"
     ).replace("  ", " ")
+
+
+def _densest(stored: Stored) -> str:
+    """Why the lower row may rise in the densest bin left out, at stages where such points are less dense on average."""
+    small, memorization = stored["left_out_small"], stored["left_out_memorization"]
+    few, others = stored["by_size_left_out"].T
+    rises = (few < others) & (small[:, -1] > small[:, -2]) & (memorization.argmin(1) == memorization.shape[1] - 1)
+    if not rises.any():
+        return ""
+    shares = " and ".join(
+        f"{share:.0%} at stage {stage}" for share, stage in zip(small[rises, -1], stored["stages"][rises], strict=True)
+    )
+    return (
+        "Left out, points mostly in small components are less dense on average (figure B.5 shows means of classes), "
+        f"but not all of them are: in the densest bin left out the share is {shares}, more than in the bin before it, "
+        "and its points are memorized least."
+    )
 
 
 def look_for(stored: Stored) -> str:

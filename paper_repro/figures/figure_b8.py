@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from paper_repro.density_bins import density_bins
@@ -19,6 +20,8 @@ __all__ = ["caption", "compute", "draw", "finding", "look_for", "table"]
 TEST = "#a0548b"
 """Between the colours of points as fitted and left out, and darker: told apart from both."""
 N_BINS = 10
+ACCURACY: Any = {"color": style.MUTED, "linewidth": 0.8, "linestyle": style.DASHES}
+"""The line of all test images."""
 
 
 def compute(
@@ -130,7 +133,8 @@ def draw(stored: Stored) -> Figure:
     panels[0, 0].set_ylabel("mean log-density, own class (nats)")
     panels[1, 0].set_ylabel("classified rightly")
     marks = beside_seen_key({"left out": (style.LINE, "s"), "test images (± 1 standard deviation)": (TEST, "^")})
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, handlelength=1.8)
+    marks.append(Line2D([], [], **ACCURACY, label="share of all test images classified rightly"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)
     return figure
 
 
@@ -196,7 +200,7 @@ def _stage(stored: Stored, s: int) -> str:
 def _bins(axes: Axes, stored: Stored, s: int) -> None:
     share, error = stored["bin_accuracy"][s], stored["bin_error"][s]
     x = np.arange(1, len(share) + 1)
-    axes.axhline(share.mean(), color=style.MUTED, linewidth=0.8, linestyle=style.DASHES)
+    axes.axhline(share.mean(), **ACCURACY)
     axes.errorbar(x, share, error, color=TEST, marker="^", markersize=4.5, linewidth=1.2, elinewidth=1.0)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

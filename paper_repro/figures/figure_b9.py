@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paper_repro.figures import RAW_PIXELS, figure_b5, figure_b7, heading, scores, style
-from paper_repro.figures.class_density import beside_seen, beside_seen_key, parted
+from paper_repro.figures.class_density import beside_seen, beside_seen_key, parted, spreads
 from paper_repro.figures.style import Stored, styled
 from paper_repro.statistics import least_a_side, p_words
 
@@ -70,8 +70,8 @@ def draw(stored: Stored) -> Figure:
     panels = figure.subplots(2 if scored else 1, P, squeeze=False)
     for p, title in enumerate(stored["places"]):
         beside_seen(panels[0, p], stored, p, {"left_out": (style.LINE, "s")}, bars=("seen", "left_out"))
-        panels[0, p].set_title(f"{title}  (D = {stored['dimensions'][p]})", pad=style.LINE_POINTS + 6)
-        style.above(panels[0, p], _gap(stored, p))
+        panels[0, p].set_title(f"{title}  (D = {stored['dimensions'][p]})", pad=2 * style.LINE_POINTS + 6)
+        style.above(panels[0, p], f"{_gap(stored, p)}\n{spreads(stored['seen_mean'][p], stored['seen_std'][p])}")
         if scored:
             figure_b7.memorization_panel(panels[1, p], stored, p)
             first = int(np.argmax(stored["seen_small"][p] > figure_b7.MOSTLY))
@@ -87,7 +87,8 @@ def draw(stored: Stored) -> Figure:
         words = "from here on mostly points in components of fewer than D points"
         marks.append(Line2D([], [], color=style.INK, linewidth=1, linestyle=style.DASHES, label=words))
     figure.align_ylabels(panels[:, 0])
-    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8, handlelength=1.8)
+    ncols = 2 if P > 2 else 1  # words of one column take half of the width of three panels
+    figure.legend(handles=marks, loc="outside lower center", ncols=ncols, fontsize=8, handlelength=1.8)
     return figure
 
 
@@ -96,10 +97,10 @@ def caption(stored: Stored) -> str:
     text = (
         "Beyond the paper. Above: figure B.5 (mean and standard deviation of the log-density of each class's own "
         "training points, sorted by the mean as fitted; orange diamonds: above the largest gap, where it parts "
-        "classes; green squares: each point left out of its fit), in spaces that know nothing of the classes: leading "
-        f"singular vectors of {pixels}the network before its first update (random weights; its batch norm has the "
-        "means and variances of some training images). Every panel has a scale of its own, so that only shapes can be "
-        "compared."
+        "classes as in figure 1, by the numbers above the panel; green squares: each point left out of its fit), in "
+        f"spaces that know nothing of the classes: leading singular vectors of {pixels}the network before its first "
+        "update (random weights; its batch norm has the means and variances of some training images). Every panel has "
+        "a scale of its own, so that only shapes can be compared."
     )
     if "n_points" in stored:
         text += (

@@ -53,7 +53,7 @@ def _densities(row_height: float) -> Any:
                 if c and ringed.any():
                     again = int((split.above & ringed).sum())
                     counted.append(f"{again} of the {int(ringed.sum())} of {columns[0].title}")
-                style.above(axes, f"{split.words}\n{', '.join(counted)}")
+                style.above(axes, f"{split.words}\n{split.spreads}\n{', '.join(counted)}")
                 mean = column.stored["mean"][s]
                 chosen = np.flatnonzero(ringed[order])
                 if len(chosen):  # nothing, unclipped, upsets the layout
@@ -63,7 +63,7 @@ def _densities(row_height: float) -> Any:
                     )  # fmt: skip
                 axes.tick_params(labelsize=7)
             axes = panels[0, c]
-            axes.set_title(column.title, pad=6 + 2 * style.LINE_POINTS)
+            axes.set_title(column.title, pad=6 + 3 * style.LINE_POINTS)
             panels[-1, c].set_xlabel("class, sorted by mean", fontsize=8)
         for s, axes in enumerate(panels[:, 0]):
             unit = str(reference.get("unit", "stage")).capitalize()
@@ -118,6 +118,9 @@ def _scatters(title: str, columns: Sequence[Column], subtitle: str) -> Figure:
         panels[-1, c].set_xlabel("mean log-density (nats)", fontsize=8)
     panels[0, 0].set_ylabel("mean distance within the class", fontsize=8)
     panels[1, 0].set_ylabel("relative entropy (nats)", fontsize=8)
+    marks = class_density.marks("class below the largest gap under that protocol", "class above it")
+    handles = [*marks, figure_2.line_mark()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 

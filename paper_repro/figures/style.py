@@ -28,6 +28,7 @@ __all__ = [
     "compact_svg",
     "name_points",
     "nats",
+    "protocol",
     "rank",
     "save",
     "signed",
@@ -152,6 +153,12 @@ def bars(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **look: A
 def of_the_run(stored: Stored) -> str:
     """The note of a run, in the caption of a figure that is of another network than the run's."""
     return f"Of the run as a whole: {note}" if (note := str(stored["note"])) else ""
+
+
+def protocol(stored: Stored) -> str:
+    """Its name, from the line that says what was run; empty if that names none."""
+    named = re.search(r" · protocol (\w+)", str(stored["subtitle"]))
+    return named[1] if named else ""
 
 
 def signed(value: float, digits: int = 2) -> str:
