@@ -68,6 +68,8 @@ HALFWAY_RHAT = 1.5
 16 were, and, given all of it, 15 of them ended further apart than this."""
 PARTS_A_THREAD = 2
 """Of the chains at hand, on the processor."""
+BURN_IN_IN_ROUNDS = 250
+"""What a burn-in counts for in `progress`: it takes about as long as so many rounds."""
 KEEP_EVERY = 5
 N_KEPT = 10
 """Labellings of each chain that the predictive is averaged over: from the second half of its rounds."""
@@ -361,6 +363,15 @@ def advance(chains: Chains, problem: Problem, n_rounds: int) -> Chains:
         round=t, labels=labels, alpha=alpha, kept_labels=np.array(kept_labels), kept_alpha=np.array(kept_alpha),
         log_joint=joints, n_components=numbers, proposed=proposed, accepted=accepted, stopped=stopped,
     )  # fmt: skip
+
+
+def progress(round: int, begun: np.ndarray, stopped: np.ndarray) -> tuple[int, int]:
+    """Rounds that are done, and of how many, of chains as `Chains` describes them; a burn-in counts for some.
+
+    Groups that have stopped are done, whatever their number of rounds.
+    """
+    done = BURN_IN_IN_ROUNDS * begun + np.where(stopped > 0, MAX_ROUNDS, round)
+    return int(done.sum()), (BURN_IN_IN_ROUNDS + MAX_ROUNDS) * len(done)
 
 
 def agreement(trace: np.ndarray) -> tuple[float, float]:

@@ -37,8 +37,6 @@ SECONDS_OF_A_CHECKPOINT = 0.1
 ROUNDS_A_CALL = 5
 GROUPS_A_CALL, GROUPS_A_CALL_OF_A_GPU = 4, 32
 """Groups that burn in together, eight chains of each: a GPU has room for some 200 programs at once."""
-BURN_IN_IN_ROUNDS = 250
-"""What a burn-in counts for in the progress bar: it takes about as long as so many rounds."""
 PROTOCOLS = ("paper", "converged")
 
 AnyChain = TypeVar("AnyChain", Chain, Chains)
@@ -360,17 +358,12 @@ class DPGaussianMixture(DensityMixin, BaseEstimator):
                 return convergence.burn_in(chains, problem, schedule.n_init_components, n_groups)
             return convergence.advance(chains, problem, ROUNDS_A_CALL)
 
-        def progress(chains: Chains) -> tuple[int, int]:
-            # Groups that have stopped are done, whatever their number of rounds.
-            done = BURN_IN_IN_ROUNDS * chains.begun + np.where(chains.stopped > 0, convergence.MAX_ROUNDS, chains.round)
-            return int(done.sum()), (BURN_IN_IN_ROUNDS + convergence.MAX_ROUNDS) * len(done)
-
         chains = self._go_on(
             _identity(x, offsets, streams, settings),
             Chains,
             lambda: convergence.start(problem),
             step,
-            progress,
+            lambda chains: convergence.progress(chains.round, chains.begun, chains.stopped),
             "rounds of four chains",
         )
         return chains, problem

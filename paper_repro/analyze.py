@@ -84,8 +84,13 @@ def load_model(model: str, weights: Path | None) -> "nn.Module":
     else:
         import torchvision
 
-        if model not in torchvision.models.list_models():
-            raise ValueError(f"model must be package.module:function or the name of a torchvision model, got {model!r}")
+        if model not in torchvision.models.list_models(module=torchvision.models):
+            known = model in torchvision.models.list_models()
+            what = f"{model}, which is for another task: give package.module:function" if known else repr(model)
+            raise ValueError(
+                "model must be package.module:function or the name of a torchvision model that classifies images, got "
+                f"{what}"
+            )
         if model.startswith("swin"):
             raise ValueError(
                 f"model must have layers [B, C, H, W], those of {model} are [B, H, W, C]: give package.module:function "
@@ -146,12 +151,14 @@ class Analysis(Pipeline):
             images: `ClassFolders.identity` of the data, if that is known.
 
         Raises:
-            ValueError: fewer than two layers, an unknown one, dimensions that do not go with them or are more than
-                channels or images, mean or std that are not three finite numbers or of which a std is not positive, or
-                a network that does not take such images.
+            ValueError: fewer than two layers, an unknown one or one without a name, dimensions that do not go with them
+                or are more than channels or images, mean or std that are not three finite numbers or of which a std is
+                not positive, or a network that does not take such images.
         """
         if len(layers) < 2:
             raise ValueError(f"layers must be at least two, got {list(layers)}")
+        if "" in layers:
+            raise ValueError(f"layers (--layers) must be names of modules, got an empty one in {list(layers)}")
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != 3 or not all(map(math.isfinite, values)):
                 raise ValueError(f"{name} (--{name}) must be three finite numbers, one a channel, got {list(values)}")
@@ -212,6 +219,7 @@ class Analysis(Pipeline):
             },
             partial(_representations, network, self.probe),
             (self.dataset,),
+            partial(_estimate_representations, network),
         )
         # The report looks for what is known of a network that was trained here, and finds nothing.
         self.network = self.representations
@@ -328,6 +336,16 @@ def _representations(network: "nn.Module", probe: dict[str, np.ndarray], work: W
     for file, name in names.items():
         write_arrays(work.folder / f"{file}.npz", found[name]._asdict())
     write_arrays(work.folder / PROBE, probe)
+
+
+def _estimate_representations(network: "nn.Module", work: Work) -> float:
+    import torch
+
+    home = next(network.parameters(), torch.empty(0)).device
+    try:
+        return compute.estimate_passes(work, network.to(network_device()), "train_images")
+    finally:
+        network.to(home)
 
 
 def _probe(network: "nn.Module", layers: Sequence[str], size: int) -> dict[str, np.ndarray]:

@@ -191,9 +191,7 @@ def run(
 def trials(
     shard: Annotated[str, typer.Option(help="i/n: the trials whose number leaves i when divided by n.")] = "0/1",
     profile: ProfileName = "digits",
-    protocol: ProtocolName = "paper",
     seed: Seed = 0,
-    official: Official = False,
     data: Data = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -209,7 +207,8 @@ def trials(
         part = shard_of(shard)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--shard") from None
-    workspace, pipeline = _open(profile, protocol, seed, official, runs_dir, data)
+    # They are the same under every protocol.
+    workspace, pipeline = _open(profile, "paper", seed, False, runs_dir, data)
     if "memorization" not in pipeline.robustness:
         raise typer.BadParameter(f"{profile!r} has no memorization trials", param_hint="--profile")
     if pipeline.scores:

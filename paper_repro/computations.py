@@ -30,7 +30,7 @@ from paper_repro.machine import density_device
 from paper_repro.statistics import gap_p_value, is_split
 from paper_repro.steps import ARCHIVE_ORDER, Work, derived_seed
 from paper_repro.storage import read_arrays, read_json, write_arrays, write_csv, write_json, write_tensors
-from paper_repro.timing import extrapolated, over_classes, part_that_is_short, seconds_of, typical
+from paper_repro.timing import extrapolated, part_that_is_short, seconds_of, timed_fit, typical
 
 __all__ = [
     "classes",
@@ -80,7 +80,8 @@ def dataset(work: Work, source: Path | None = None) -> None:
         options.pop(told_apart, None)
     if "seed" in options:
         options["seed"] = derived_seed(options["seed"], "split")
-    data = datasets.load(name, source=source, **options)
+    with datasets.shown_on(work.console):
+        data = datasets.load(name, source=source, **options)
     tensors = ("train_images", "train_labels", "test_images", "test_labels")
     write_tensors(work.folder / "data.safetensors", {name: getattr(data, name) for name in tensors})
     if data.split is not None:
@@ -201,8 +202,13 @@ def estimate_passes(work: Work, network: Any, images: str) -> float:
     device = next(network.parameters(), torch.empty(0)).device
 
     @torch.no_grad()
+    def passes(n: int) -> None:
+        network(prepare(data[images][:n].to(device)))  # a network that is given may return anything
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
     def seconds(n: int) -> float:
-        return seconds_of(lambda: network(prepare(data[images][:n].to(device))).cpu())
+        return seconds_of(lambda: passes(n))
 
     n = part_that_is_short(seconds, min(BATCH_SIZE, len(data[images])))
     return typical(seconds, n) / n * len(data[images])
@@ -250,9 +256,7 @@ def _fit(work: Work, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         for name in ("posterior.npz", "trace.npz"):
             shutil.copyfile(work.input(work.folder.name) / name, work.folder / name)
         return found.diagnostics["converged"]
-    # As above: a machine with another device begins a chain of its own.
-    path = work.folder / f"checkpoint-{density_device(x.shape[1])}.npz"
-    model = _mixture(work, x.shape[1], checkpoint=path, verbose=verbose)
+    model = _mixture(work, x.shape[1], checkpoint=_checkpoint(work, x.shape[1]), verbose=verbose)
     model.fit(x, groups=labels)
     model.posterior_.save(work.folder / "posterior.npz")
     numbers = model.trace_ if density == "chain" else model.convergence_
@@ -262,6 +266,11 @@ def _fit(work: Work, x: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         densities["mean_by_chain"] = numbers.mean_log_density
     write_arrays(work.folder / "density.npz", densities)
     return None if density == "chain" else numbers.converged
+
+
+def _checkpoint(work: Work, n_features: int) -> Path:
+    """Of the fit to all points; here too a machine with another device begins a chain of its own."""
+    return work.folder / f"checkpoint-{density_device(n_features)}.npz"
 
 
 def _folds(work: Work, x: np.ndarray) -> Path:
@@ -331,25 +340,19 @@ def estimate_posterior(work: Work) -> float:
     if density != "chain":
         from classfit.protocols import em
 
-        n_classes, n_fits = int(labels.max()) + 1, 1
+        n_fits = _share_left(work, x.shape[1])
         if density == "heldout":
             # All but the last checkpoint are of fits that ended.
             n_fits = N_FOLDS - max(0, len(list(_folds(work, x).glob("fold*.npz"))) - 1)
             kept = np.argsort(labels, kind="stable")[np.arange(len(x)) % N_FOLDS > 0]
             x, labels = x[kept], labels[kept]
 
-        def fit(rows: np.ndarray) -> Any:
+        def fit(points: np.ndarray, groups: np.ndarray) -> Any:
             if density == "em":
-                return em(x[rows], labels[rows], device=density_device(x.shape[1]))
-            return _mixture(work, x.shape[1]).fit(x[rows], groups=labels[rows])
+                return em(points, groups, device=density_device(x.shape[1]))
+            return _mixture(work, x.shape[1]).fit(points, groups=groups)
 
-        def of_classes(n: int) -> float:
-            return seconds_of(lambda: fit(np.flatnonzero(labels < n)))
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fit(np.flatnonzero(labels == 0)[:8])  # compiles
-            return n_fits * over_classes(of_classes, n_classes, density_device(x.shape[1]))
+        return n_fits * timed_fit(fit, x, labels, density_device(x.shape[1]))[0]
 
     def seconds(n_sweeps: int) -> float:
         model = _mixture(work, x.shape[1], n_sweeps=n_sweeps, n_discard=0)
@@ -358,7 +361,21 @@ def estimate_posterior(work: Work) -> float:
     thin = work.settings["thin"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the step says them
-        return extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
+        return _share_left(work, x.shape[1]) * extrapolated(seconds, thin, 4 * thin, work.settings["n_sweeps"])
+
+
+def _share_left(work: Work, n_features: int) -> float:
+    """Of the fit to all points, by its checkpoint."""
+    from classfit import convergence
+
+    path = _checkpoint(work, n_features)
+    if not path.exists():
+        return 1.0
+    stored = read_arrays(path)
+    if "sweep" in stored:
+        return 1 - int(stored["sweep"]) / work.settings["n_sweeps"]
+    done, total = convergence.progress(int(stored["round"]), stored["begun"], stored["stopped"])
+    return 1 - done / total
 
 
 def relative_entropy(work: Work) -> None:

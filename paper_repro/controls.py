@@ -164,7 +164,7 @@ def controls(work: Work) -> None:
 
     settings = work.settings
     fits = planned_fits(settings["cells"], settings["n_seeds"], settings["n_variant_seeds"])
-    folder = work.folder / "checkpoint-fits"
+    folder = _fits(work)
     folder.mkdir(exist_ok=True)
     run_tasks(
         partial(_run, dict(work.inputs), dict(settings), folder),
@@ -177,6 +177,10 @@ def controls(work: Work) -> None:
     described = {name: np.array([getattr(fit, name) for fit in fits]) for name in Fit._fields}
     statistics = {name: np.stack([f[name] for f in found]) for name in STATISTICS}
     write_arrays(work.folder / "fits.npz", described | statistics)
+
+
+def _fits(work: Work) -> Path:
+    return work.folder / "checkpoint-fits"
 
 
 def _run(inputs: Mapping[str, Path], settings: Mapping[str, Any], folder: Path, fit: Fit) -> None:
@@ -194,7 +198,8 @@ def estimate_controls(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
     settings, few = work.settings, 12
-    fits = planned_fits(settings["cells"], settings["n_seeds"], settings["n_variant_seeds"])
+    planned = planned_fits(settings["cells"], settings["n_seeds"], settings["n_variant_seeds"])
+    fits = [fit for fit in planned if not (_fits(work) / fit.file).exists()]
     G = len(class_names(work))
     n_timed = min(G, 4)
     short = {**settings, "n_sweeps": few, "n_discard": 0}

@@ -2,9 +2,10 @@
 
     mem(i) = P(network is right on i | i was trained on) - P(network is right on i | it was not)
 
-over networks that are trained on random subsets of the training data. Each finished trial is one file with its subset
-and which points it got right, so any number of processes and machines can share the trials, and a trial that is stopped
-half-way is the only one lost. The subset of a trial depends on the seed and the number of the trial alone.
+over networks that are trained on random subsets of the training data. Each finished trial is one file with its subset,
+which points it got right, and what it is of, so any number of processes and machines can share the trials, and a trial
+that is stopped half-way is the only one lost. The subset of a trial depends on the seed and the number of the trial
+alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -102,6 +103,7 @@ def run_trials(
     n_points: int,
     *,
     seed: int,
+    of: str = "",
     shard: tuple[int, int] = (0, 1),
     console: Console | None = None,
     n_processes: int | None = None,
@@ -115,6 +117,7 @@ def run_trials(
         n_trials: R, over all shards.
         n_points: N.
         seed: of the subsets.
+        of: what tells these trials from those of other data or networks; `load_trials` compares it.
         shard: (i, n): the trials r with r mod n = i.
         console: where progress is shown, if anywhere.
         n_processes: see `workers.run_tasks`.
@@ -126,7 +129,7 @@ def run_trials(
     if not 0 <= i < n:
         raise ValueError(f"shard must be (i, n) with 0 <= i < n, got {shard}")
     run_tasks(
-        partial(_run_trial, folder, fit, n_points, seed),
+        partial(_run_trial, folder, fit, n_points, seed, of),
         range(i, n_trials, n),
         lambda trial: _file(folder, trial).exists(),
         description="memorization trials",
@@ -135,19 +138,20 @@ def run_trials(
     )
 
 
-def load_trials(folder: Path, n_points: int, *, seed: int) -> Trials:
+def load_trials(folder: Path, n_points: int, *, seed: int, of: str = "") -> Trials:
     """The trials whose files are in the folder, in order of their numbers.
 
     Raises:
-        ValueError: fewer than two trials, or a trial whose subset is not the one of this seed.
+        ValueError: fewer than two trials, or a trial of something else, or of another seed.
     """
     inside, correct = [], []
     for path in sorted(folder.glob("checkpoint-trial-*.npz")):
         trial = int(path.stem.rsplit("-", 1)[1])
         stored = read_arrays(path)
-        if not np.array_equal(stored["inside"], subset(trial, n_points, seed=seed)):
-            words = f"its subset is not that of trial {trial}. Move it away, then run the same command again"
-            raise DamagedError(f"{path} is of another seed or other data: {words}")
+        same = np.array_equal(stored["inside"], subset(trial, n_points, seed=seed))
+        if not same or str(stored.get("of")) != of:
+            words = "of another seed, profile or version, or of images that are others or in another order"
+            raise DamagedError(f"{path} is {words}. Move it away, then run the same command again")
         inside.append(stored["inside"])
         correct.append(stored["correct"])
     if len(inside) < 2:
@@ -229,9 +233,11 @@ def shard_of(text: str) -> tuple[int, int]:
     raise ValueError(f"shard must be i/n with 0 <= i < n, got {text!r}")
 
 
-def _run_trial(folder: Path, fit: Callable[[np.ndarray, int], Any], n_points: int, seed: int, trial: int) -> None:
+def _run_trial(
+    folder: Path, fit: Callable[[np.ndarray, int], Any], n_points: int, seed: int, of: str, trial: int
+) -> None:
     inside = subset(trial, n_points, seed=seed)
-    write_arrays(_file(folder, trial), {"inside": inside, "correct": fit(inside, trial)})
+    write_arrays(_file(folder, trial), {"inside": inside, "correct": fit(inside, trial), "of": np.array(of)})
 
 
 def _file(folder: Path, trial: int) -> Path:

@@ -4,7 +4,6 @@ All use the protocol's own chains for every density, those of `converged` under 
 density is a task with a file of its own, as in `robustness`.
 """
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from paper_repro.machine import density_device
 from paper_repro.robustness import checkpoint_of
 from paper_repro.steps import CannotError, Work, derived_seed
 from paper_repro.storage import read_arrays, write_arrays
-from paper_repro.timing import over_classes, seconds_of
+from paper_repro.timing import seconds_of, timed_fit
 
 __all__ = ["estimate_generative", "estimate_kl_by_stage", "generative", "kl_by_stage"]
 
@@ -52,15 +51,17 @@ def estimate_kl_by_stage(work: Work) -> float:
     from paper_repro.workers import n_workers, one_thread
 
     settings, labels = work.settings, train_labels(work)
-    (kept, classes), folder, cells = _groups_of_classes(work), _representations(work), _cells(settings)
+    (kept, classes), folder = _groups_of_classes(work), _representations(work)
+    tasks = [(name, *cell) for name in kept for cell in _cells(settings)]
+    left = [task for task in tasks if not checkpoint_of(work.folder, task).exists()]
     total = 0.0
     with one_thread():
-        for cell in cells:
-            for rows in kept.values():
-                values = _values(folder, *cell)[rows]
-                seconds, model = _timed_fit(settings, values, labels[rows])
-                total += seconds + _seconds_of_divergences(model, len(classes), settings["n_draws"])
-    return total / min(n_workers(), len(kept) * len(cells))
+        for name, *cell in left:
+            rows = kept[name]
+            values = _values(folder, *cell)[rows]
+            seconds, model = _timed_fit(settings, values, labels[rows])
+            total += seconds + _seconds_of_divergences(model, len(classes), settings["n_draws"])
+    return total / max(1, min(n_workers(), len(left)))
 
 
 def _cells(settings: Mapping[str, Any]) -> list[tuple[int, ...]]:
@@ -128,15 +129,16 @@ def estimate_generative(work: Work) -> float:
     held = np.concatenate(list(groups.values()))
     rest = np.setdiff1d(np.arange(len(labels)), held)
     few = held[:: max(1, len(held) // 100)]
+    left = [stage for stage in settings["stages"] if not checkpoint_of(work.folder, stage).exists()]
     total = 0.0
     with one_thread():
-        for stage in settings["stages"]:
+        for stage in left:
             values = values_of(work, stage)
             seconds, model = _timed_fit(settings, values[rest], labels[rest])
             model.class_log_density(values[few])  # compiles
             every_class = len(np.unique(labels)) * seconds_of(partial(model.class_log_density, values[few]))
             total += seconds + every_class * len(held) / len(few)
-    return total / min(n_workers(), len(settings["stages"]))
+    return total / max(1, min(n_workers(), len(left)))
 
 
 def _held_out(work: Work) -> dict[str, np.ndarray]:
@@ -147,24 +149,9 @@ def _held_out(work: Work) -> dict[str, np.ndarray]:
 
 
 def _timed_fit(settings: Any, values: np.ndarray, labels: np.ndarray) -> tuple[float, Any]:
-    """Seconds that the protocol's fit of all classes would take, and the model of one, from the class of median size.
-
-    A whole chain of one class rather than a few sweeps of all: from a random start labels move in every sweep, so that
-    sweeps cost more, and each that is kept has components of its own, than later on.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    x, D = values[labels == classes[counts.argsort()[len(counts) // 2]]], values.shape[1]
-    model = mixture(settings, 0, D)
-
-    def of_copies(n: int) -> float:
-        fitted = model if n == 1 else mixture(settings, 0, D)
-        return seconds_of(lambda: fitted.fit(np.tile(x, (n, 1)), groups=np.repeat(np.arange(n), len(x))))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mixture(settings, 0, D).fit(x[:8])  # compiles
-        seconds = over_classes(of_copies, len(classes), density_device(D))
-    return seconds * len(labels) / (len(x) * len(classes)), model
+    """As `timed_fit`, of the protocol's mixtures."""
+    D = values.shape[1]
+    return timed_fit(lambda x, groups: mixture(settings, 0, D).fit(x, groups=groups), values, labels, density_device(D))
 
 
 def _seconds_of_divergences(model: Any, n_classes: int, n_draws: int) -> float:

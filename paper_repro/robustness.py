@@ -4,6 +4,8 @@ Each step is cut into tasks that write a file of their own, so that they are sha
 killed loses only the tasks in hand. Files called `checkpoint*` are gathered into one at the end.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 
 from paper_repro.inputs import log_density_of, train_labels
 from paper_repro.steps import CannotError, Work, derived_seed
-from paper_repro.storage import read_arrays, write_arrays
+from paper_repro.storage import read_arrays, sha256, write_arrays
 from paper_repro.timing import extrapolated, part_that_is_short, seconds_of, typical
 
 __all__ = [
@@ -42,7 +44,7 @@ def memorization(work: Work) -> None:
 
     memorization_trials(work)
     labels = train_labels(work)
-    trials = load_trials(work.folder, len(labels), seed=_subsets_seed(work, len(labels)))
+    trials = load_trials(work.folder, len(labels), seed=_subsets_seed(work, len(labels)), of=_of_trials(work))
     write_arrays(work.folder / "trials.npz", trials._asdict())
     write_arrays(work.folder / "scores.npz", {**memorization_scores(trials)._asdict(), "tr_labels": labels})
 
@@ -58,6 +60,7 @@ def memorization_trials(work: Work, shard: tuple[int, int] = (0, 1)) -> None:
         work.settings["n_trials"],
         len(networks.labels),
         seed=_subsets_seed(work, len(networks.labels)),
+        of=_of_trials(work),
         shard=shard,
         console=work.console,
     )
@@ -189,6 +192,13 @@ def estimate_attacks(work: Work) -> float:
             seconds, 2, 10, max(1, round(work.settings["points_a_task"] * float(right[rows].mean())))
         )
     return of_task * n_tasks / n_workers()
+
+
+def _of_trials(work: Work) -> str:
+    """What tells the trials from those of other networks, or of other images, or of the same in another order."""
+    settings = {name: value for name, value in work.settings.items() if name != "n_trials"}
+    described = [settings, sha256(work.inputs["dataset"] / "data.safetensors")]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _networks_of_bins(work: Work) -> list[tuple[int, str]]:

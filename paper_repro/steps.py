@@ -136,6 +136,7 @@ class Workspace:
         self.root = root
         self.console = console or Console(quiet=True)
         self._estimates: dict[str, float] = {}
+        self._digests: dict[tuple[Path, int, int, int], str] = {}
 
     def folder(self, step: Step) -> Path:
         return self.root / step.name
@@ -192,7 +193,7 @@ class Workspace:
         """Files of a finished step that are gone or differ from what was written."""
         folder, record = self.folder(step), self.provenance(step)
         files = record["files"] if record else {}
-        return [name for name, digest in files.items() if not _matches(folder / name, digest)]
+        return [name for name, digest in files.items() if not self._matches(folder / name, digest)]
 
     def run(self, targets: Iterable[Step], *, kept: bool = False) -> list[Step]:
         """Bring the targets, and all they depend on, up to date; returns the steps that had to be computed.
@@ -257,7 +258,7 @@ class Workspace:
         """Write the provenance of a finished step anew, with the hashes of its files as they are now."""
         folder = self.folder(step)
         previous = self.provenance(step) or {}
-        files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if _is_result(path)}
+        files = {path.name: self._sha256(path) for path in sorted(folder.iterdir()) if _is_result(path)}
         write_json(folder / PROVENANCE, {**previous, **changes, "files": files})
 
     @contextmanager
@@ -339,8 +340,7 @@ class Workspace:
         continued = any(folder.glob("checkpoint*")) or _seconds_of_attempt(folder) > WORTH_SAYING_SECONDS
         if continued:
             self.console.print(f"{step.name}: continuing where it was stopped")
-        else:
-            self.say_how_long(step.name, self.estimate(step))
+        self.say_how_long(step.name, self.estimate(step))
         started_at, start = datetime.now(UTC), time.perf_counter()
         reset_peak_memory()
         step.compute(work)
@@ -455,6 +455,17 @@ class Workspace:
     def _input_digests(self, step: Step) -> dict[str, str]:
         return {step_in.name: self._digest(step_in) for step_in in step.inputs}
 
+    def _matches(self, path: Path, digest: str) -> bool:
+        return path.is_file() and self._sha256(path) == digest
+
+    def _sha256(self, path: Path) -> str:
+        """Of a file as it is; it is read once, and again when it has changed."""
+        found = path.stat()
+        key = path, found.st_size, found.st_mtime_ns, found.st_ino
+        if key not in self._digests:
+            self._digests[key] = sha256(path)
+        return self._digests[key]
+
 
 def _versions(record: Mapping[str, Any]) -> dict[str, str]:
     """Of what steps are computed with."""
@@ -501,10 +512,6 @@ def _is_result(path: Path) -> bool:
 
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _matches(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256(path) == digest
 
 
 def _read_or_none(path: Path) -> Any:

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from paper_repro.steps import KilledError
 from paper_repro.storage import MENDABLE
 
-__all__ = ["n_workers", "one_thread", "run_tasks"]
+__all__ = ["n_workers", "one_thread", "progress", "run_tasks"]
 
 SAY_EVERY_SECONDS = 60.0
 REFUSED = 100
@@ -57,19 +57,8 @@ def run_tasks(
     """
     left = [task for task in tasks if not finished(task)]
     n_processes = min(n_processes or n_workers(), len(left))
-    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = console is None or not console.is_terminal
-    said_at = time.monotonic()
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        shown = bar.add_task("", total=len(tasks), completed=len(tasks) - len(left))
-
-        def show(n: int) -> None:
-            nonlocal said_at
-            bar.update(shown, completed=n)
-            if console is not None and quiet and time.monotonic() - said_at > SAY_EVERY_SECONDS:
-                console.print(f"{description}: {n} of {len(tasks)}")
-                said_at = time.monotonic()
-
+    with progress(description, len(tasks), console) as show:
+        show(len(tasks) - len(left))
         if n_processes <= 1:
             # Beside a GPU, the processor's part of a task has all threads.
             run = function if torch.cuda.is_available() else partial(_on_one_thread, function)
@@ -104,6 +93,31 @@ def run_tasks(
                 "memory runs out. What is finished stays: run the same command again to go on from here"
             )
         raise RuntimeError(f"{description}: {len(failed)} of {len(tasks)} tasks failed, the first is {failed[0]!r}")
+
+
+@contextmanager
+def progress(description: str, total: int, console: Console | None) -> Iterator[Callable[[int], None]]:
+    """Gives show(n), which shows how many are done: in a bar, or in a line a minute if the console is no terminal.
+
+    Args:
+        description: what they are.
+        total: how many there are.
+        console: None shows nothing.
+    """
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = console is None or not console.is_terminal
+    said_at = time.monotonic()
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+        shown = bar.add_task("", total=total)
+
+        def show(n: int) -> None:
+            nonlocal said_at
+            bar.update(shown, completed=n)
+            if console is not None and quiet and time.monotonic() - said_at > SAY_EVERY_SECONDS:
+                console.print(f"{description}: {n:,} of {total:,}")
+                said_at = time.monotonic()
+
+        yield show
 
 
 def n_workers() -> int:

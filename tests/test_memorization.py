@@ -27,7 +27,7 @@ from paper_repro.memorization import (
     shard_of,
     subset,
 )
-from paper_repro.storage import write_json, write_tensors
+from paper_repro.storage import read_arrays, write_arrays, write_json, write_tensors
 from paper_repro.subset_networks import SubsetNetworks
 
 
@@ -116,11 +116,19 @@ def test_progress_is_said_where_there_is_no_terminal(tmp_path, monkeypatch):
         assert f"memorization trials: {n_trials} of {n_trials}" in said.getvalue()
 
 
-def test_trials_of_another_seed_are_refused_and_few_are_too_few(tmp_path):
-    run_trials(tmp_path, made_fit, 3, 20, seed=0)
-    assert load_trials(tmp_path, 20, seed=0).inside.shape == (3, 20)
-    with pytest.raises(ValueError, match="is of another seed or other data"):
-        load_trials(tmp_path, 20, seed=1)
+def test_trials_of_another_seed_or_of_something_else_are_refused_and_few_are_too_few(tmp_path):
+    run_trials(tmp_path, made_fit, 3, 20, seed=0, of="these")
+    assert load_trials(tmp_path, 20, seed=0, of="these").inside.shape == (3, 20)
+    for seed, of in ((1, "these"), (0, "others"), (0, "")):
+        with pytest.raises(ValueError, match="is of another seed, profile or version, or of images that are others"):
+            load_trials(tmp_path, 20, seed=seed, of=of)
+    # Those of earlier versions do not say what they are of.
+    path = tmp_path / "checkpoint-trial-00001.npz"
+    stored = read_arrays(path)
+    del stored["of"]
+    write_arrays(path, stored)
+    with pytest.raises(ValueError, match=r"checkpoint-trial-00001\.npz is of another seed, profile or version"):
+        load_trials(tmp_path, 20, seed=0, of="these")
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="at least 2 finished trials, got 0"):
         load_trials(tmp_path / "none", 20, seed=0)

@@ -56,6 +56,13 @@ def changed():
 
 
 FACTOR = 1.0
+
+
+def listed():
+    # Some networks return more than a tensor.
+    network = small()
+    network.register_forward_hook(lambda module, images, classes: {"classes": classes})
+    return network
 """
 
 
@@ -112,6 +119,16 @@ def test_from_a_network_to_a_report(analyze, tmp_path):
     assert "✓" not in again.output
 
 
+def test_the_time_that_representations_take_is_estimated(images, tmp_path, monkeypatch):
+    (tmp_path / "networks_of_a_file.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = load_model("networks_of_a_file:listed", None)
+    analysis = Analysis(network, TINY_PROTOCOL, model="m", data=images, size=16)
+    workspace = Workspace(tmp_path / "runs")
+    workspace.run([analysis.dataset])
+    assert 0 < workspace.estimate(analysis.representations) < 60
+
+
 def test_other_layers(analyze, tmp_path):
     chosen = ("--layers", "conv1, layer1,layer2 ", "--dimensions", "2,3,5")
     result = analyze("--model", "my_networks:small", *chosen)
@@ -155,8 +172,11 @@ def test_a_class_of_one_image(analyze, images, tmp_path):
             "called without arguments, 'my_networks:asks' cannot be had: missing a required argument: 'width'",
         ),
         (("--model", "resnet18"), "weights must be given for torchvision's resnet18"),
-        (("--model", "resnet_18"), "or the name of a torchvision model"),
+        (("--model", "resnet_18"), "or the name of a torchvision model that classifies images, got 'resnet_18'"),
+        (("--model", "fcn_resnet50"), "got fcn_resnet50, which is for another task: give package.module:function"),
+        (("--model", "quantized_resnet18"), "got quantized_resnet18, which is for another task"),
         (("--model", "my_networks:small", "--layers", "layer1"), "at least two"),
+        (("--model", "my_networks:small", "--layers", "layer1,layer2,"), "an empty one in ['layer1', 'layer2', '']"),
         (("--model", "my_networks:small", "--layers", "layer1,layer9"), "no layer 'layer9'"),
         (("--model", "my_networks:small", "--dimensions", "4,4"), "one for each of the 4 layers"),
         (("--model", "my_networks:small", "--dimensions", "0,4,4,4"), "(--dimensions) must be positive, got [0, 4,"),

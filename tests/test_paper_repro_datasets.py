@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tolerances import PEER_RELATIVE, UNIT_ROUNDOFF
 
 from paper_repro import datasets
@@ -175,15 +176,40 @@ def test_missing_and_damaged_datasets_are_told_what_to_do(tmp_path, small_cifar)
     fewer = write_zip(
         tmp_path / "fewer.zip", {name: data for name, data in files.items() if name != "train/bee/001.png"}
     )
-    with pytest.raises(DatasetError, match="4 training images of each of 3 classes; class 1 has 3"):
+    with pytest.raises(DatasetError, match="4 training images of each of 3 classes; class bee has 3"):
         datasets.load("cifar100", source=fewer)
     spoiled = write_zip(tmp_path / "spoiled.zip", files | {"test/ant/000.png": files["test/ant/000.png"][:-40]})
     with pytest.raises(DatasetError, match=r"test/ant/000\.png is no whole image"):
         datasets.load("cifar100", source=spoiled)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(DatasetError, match="4 training images of each of 3 classes; class 0 has 0"):
+    with pytest.raises(DatasetError, match=r"4 training images of each of 3 classes; no class was found \(train/<cla"):
         datasets.load("cifar100", source=empty)
+
+
+def test_a_name_that_is_no_text_is_said(tmp_path):
+    files, _ = class_folders(2, 1)
+    folder = write_folder(tmp_path / "images", files)
+    try:
+        os.rename(folder / "train" / "bee", os.fsencode(folder / "train") + b"/b\xe9e")
+    except OSError:
+        pytest.skip("the file system has no such names")
+    with pytest.raises(DatasetError, match=r"images has 'train/b\\udce9e/', a name that is not in UTF-8: give it anot"):
+        datasets.load("image-folder", source=folder, size=8, test_fraction=0.0, seed=0)
+
+
+def test_how_far_the_reading_is_can_be_seen(tmp_path, small_cifar, monkeypatch):
+    """Once a minute where there is no terminal (here, after every image), and only where it is asked for."""
+    source, said = write_zip(tmp_path / "images.zip", class_folders(4, 2)[0]), io.StringIO()
+    step = Pipeline(CIFAR100_LAPTOP, PAPER, data=source).dataset
+    for often in (False, True):
+        if often:
+            monkeypatch.setattr("paper_repro.workers.SAY_EVERY_SECONDS", 0.0)
+        Workspace(tmp_path / f"runs-{often}", Console(file=said, width=200)).run([step])
+        assert ("images of the dataset: 12 of 12\nimages of the dataset: 1 of 6\n" in said.getvalue()) is often
+    before = said.getvalue()
+    datasets.load("cifar100", source=source)
+    assert said.getvalue() == before
 
 
 def test_wrong_size_is_refused(tmp_path, small_cifar):

@@ -9,14 +9,16 @@ import pytest
 import torch
 from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
 from rich.console import Console
+from tolerances import PEER_RELATIVE
 from typer.testing import CliRunner
 
+from classfit import convergence
 from paper_repro import computations, plan, storage, timing
 from paper_repro.cli import app
 from paper_repro.datasets import load
 from paper_repro.dry_run import shrunk_profile, shrunk_protocol
 from paper_repro.pipeline import Pipeline
-from paper_repro.profiles import HELDOUT, PAPER, PROFILES, PROTOCOLS
+from paper_repro.profiles import CONVERGED, HELDOUT, PAPER, PROFILES, PROTOCOLS
 from paper_repro.steps import Workspace
 
 QUICK = {"dataset", "classes", "scorecard"}
@@ -82,15 +84,73 @@ def test_an_estimate_is_made_once(dry):
     assert workspace.estimate(pipeline.representations) == first
 
 
+def made_points(root, labels):
+    """What a posterior at stage 1 reads."""
+    for name in ("dataset", "representations"):
+        (root / name).mkdir()
+    storage.write_tensors(root / "dataset" / "data.safetensors", {"train_labels": torch.from_numpy(labels)})
+    storage.write_json(root / "dataset" / "dataset.json", {"class_names": [f"class {g}" for g in range(10)]})
+    values = np.random.default_rng(0).normal(size=(len(labels), 2)).astype(np.float32)
+    storage.write_arrays(root / "representations" / "layer1.npz", {"values": values})
+    return values
+
+
+def test_what_a_chain_has_done_takes_no_more_time(tmp_path, monkeypatch):
+    made_points(tmp_path, np.tile(np.arange(10), 10))
+    workspace = Workspace(tmp_path)
+    monkeypatch.setattr(computations, "extrapolated", lambda *_: 60.0)
+    work = workspace.work(Pipeline(TINY_PROFILE, TINY_PROTOCOL).posteriors[1])
+    work.folder.mkdir(parents=True)
+    checkpoint = work.folder / "checkpoint-cpu.npz"
+    for sweep, left in ((None, 60), (4, 45), (16, 0)):
+        if sweep is not None:
+            storage.write_arrays(checkpoint, {"sweep": sweep})
+        assert computations.estimate_posterior(work) == left
+    monkeypatch.setattr(computations, "timed_fit", lambda *_: (60.0, None))
+    work = workspace.work(Pipeline(TINY_PROFILE, CONVERGED).posteriors[1])
+    work.folder.mkdir(parents=True)
+    checkpoint = work.folder / "checkpoint-cpu.npz"
+    whole = convergence.BURN_IN_IN_ROUNDS + convergence.MAX_ROUNDS
+    begun, none = np.arange(10) < 5, np.zeros(10, int)
+    stopped = np.where(begun, 100, 0)  # half of the groups, long before the end of the budget
+    for state, done in (
+        (None, 0),
+        ({"round": 0, "begun": begun, "stopped": none}, convergence.BURN_IN_IN_ROUNDS / whole / 2),
+        (
+            {"round": 120, "begun": none == 0, "stopped": stopped},
+            0.5 + (convergence.BURN_IN_IN_ROUNDS + 120) / whole / 2,
+        ),
+        ({"round": 120, "begun": none == 0, "stopped": none + 100}, 1),
+    ):
+        if state is not None:
+            storage.write_arrays(checkpoint, state)
+        assert computations.estimate_posterior(work) == pytest.approx(60 * (1 - done), abs=PEER_RELATIVE)
+
+
+def test_a_fit_is_timed_by_the_class_of_median_size():
+    """Scaled by its share of the points; the first few points of the class pay for what is compiled."""
+    labels = np.repeat([0, 1, 2], [5, 40, 20])
+    x, fitted = np.arange(65.0)[:, None], []
+
+    def fit(points, groups):
+        fitted.append((len(points), sorted(set(groups.tolist()))))
+        return points
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "seconds_of", lambda call: call() or 3.0)
+        seconds, found = timing.timed_fit(fit, x, labels, "cpu")
+        assert seconds == pytest.approx(3 * 65 / 20)
+        np.testing.assert_array_equal(found, x[labels == 2])
+        assert fitted == [(8, [0]), (20, [0])]
+        fitted.clear()
+        patch.setattr(timing, "extrapolated", lambda seconds, few, more, all_: seconds(few) + seconds(more) + all_)
+        assert timing.timed_fit(fit, x, labels, "cuda")[0] == pytest.approx((3 + 3 + 3) * 65 / (20 * 3))
+        assert fitted == [(8, [0]), (20, [0]), (60, [0, 1, 2])]
+
+
 def test_folds_that_are_done_take_no_more_time(tmp_path, monkeypatch):
     # Classes in turns, as the points of many datasets lie.
-    labels, fitted = np.tile(np.arange(10), 10), []
-    for name in ("dataset", "representations"):
-        (tmp_path / name).mkdir()
-    storage.write_tensors(tmp_path / "dataset" / "data.safetensors", {"train_labels": torch.from_numpy(labels)})
-    storage.write_json(tmp_path / "dataset" / "dataset.json", {"class_names": [f"class {g}" for g in range(10)]})
-    values = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
-    storage.write_arrays(tmp_path / "representations" / "layer1.npz", {"values": values})
+    values, fitted = made_points(tmp_path, np.tile(np.arange(10), 10)), []
 
     class Fits:
         def fit(self, x, groups):
@@ -98,7 +158,7 @@ def test_folds_that_are_done_take_no_more_time(tmp_path, monkeypatch):
             fitted.append(np.bincount(groups).tolist())
 
     monkeypatch.setattr(computations, "_mixture", lambda *_: Fits())
-    monkeypatch.setattr(computations, "over_classes", lambda seconds, n, _: n * (seconds(1) >= 0))
+    monkeypatch.setattr(timing, "over_classes", lambda seconds, n, _: n * (seconds(1) >= 0))
     workspace = Workspace(tmp_path)
     work = workspace.work(Pipeline(TINY_PROFILE, HELDOUT).posteriors[1])
     assert computations.estimate_posterior(work) == 5 * 10

@@ -316,8 +316,24 @@ def test_states_of_many_steps_read_every_file_once(toy, workspace, monkeypatch):
     steps, read = list(toy.steps().values()), []
     expected = [workspace.state(step) for step in steps]
     monkeypatch.setattr("paper_repro.steps.sha256", lambda path: read.append(path) or storage.sha256(path))
-    assert workspace.states(steps) == expected
+    assert Workspace(workspace.root).states(steps) == expected
     assert len(read) == len(set(read)) == len(steps)
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(toy, workspace, monkeypatch):
+    """By all that a command does, and whichever of size and time gives the change away."""
+    read = []
+    monkeypatch.setattr("paper_repro.steps.sha256", lambda path: read.append(path) or storage.sha256(path))
+    toy.run(workspace)
+    toy.run(workspace)
+    assert sorted(read) == sorted(workspace.root / name / "result.json" for name in toy.settings)
+    step = toy.steps()["second"]
+    path = workspace.folder(step) / "result.json"
+    whole, written = path.read_bytes(), path.stat().st_mtime_ns
+    for content, time in ((whole + b" ", written), (whole[:-2] + b"9\n", written + 1)):
+        path.write_bytes(content)
+        os.utime(path, ns=(time, time))
+        assert workspace.state(step) == State.DAMAGED
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -377,7 +393,8 @@ def test_damage_is_found_said_and_made_good(toy, workspace, said, damage):
     assert "result.json is damaged or missing" in said.getvalue()
 
 
-def test_a_stopped_step_goes_on_from_its_checkpoint(toy, workspace, said):
+def test_a_stopped_step_goes_on_from_its_checkpoint(toy, workspace, said, monkeypatch):
+    monkeypatch.setattr(Workspace, "estimate", lambda self, step: 150.0 if step.name == "second" else 0.0)
     toy.fails = "second"
     with pytest.raises(RuntimeError, match="stopped here"):
         toy.run(workspace)
@@ -385,7 +402,7 @@ def test_a_stopped_step_goes_on_from_its_checkpoint(toy, workspace, said):
     assert workspace.state(toy.steps()["third"]) == State.MISSING
     toy.fails = ""
     assert toy.run(workspace) == ["second", "third", "lone"]
-    assert "second: continuing where it was stopped" in said.getvalue()
+    assert "second: continuing where it was stopped\nsecond: will take about 2 min" in said.getvalue()
     assert storage.read_json(workspace.root / "second/result.json")[1] == 7
     assert workspace.provenance(toy.steps()["second"])["continued_after_interruption"]
     assert sorted(path.name for path in (workspace.root / "second").iterdir()) == ["provenance.json", "result.json"]

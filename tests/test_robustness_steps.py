@@ -1,6 +1,7 @@
 """The steps behind figures 3, 4, A.11, B.6, B.7 at a scale of seconds: kills, shards, numbers that fit together."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PROFILES, PROTOCOLS
 from paper_repro.robustness_scale import LAPTOP
 from paper_repro.steps import CannotError, State, Work, Workspace
-from paper_repro.storage import read_arrays
+from paper_repro.storage import read_arrays, read_tensors, write_tensors
 
 FIGURES = ("figure_3", "figure_4", "figure_a11", "figure_b6", "figure_b7")
 CODE = """
@@ -272,7 +273,28 @@ def test_shards_from_the_command_line(finished, pipeline, tmp_path, monkeypatch)
     assert trials("--shard", "3/3").exit_code == 2
 
 
-def copied(workspace, root):
-    import shutil
+def test_trials_of_other_images_or_networks_are_refused(finished, pipeline, tmp_path):
+    """So are those of the same images in another order; more of the same networks go on from what there is."""
+    step = pipeline.robustness["memorization"]
+    work = replace(finished.work(step), folder=tmp_path / "trials")
+    work.folder.mkdir()
 
+    def with_trials(n, **settings):
+        return replace(work, settings={**work.settings, **settings, "n_trials": n})
+
+    robustness.memorization_trials(with_trials(30))
+    robustness.memorization(with_trials(31))
+    assert read_arrays(work.folder / "trials.npz")["correct"].shape == (31, 1437)
+    images, _ = read_tensors(finished.folder(pipeline.dataset) / "data.safetensors")
+    reordered = dict(images, train_images=images["train_images"].flip(0), train_labels=images["train_labels"].flip(0))
+    dataset = tmp_path / "dataset"
+    shutil.copytree(finished.folder(pipeline.dataset), dataset)
+    write_tensors(dataset / "data.safetensors", reordered)
+    network = {**work.settings["network"], "epochs": 2}
+    for other in (replace(with_trials(31), inputs={"dataset": dataset}), with_trials(31, network=network)):
+        with pytest.raises(ValueError, match="of images that are others or in another order"):
+            robustness.memorization(other)
+
+
+def copied(workspace, root):
     return Path(shutil.copytree(workspace.root, root))

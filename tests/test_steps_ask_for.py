@@ -178,6 +178,26 @@ def test_divergences_are_of_the_points_of_their_kind_in_as_many_dimensions(tmp_p
     assert fitted == [([[2, 3], [6, 7]], [1, 1]), ([[0], [4]], [0, 0])]
 
 
+def test_densities_that_are_done_take_no_more_time(tmp_path, monkeypatch):
+    """Each takes six seconds, on two processes."""
+    rows = {kind: np.arange(2) for kind in ("most", "random", "least")}
+    made = {"train_labels": np.arange(6) % 2, "_groups_of_classes": (rows, np.arange(2)), "_held_out": rows}
+    made |= {"_representations": tmp_path, "_values": np.zeros((6, 2)), "values_of": np.zeros((6, 2))}
+    made |= {"_timed_fit": (6.0, SimpleNamespace(class_log_density=lambda x: None)), "seconds_of": 0.0}
+    for name, value in (made | {"_seconds_of_divergences": 0.0}).items():
+        monkeypatch.setattr(memorized_densities, name, lambda *_, value=value: value)
+    monkeypatch.setattr("paper_repro.workers.n_workers", lambda: 2)
+    work = Work(tmp_path, {"stages": [3, 4], "n_draws": 5}, {}, Console(quiet=True))
+    for estimate, tasks in (
+        (memorized_densities.estimate_kl_by_stage, [(kind, stage) for kind in rows for stage in (3, 4)]),
+        (memorized_densities.estimate_generative, [3, 4]),
+    ):
+        for left in range(len(tasks), 0, -1):
+            assert estimate(work) == 6 * left / min(2, left)
+            robustness.checkpoint_of(tmp_path, tasks[left - 1]).touch()
+        assert estimate(work) == 0
+
+
 def test_official_reaches_the_estimator():
     chain = {"n_sweeps": 8, "n_discard": 4, "thin": 2, "block_size": 4, "n_init_components": 3}
     for official in (False, True):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paper_repro.datasets.images import Dataset, DatasetError
+from paper_repro.datasets.images import Dataset, DatasetError, shown_on
 
-__all__ = ["DATASETS", "Dataset", "DatasetError", "load", "normalised", "pixel_statistics"]
+__all__ = ["DATASETS", "Dataset", "DatasetError", "load", "normalised", "pixel_statistics", "shown_on"]
 
 DATASETS = ("digits", "cifar100", "mini-imagenet", "image-folder", "made")
 

@@ -98,7 +98,12 @@ def _check(data: Dataset, path: Path) -> None:
         counts = labels[labels >= 0].bincount(minlength=N_CLASSES).tolist()
         wrong = [(g, n) for g, n in enumerate(counts) if n != expected]
         if wrong or len(data.class_names) != N_CLASSES or bool((labels < 0).any()):
-            said = f"class {wrong[0][0]} has {wrong[0][1]}" if wrong else f"{len(data.class_names)} classes"
+            said = f"{len(data.class_names)} classes"
+            if not data.class_names:
+                said = "no class was found (train/<class>)"
+            elif wrong:
+                g, n = wrong[0]
+                said = f"class {data.class_names[g] if g < len(data.class_names) else g} has {n}"
             raise DatasetError(
                 f"{path} must hold {expected} {part} images of each of {N_CLASSES} classes; {said}. Get it again.\n"
                 + HELP.split("\n", 1)[1]

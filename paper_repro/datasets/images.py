@@ -5,18 +5,36 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
-__all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "decoded", "divided", "find", "gather"]
+from paper_repro.workers import progress
+
+__all__ = ["ClassFolders", "Dataset", "DatasetError", "decode", "decoded", "divided", "find", "gather", "shown_on"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 """Names of folders for parts of a dataset, in lower case."""
+
+
+_CONSOLE: ContextVar[Console | None] = ContextVar("_CONSOLE", default=None)
+
+
+@contextmanager
+def shown_on(console: Console) -> Iterator[None]:
+    """Within it `gather` shows there how far it is."""
+    before = _CONSOLE.set(console)
+    try:
+        yield
+    finally:
+        _CONSOLE.reset(before)
 
 
 class DatasetError(ValueError):
@@ -65,6 +83,8 @@ class ClassFolders:
         else:
             names = _walk(str(path))
         every = sorted(name for name in names if _is_shown(name))
+        if unreadable := [name for name in every if not _is_text(name)]:
+            raise DatasetError(f"{path} has {unreadable[0]!r}, a name that is not in UTF-8: give it another")
         files = [name for name in every if not name.endswith("/")]
         kept = [name for name in files if _suffix(name) in SUFFIXES]
         self._others = [_suffix(name) or "no suffix" for name in files if _suffix(name) not in SUFFIXES]
@@ -221,15 +241,17 @@ def decode(data: bytes, name: str, size: int | None = None) -> np.ndarray:
 def gather(images: Iterator[np.ndarray], n: int) -> Tensor:
     """[n, C, H, W] uint8 of images [C, H, W] of one shape, filled in place: nothing is in memory twice."""
     stacked = torch.empty(0, dtype=torch.uint8)
-    for i, image in enumerate(images):
-        if i == 0:
-            stacked = torch.empty((n, *image.shape), dtype=torch.uint8)
-        if image.shape != tuple(stacked.shape[1:]):
-            raise DatasetError(
-                f"images must have one size, the first has {list(stacked.shape[2:])} pixels and image {i} "
-                f"{list(image.shape[1:])}; give a size to bring them to"
-            )
-        stacked[i] = torch.from_numpy(np.ascontiguousarray(image))
+    with progress("images of the dataset", n, _CONSOLE.get()) as show:
+        for i, image in enumerate(images):
+            if i == 0:
+                stacked = torch.empty((n, *image.shape), dtype=torch.uint8)
+            if image.shape != tuple(stacked.shape[1:]):
+                raise DatasetError(
+                    f"images must have one size, the first has {list(stacked.shape[2:])} pixels and image {i} "
+                    f"{list(image.shape[1:])}; give a size to bring them to"
+                )
+            stacked[i] = torch.from_numpy(np.ascontiguousarray(image))
+            show(i + 1)
     return stacked
 
 
@@ -308,6 +330,14 @@ def _first(names: Sequence[str], n: int, between: str = ", ") -> str:
 def _is_shown(name: str) -> bool:
     hidden = {"__macosx", "thumbs.db", "desktop.ini"}
     return not any(part.startswith(".") or part.lower() in hidden for part in PurePosixPath(name).parts)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _one_folder(names: list[str], top: str) -> bool:
