@@ -348,7 +348,6 @@ def _figure_b11(work: Work) -> dict[str, Any]:
         },
         "own_small": small("stage_"),
         "small": small("layer"),
-        "log_det": {stage: representation_of(work, stage)["log_det_correlation"] for stage in stages},
         "labels": found[next(iter(stages))]["labels"],
         "class_names": class_names(work),
         "dimensions": stages,

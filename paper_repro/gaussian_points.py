@@ -19,7 +19,7 @@ from paper_repro.storage import write_arrays
 if TYPE_CHECKING:
     from paper_repro.pipeline import Pipeline
 
-__all__ = ["figure_b11", "gaussian_points", "gaussian_steps", "log_det_correlation", "points"]
+__all__ = ["figure_b11", "gaussian_points", "gaussian_steps", "points"]
 
 
 def gaussian_points(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -32,25 +32,16 @@ def gaussian_points(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return x.mean(0) + (rng.standard_normal(x.shape) * scale) @ directions.T
 
 
-def log_det_correlation(x: np.ndarray) -> float:
-    """Log determinant of the correlation matrix of x [n, D]: 0 without correlation, else below; -inf if singular."""
-    varies = x[:, x.std(0) > 0]
-    sign, value = np.linalg.slogdet(np.atleast_2d(np.corrcoef(varies.T)))
-    return float(value) if sign > 0 and varies.shape[1] < len(x) else -np.inf
-
-
 def points(work: Work) -> None:
-    """In place of representations: of each stage the points, in the order of the images, and of each class the log
-    determinant of its correlation matrix."""
+    """In place of representations: of each stage the points, in the order of the images."""
     labels = train_labels(work)
     for layer in work.settings["dimensions"]:
         x = representation_of(work, layer)["values"]
-        made, log_det = np.empty_like(x), np.empty(labels.max() + 1)
-        for g in range(len(log_det)):
-            of_class = x[labels == g].astype(np.float64)
+        made = np.empty_like(x)
+        for g in range(labels.max() + 1):
             rng = np.random.default_rng(derived_seed(work.settings["seed"], "gaussian points", layer, g))
-            made[labels == g], log_det[g] = gaussian_points(of_class, rng), log_det_correlation(of_class)
-        write_arrays(work.folder / f"{layer}.npz", {"values": made, "log_det_correlation": log_det})
+            made[labels == g] = gaussian_points(x[labels == g].astype(np.float64), rng)
+        write_arrays(work.folder / f"{layer}.npz", {"values": made})
 
 
 def gaussian_steps(pipeline: "Pipeline") -> dict[str, Step]:

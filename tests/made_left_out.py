@@ -62,5 +62,4 @@ def made_figure_b11():
         "own": {stage: values - 40.0 * (b5["labels"] == 7) for stage, values in b5["seen"].items()},
         "own_small": {stage: np.where(g >= 8, 0.8, 0.1) for stage in (3, 4)},
         "small": {stage: np.where(g >= 7, 0.9, 0.2) for stage in (3, 4)},
-        "log_det": {stage: g - 10.0 for stage in (3, 4)},
     }

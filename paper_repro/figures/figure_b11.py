@@ -33,7 +33,6 @@ def compute(
     effective_draws: Mapping[int, np.ndarray],
     own_small: Mapping[int, np.ndarray],
     small: Mapping[int, np.ndarray],
-    log_det: Mapping[int, np.ndarray],
     labels: np.ndarray,
     class_names: Sequence[str],
     dimensions: Mapping[int, int],
@@ -45,44 +44,39 @@ def compute(
         seen, left_out, effective_draws: by stage, [N] of the Gaussians' points, as in figure B.5.
         own_small, small: by stage, [G] share of the points of the class, and of its Gaussian, in components of fewer
             points than D.
-        log_det: by stage, [G] log determinant of the class's correlation matrix.
         labels: [N] class of each point, 0..G - 1.
         class_names: G names.
         dimensions: by stage, D.
 
     Returns:
         What `compute` of figure B.5 returns of the Gaussians' points, with high of shattered ones, and own_mean,
-        own_small, small, log_det [S, G]; of_log_det, own_of_log_det [S, 3]: Spearman's correlation of log_det with
-        small and own_small, and its 95% bootstrap interval over classes; between [S, 3]: that of own_mean with
-        seen_mean.
+        own_small, small [S, G]; between [S, 3]: Spearman's correlation of own_mean with seen_mean, and its 95%
+        bootstrap interval over classes.
     """
     found = figure_b5.compute(seen, left_out, effective_draws, labels, class_names, dimensions)
     stages, G = found["stages"].tolist(), len(class_names)
     own_mean = np.stack([class_statistics(own[stage], labels, G)[0] for stage in stages])
-    beside = {"own_small": own_small, "small": small, "log_det": log_det}
-    arrays = {name: np.stack([values[stage] for stage in stages]) for name, values in beside.items()}
-
-    def correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.array([scores.correlation(*pair) for pair in zip(first, second, strict=True)])
-
+    shares = {
+        name: np.stack([values[stage] for stage in stages])
+        for name, values in {"own_small": own_small, "small": small}.items()
+    }
+    between = [scores.correlation(*means) for means in zip(own_mean, found["seen_mean"], strict=True)]
     return {
         **found,
-        **arrays,
-        "high": arrays["small"] > SHATTERED,
+        **shares,
+        "high": shares["small"] > SHATTERED,
         "own_mean": own_mean,
-        "of_log_det": correlations(arrays["log_det"], arrays["small"]),
-        "own_of_log_det": correlations(arrays["log_det"], arrays["own_small"]),
-        "between": correlations(own_mean, found["seen_mean"]),
+        "between": np.array(between),
     }
 
 
 def table(stored: Stored) -> list[dict[str, Any]]:
     """One row a stage and class."""
     rows = figure_b5.table(stored)
-    beside = ("own_mean", "own_small", "small", "log_det")
+    beside = ("own_mean", "own_small", "small")
+    names = ("own_mean_log_density_nats", "own_share_in_small_components", "share_in_small_components")
     for row, values in zip(rows, zip(*(stored[name].ravel() for name in beside), strict=True), strict=True):
-        names = ("own_mean_log_density_nats", "own_share_in_small_components", "share_in_small_components")
-        row |= dict(zip((*names, "log_det_of_own_correlation"), map(float, values), strict=True))
+        row |= dict(zip(names, map(float, values), strict=True))
     return rows
 
 
@@ -94,7 +88,7 @@ def draw(stored: Stored) -> Figure:
     for s in range(S):
         beside_seen(panels[0, s], stored, s, {"left_out": (style.LINE, "s")}, bars=figure_b5.KINDS)
         panels[0, s].set_title(panels[0, s].get_title("left"), pad=style.LINE_POINTS + 6)
-        style.above(panels[0, s], _gap(stored, s))
+        style.above(panels[0, s], f"largest gap {_gap(stored, s)}")
         _beside_own(panels[1, s], stored, s)
     panels[0, 0].set_ylabel("log-density of the Gaussians' points (nats)")
     panels[1, 0].set_ylabel("mean of the Gaussian's points as fitted (nats)")
@@ -158,7 +152,7 @@ def _gap(stored: Stored, s: int) -> str:
         f"{of} {float(stored[f'{kind}_gap'][s]):.1f} nats ({p_words(float(stored[f'{kind}_p'][s]))})"
         for kind, of in figure_b5.KINDS.items()
     ]
-    return f"largest gap is {', '.join(gaps)}"
+    return ", ".join(gaps)
 
 
 def _stage(stored: Stored, s: int) -> str:
@@ -167,7 +161,7 @@ def _stage(stored: Stored, s: int) -> str:
     text = (
         f"At stage {stored['stages'][s]} the points of {gaussian.sum()} of {G} Gaussians are shattered, and the own "
         f"points of {own.sum()} classes; of {(own & gaussian).sum()} classes both are, of {(own == gaussian).sum()} "
-        f"both or neither. Between sorted means of the Gaussians' points the {_gap(stored, s)}."
+        f"both or neither. Largest gap between sorted means of the Gaussians' points: {_gap(stored, s)}."
     )
     if gaussian.any() and not gaussian.all():
         (high, of_high), (low, of_low) = (
@@ -179,11 +173,5 @@ def _stage(stored: Stored, s: int) -> str:
             f" The shattered ones have a mean log-density of {high}, and a standard deviation as fitted of "
             f"{std[of_high].mean():.1f}; the others {low}, and {std[of_low].mean():.1f}."
         )
-    text += f" Rank correlation of a class's mean with that of its Gaussian: {scores.words(stored['between'][s])}"
-    if np.isfinite(stored["log_det"][s]).all():
-        text += (
-            "; of the log determinant of its correlation matrix, which is 0 without any correlation, with the share of "
-            f"points in small components: {scores.words(stored['own_of_log_det'][s])} of its own, "
-            f"{scores.words(stored['of_log_det'][s])} of its Gaussian"
-        )
-    return text + "."
+    between = scores.words(stored["between"][s])
+    return f"{text} Rank correlation of a class's mean with that of its Gaussian: {between}."
