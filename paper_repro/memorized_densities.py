@@ -52,7 +52,7 @@ def estimate_kl_by_stage(work: Work) -> float:
 
     settings, labels = work.settings, train_labels(work)
     (kept, classes), folder = _groups_of_classes(work), _representations(work)
-    tasks = [(name, *cell) for name in kept for cell in _cells(settings)]
+    tasks: list[tuple[Any, ...]] = [(name, *cell) for name in kept for cell in _cells(settings)]
     left = [task for task in tasks if not checkpoint_of(work.folder, task).exists()]
     total = 0.0
     with one_thread():
