@@ -48,7 +48,9 @@ CASES = tuple(COMPONENTS)
 N_MEMORIZED = LAPTOP.n_memorized
 
 FREE = ("dataset", "classes", "scorecard", "leave_one_out_", "test_representations", "test_densities")
-"""How the names of steps begin that take a minute or less, beside figures."""
+"""How the kinds of steps begin that take a minute or less, beside figures and POINTS."""
+POINTS = "gaussian/representations"
+"""The step that reads no network."""
 
 
 class Data(NamedTuple):
@@ -101,7 +103,7 @@ def costs(profile: Profile) -> Iterator[Cost]:
     """Every step of the profile under the protocol `paper`, in order; those that cost nothing are left out."""
     data = DATA[profile.dataset]
     for step in Pipeline(profile, PAPER).steps:
-        if step.kind.startswith(FREE) or "figure" in step.settings:
+        if step.kind.startswith(FREE) or step.name == POINTS or "figure" in step.settings:
             continue
         yield _cost(step.name, list(_work(step, data)))
 

@@ -158,9 +158,9 @@ def test_every_step_that_costs_something_is_stored(stored):
     assert list(stored["profiles"]) == list(step_costs.PROFILE_NAMES)
     for name, found in stored["profiles"].items():
         steps = {step.name for step in Pipeline(PROFILES[name], PAPER).steps if "figure" not in step.settings}
-        free = {step for step in steps if step.rsplit("/", 1)[-1].startswith(step_costs.FREE)}
+        free = {step for step in steps if step.rsplit("/", 1)[-1].startswith(step_costs.FREE)} | {step_costs.POINTS}
         assert {cost["step"] for cost in found} == steps - free
-        assert len(free) == 7 + len(PROFILES[name].untrained)
+        assert len(free) == 10 + len(PROFILES[name].untrained)
         for cost in found:
             for hours in (*cost["hours"].values(), cost["processor_hours"] or {"best": 1.0, "likely": 1.0}):
                 assert 0 < hours["best"] <= hours["likely"]

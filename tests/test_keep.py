@@ -23,10 +23,8 @@ from paper_repro.pipeline import Pipeline
 from paper_repro.profiles import PAPER, PROFILES, PROTOCOLS
 from paper_repro.steps import State, Step, Workspace
 
-FIGURES = {
-    "paper": ["figure_1", "figure_2", "figure_a5", "figure_a6", "figure_a7", "figure_b3", "figure_b5", "figure_b8"]
-}
-FIGURES["em"] = [name for name in FIGURES["paper"] if name not in ("figure_2", "figure_b3", "figure_b5", "figure_b8")]
+FIGURES = {"paper": [f"figure_{name}" for name in ("1", "2", "a5", "a6", "a7", "b3", "b5", "b8", "b11")]}
+FIGURES["em"] = [name for name in FIGURES["paper"] if name in ("figure_1", "figure_a5", "figure_a6", "figure_a7")]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +45,7 @@ def kept_once(run, tmp_path_factory):
         arguments = ["keep", "--profile", "small", "--runs-dir", str(run.root.parent), "--into", str(into)]
         result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "paper: 8 figures" in result.output
+    assert "paper: 9 figures" in result.output
     assert "em: 4 figures" in result.output
     assert result.output.splitlines()[-1] == str((into / "small").resolve())
     return into
@@ -460,9 +458,9 @@ def test_one_protocol_and_what_was_not_run(copied, tmp_path, command):
     shutil.rmtree(copied.folder(paper.scorecard))
     result = command("keep", "--protocol", "paper", "--runs-dir", copied.root.parent, "--into", tmp_path / "kept")
     assert result.exit_code == 0, result.output
-    assert "paper: 7 figures; not run: figure_a6, scorecard" in result.output
+    assert "paper: 8 figures; not run: figure_a6, scorecard" in result.output
     found = {path.name for path in (tmp_path / "kept" / "small").iterdir()}
-    assert found == {"dataset", "network", "representations", "test_representations", "paper"}
+    assert found == {"dataset", "network", "representations", "test_representations", "gaussian", "paper"}
     for step in em.steps[3:]:
         shutil.rmtree(copied.folder(step), ignore_errors=True)
     assert list(keep(copied, [paper, em], tmp_path / "again").protocols) == ["paper"]
