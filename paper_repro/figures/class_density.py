@@ -130,7 +130,7 @@ class Parted(NamedTuple):
     words: str
     """How wide it is, and how often chance leaves one as large."""
     spreads: str
-    """How much smaller they are above it; empty if there is no class above it, or one has no spread."""
+    """As `spreads` says."""
 
 
 def parted(mean: np.ndarray, std: np.ndarray) -> Parted:
@@ -151,18 +151,17 @@ def parted(mean: np.ndarray, std: np.ndarray) -> Parted:
 def spreads(mean: np.ndarray, std: np.ndarray) -> str:
     """How much smaller the spreads of classes are above the largest gap, in words, by mean and standard deviation [G].
 
-    Empty if there is no class above it, or one has no spread.
+    Empty where that does not part classes, and if there is no class above it, or one has no spread.
     """
     from classfit import density_groups
 
     high = density_groups(mean).high
     if not high.any() or not (std > 0).all():
         return ""
-    ratio = _spread_ratio(std, high)
-    times = max(ratio, 1 / ratio)
-    if times < 1.05:
-        return "spreads alike above it"
-    return f"spreads {times:.{1 if times < 9.95 else 0}f} times {'smaller' if ratio >= 1 else 'larger'} above it"
+    times = _spread_ratio(std, high)
+    if times <= ORDER_OF_MAGNITUDE:
+        return ""
+    return f"spreads {times:.{1 if times < 9.95 else 0}f} times smaller above it"
 
 
 def _spread_ratio(std: np.ndarray, high: np.ndarray) -> float:
@@ -175,8 +174,8 @@ def panel(axes: Axes, stored: Stored, s: int, where: str = "") -> None:
     """Classes of stage `stages[s]` sorted by mean: a mark at the mean, a bar of one standard deviation to each side.
 
     Those above the largest gap have a look of their own, and a line lies in the middle of it; under the title, above
-    the axes, stand how wide it is, how often chance leaves one as large, how many classes are above it, and how much
-    smaller spreads are there.
+    the axes, stand how wide it is, how often chance leaves one as large, how many classes are above it, and, where that
+    parts them, how much smaller spreads are there.
     """
     split = parted(stored["mean"][s], stored["std"][s])
     points(axes, stored, s, split)

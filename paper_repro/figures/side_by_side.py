@@ -53,7 +53,7 @@ def _densities(row_height: float) -> Any:
                 if c and ringed.any():
                     again = int((split.above & ringed).sum())
                     counted.append(f"{again} of the {int(ringed.sum())} of {columns[0].title}")
-                style.above(axes, f"{split.words}\n{split.spreads}\n{', '.join(counted)}")
+                style.above(axes, "\n".join(filter(None, (split.words, split.spreads, ", ".join(counted)))))
                 mean = column.stored["mean"][s]
                 chosen = np.flatnonzero(ringed[order])
                 if len(chosen):  # nothing, unclipped, upsets the layout

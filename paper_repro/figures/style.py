@@ -77,7 +77,7 @@ _RC: Any = {
 }
 
 HEAD_INCHES, DPI = 0.62, 100
-PNG_COLOURS, PNG_DPI = 128, 180
+PNG_COLOURS, PNG_DPI = 128, 160
 _SAID_OF_SVG = ("Creator", "Date", "Format", "Type")
 """Metadata that matplotlib writes of itself, and that are left out."""
 LINE_POINTS = 9
