@@ -216,7 +216,10 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
         "traces": traces,
-        "small_share": {stage: _small_share(work, stage, D, n_chains(traces[stage])) for stage, D in stages.items()},
+        "small_share": {
+            stage: _small_share(work.input(f"posterior_stage_{stage}"), D, n_chains(traces[stage]))
+            for stage, D in stages.items()
+        },
         "class_names": class_names(work),
         "dimensions": work.settings["dimensions"],
         "n_discard": work.settings["n_discard"],
@@ -224,9 +227,9 @@ def _figure_b3(work: Work) -> dict[str, Any]:
     }
 
 
-def _small_share(work: Work, stage: int, D: int, C: int) -> np.ndarray:
-    """[C, G] share of each class's points in components of fewer than D points, by chain."""
-    posterior = read_arrays(work.input(f"posterior_stage_{stage}") / "posterior.npz")
+def _small_share(folder: Path, D: int, C: int) -> np.ndarray:
+    """[C, G] share of each class's points in components of fewer than D points, by chain of the posterior there."""
+    posterior = read_arrays(folder / "posterior.npz")
     # Kept labellings are in order of time, and of chains at each time.
     edges = posterior["group_offsets"].tolist()
     return np.stack([small_share(posterior["labels"][c::C], edges, D) for c in range(C)])
@@ -243,14 +246,16 @@ def _names_and_memorization(work: Work) -> dict[str, Any]:
     return {"class_names": names, **scores}
 
 
+def _by_name(found: Mapping[int, Mapping[str, np.ndarray]], *names: str) -> dict[str, dict[int, np.ndarray]]:
+    """Arrays of several stages, by name and stage."""
+    return {name: {stage: arrays[name] for stage, arrays in found.items()} for name in names}
+
+
 def _figure_b5(work: Work) -> dict[str, Any]:
     stages = work.settings["stages"]
     found = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
     return {
-        **{
-            name: {stage: arrays[name] for stage, arrays in found.items()}
-            for name in ("seen", "left_out", "effective_draws")
-        },
+        **_by_name(found, "seen", "left_out", "effective_draws"),
         "labels": found[stages[0]]["labels"],
         **_names_and_memorization(work),
         "dimensions": {stage: values_of(work, stage).shape[1] for stage in stages},
@@ -265,7 +270,7 @@ def _figure_b7(work: Work) -> dict[str, Any]:
     # Densities and posteriors have their points sorted by class.
     by_class = np.argsort(train_labels(work), kind="stable")
     return {
-        **{name: {stage: found[name] for stage, found in densities.items()} for name in ("seen", "left_out")},
+        **_by_name(densities, "seen", "left_out"),
         "small": {
             stage: in_small_components(posteriors[stage]["labels"], posteriors[stage]["group_offsets"].tolist(), D)
             for stage, D in stages.items()
@@ -283,7 +288,7 @@ def _figure_b8(work: Work) -> dict[str, Any]:
     train = {stage: read_arrays(work.input(f"leave_one_out_stage_{stage}") / "densities.npz") for stage in stages}
     test = read_arrays(work.input("test_densities") / "densities.npz")
     return {
-        **{name: {stage: arrays[name] for stage, arrays in train.items()} for name in ("seen", "left_out")},
+        **_by_name(train, "seen", "left_out"),
         "labels": train[stages[0]]["labels"],
         "test": {stage: test[f"stage_{stage}"] for stage in stages},
         "test_labels": test["labels"],
@@ -322,7 +327,10 @@ def _figure_b10(work: Work) -> dict[str, Any]:
     traces = {stage: read_arrays(work.input(f"posterior_stage_{stage}") / "trace.npz") for stage in stages}
     return {
         "evidence": {s: read_arrays(work.input(f"state_evidence_stage_{s}") / "evidence.npz") for s in stages},
-        "small_share": {stage: _small_share(work, stage, D, n_chains(traces[stage])) for stage, D in stages.items()},
+        "small_share": {
+            stage: _small_share(work.input(f"posterior_stage_{stage}"), D, n_chains(traces[stage]))
+            for stage, D in stages.items()
+        },
         "class_names": class_names(work),
         "dimensions": stages,
     }
@@ -334,18 +342,12 @@ def _figure_b11(work: Work) -> dict[str, Any]:
     found = {stage: read_arrays(work.input(f"leave_one_out_layer{stage}") / "densities.npz") for stage in stages}
 
     def small(kind: str) -> dict[int, np.ndarray]:
-        posteriors = {stage: read_arrays(work.input(f"posterior_{kind}{stage}") / "posterior.npz") for stage in stages}
-        return {
-            stage: small_share(posteriors[stage]["labels"], posteriors[stage]["group_offsets"].tolist(), D)
-            for stage, D in stages.items()
-        }
+        """Of all chains together."""
+        return {stage: _small_share(work.input(f"posterior_{kind}{stage}"), D, 1)[0] for stage, D in stages.items()}
 
     return {
         "own": {stage: arrays["seen"] for stage, arrays in own.items()},
-        **{
-            name: {stage: arrays[name] for stage, arrays in found.items()}
-            for name in ("seen", "left_out", "effective_draws")
-        },
+        **_by_name(found, "seen", "left_out", "effective_draws"),
         "own_small": small("stage_"),
         "small": small("layer"),
         "labels": found[next(iter(stages))]["labels"],

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_repro import computations as compute
 from paper_repro.inputs import representation_of, train_labels
 from paper_repro.steps import Step, Work, derived_seed
 from paper_repro.storage import write_arrays
@@ -49,7 +48,7 @@ def gaussian_steps(pipeline: "Pipeline") -> dict[str, Step]:
 
     Empty where the densities of the protocol are not those of whole fits that points can be left out of.
     """
-    if pipeline.protocol.density not in ("chain", "converged") or pipeline.official:
+    if not pipeline.leaves_out:
         return {}
     dimensions = {f"layer{stage}": pipeline.profile.dimensions[stage - 1] for stage in pipeline.left_out}
     made = Step(
@@ -58,18 +57,7 @@ def gaussian_steps(pipeline: "Pipeline") -> dict[str, Step]:
         points,
         (pipeline.dataset, pipeline.representations),
     )
-    steps = {"points": made}
-    for layer in dimensions:
-        posterior = pipeline.fit(f"gaussian/posterior_{layer}", {"network": "gaussian", "layer": layer}, made)
-        steps[f"posterior_{layer}"] = posterior
-        steps[f"leave_one_out_{layer}"] = Step(
-            f"{pipeline.folder}/gaussian/leave_one_out_{layer}",
-            {"layer": layer},
-            compute.leave_one_out,
-            (posterior,),
-            compute.estimate_leave_one_out,
-        )
-    return steps
+    return {"points": made} | pipeline.fits_beside("gaussian", made)
 
 
 def figure_b11(pipeline: "Pipeline") -> tuple[dict[str, Any], tuple[Step, ...]]:

@@ -280,6 +280,31 @@ class Pipeline:
         whole = [step(CONVERGED)] if self.protocol.density == "heldout" else []
         return step(self.protocol, *whole)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether its densities are of whole fits, out of which points can be left."""
+        return self.protocol.density in ("chain", "converged") and not self.official
+
+    def fits_beside(self, of: str, representations: Step) -> dict[str, Step]:
+        """Of each layer of representations that no trained network has: a posterior, and densities of points left out.
+
+        Args:
+            of: what they are of; also their folder.
+            representations: the step, whose settings have the dimensions of each layer.
+        """
+        steps = {}
+        for layer in representations.settings["dimensions"]:
+            posterior = self.fit(f"{of}/posterior_{layer}", {"network": of, "layer": layer}, representations)
+            steps[f"posterior_{layer}"] = posterior
+            steps[f"leave_one_out_{layer}"] = Step(
+                f"{self.folder}/{of}/leave_one_out_{layer}",
+                {"layer": layer},
+                compute.leave_one_out,
+                (posterior,),
+                compute.estimate_leave_one_out,
+            )
+        return steps
+
     def _whole(self, stage: int) -> Step:
         """The fit to all points of each class."""
         step = self.posteriors[stage]

@@ -88,7 +88,7 @@ def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
     points can be left out of.
     """
     profile = pipeline.profile
-    if not profile.untrained or pipeline.protocol.density not in ("chain", "converged") or pipeline.official:
+    if not profile.untrained or not pipeline.leaves_out:
         return {}
     names = ("architecture", "width", "stem", "seed")
     network = {name: value for name, value in pipeline.network.settings.items() if name in names}
@@ -99,18 +99,7 @@ def untrained_steps(pipeline: "Pipeline") -> dict[str, Step]:
         (pipeline.dataset,),
         estimate_representations,
     )
-    steps = {"representations": found}
-    for layer in profile.untrained:
-        posterior = pipeline.fit(f"untrained/posterior_{layer}", {"network": "untrained", "layer": layer}, found)
-        steps[f"posterior_{layer}"] = posterior
-        steps[f"leave_one_out_{layer}"] = Step(
-            f"{pipeline.folder}/untrained/leave_one_out_{layer}",
-            {"layer": layer},
-            compute.leave_one_out,
-            (posterior,),
-            compute.estimate_leave_one_out,
-        )
-    return steps
+    return {"representations": found} | pipeline.fits_beside("untrained", found)
 
 
 def figure_b9(pipeline: "Pipeline") -> tuple[dict[str, Any], tuple[Step, ...]]:

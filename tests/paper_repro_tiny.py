@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from paper_repro.profiles import DIGITS, PAPER
 
 
@@ -49,6 +51,26 @@ def tiny_network(seed=0):
     from paper_repro.networks import residual_network
 
     return residual_network((1, 1, 1, 1), width=8, n_classes=10, in_channels=1, seed=seed)
+
+
+def assert_fitted_as_the_protocol(pipeline, workspace, of, steps, points):
+    """That densities of layer3, as fitted and left out, are those of the protocol's mixture of these points."""
+    from classfit import DPGaussianMixture
+    from paper_repro.inputs import labels_in
+    from paper_repro.steps import derived_seed
+    from paper_repro.storage import read_arrays
+
+    labels = labels_in(workspace.folder(pipeline.dataset))
+    x = read_arrays(workspace.folder(points) / "layer3.npz")["values"]
+    names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
+    model = DPGaussianMixture(
+        **{name: pipeline.sampler()[name] for name in names},
+        random_state=derived_seed(0, "posterior", of, "layer3"),
+    ).fit(x, groups=labels)
+    found = read_arrays(workspace.folder(steps["leave_one_out_layer3"]) / "densities.npz")
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_allclose(found["seen"], model.score_samples(x, groups=labels)[order], rtol=1e-9)
+    np.testing.assert_allclose(found["left_out"], model.leave_one_out().log_density[order], rtol=1e-9)
 
 
 if __name__ == "__main__":

@@ -121,8 +121,9 @@ def test_figure_b3_has_shares_of_small_components_by_chain(tmp_path):
     """Of two chains, one with every point alone and one with all together, three labellings each are kept in turn."""
     labels = np.stack([np.arange(4), np.zeros(4, int)] * 3)
     stored = {"labels": labels, "group_offsets": np.array([0, 4])}
-    work = work_of(tmp_path, {}, {"posterior_stage_4/posterior.npz": stored})
-    assert figure_arguments._small_share(work, 4, 2, 2).tolist() == [[1.0], [0.0]]
+    folder = work_of(tmp_path, {}, {"posterior_stage_4/posterior.npz": stored}).input("posterior_stage_4")
+    assert figure_arguments._small_share(folder, 2, 2).tolist() == [[1.0], [0.0]]
+    assert figure_arguments._small_share(folder, 2, 1).tolist() == [[0.5]], "of both together"
 
 
 def test_figure_b9_has_points_of_all_files_in_the_order_of_classes(tmp_path):

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from made_left_out import made_figure_b11
-from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL, assert_fitted_as_the_protocol
 from scipy import stats
 from test_figure_arguments import work_of
 from tolerances import PEER_RELATIVE
 
-from classfit import DPGaussianMixture
 from paper_repro import figure_arguments
 from paper_repro.figures import figure_b5, figure_b11
 from paper_repro.gaussian_points import gaussian_points
@@ -65,17 +64,7 @@ def test_every_class_has_its_gaussian_in_the_order_of_the_images(run):
 
 
 def test_the_fits_are_those_of_the_protocol(run):
-    pipeline, workspace = run
-    labels = labels_in(workspace.folder(pipeline.dataset))
-    x = read_arrays(workspace.folder(pipeline.gaussian["points"]) / "layer3.npz")["values"]
-    names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
-    model = DPGaussianMixture(
-        **{name: pipeline.sampler()[name] for name in names},
-        random_state=derived_seed(0, "posterior", "gaussian", "layer3"),
-    ).fit(x, groups=labels)
-    found = read_arrays(workspace.folder(pipeline.gaussian["leave_one_out_layer3"]) / "densities.npz")
-    order = np.argsort(labels, kind="stable")
-    np.testing.assert_allclose(found["seen"], model.score_samples(x, groups=labels)[order], rtol=1e-9)
+    assert_fitted_as_the_protocol(*run, "gaussian", run[0].gaussian, run[0].gaussian["points"])
 
 
 def test_under_which_protocols_there_are_some():

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from made_left_out import made_figure_b9
-from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL
+from paper_repro_tiny import TINY_PROFILE, TINY_PROTOCOL, assert_fitted_as_the_protocol
 from rich.console import Console
 
-from classfit import DPGaussianMixture
 from paper_repro.datasets import normalised
 from paper_repro.figures import figure_b5, figure_b7, figure_b9
 from paper_repro.networks import build
@@ -102,18 +101,7 @@ def test_larger_images_have_no_pixels(tmp_path, run):
 
 
 def test_the_fits_are_those_of_the_protocol(run):
-    pipeline, workspace = run
-    labels = images_of(workspace, pipeline)[0]["train_labels"].numpy()
-    x = read_arrays(workspace.folder(pipeline.untrained["representations"]) / "layer3.npz")["values"]
-    names = ("n_sweeps", "n_discard", "thin", "block_size", "n_init_components", "official")
-    model = DPGaussianMixture(
-        **{name: pipeline.sampler()[name] for name in names},
-        random_state=derived_seed(0, "posterior", "untrained", "layer3"),
-    ).fit(x, groups=labels)
-    found = read_arrays(workspace.folder(pipeline.untrained["leave_one_out_layer3"]) / "densities.npz")
-    order = np.argsort(labels, kind="stable")
-    np.testing.assert_allclose(found["seen"], model.score_samples(x, groups=labels)[order], rtol=1e-9)
-    np.testing.assert_allclose(found["left_out"], model.leave_one_out().log_density[order], rtol=1e-9)
+    assert_fitted_as_the_protocol(*run, "untrained", run[0].untrained, run[0].untrained["representations"])
 
 
 def test_the_strict_protocol_has_them_too():

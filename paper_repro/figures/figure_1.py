@@ -27,12 +27,12 @@ def caption(stored: Stored) -> str:
     return (
         "Mean (mark) and standard deviation (bar) of the log-density of each class's own training points at stages "
         f"{stages}, under the class's density (posterior predictive, equation 3; under the protocol heldout of a "
-        "fit that leaves the point out, under em the mixture that EM fits). Classes are sorted by mean in "
-        "each panel; above it stand the largest gap between means, how often draws from the nearest density with "
-        "one mode leave one as large, and how much smaller standard deviations are above it (geometric means). Where "
-        "chance seldom leaves such a gap (p < 0.05), or standard deviations are smaller above it by more than the "
-        "square root of ten, a dashed line lies in it, and classes above it are orange diamonds; a class may be on "
-        f"another side in the other panel. {of_em(stored)}{chains_in_words(stored)}{stored['note']}"
+        "fit that leaves the point out, under em the mixture that EM fits). Classes are sorted by mean in each panel; "
+        "above it stand the largest gap between means and how often draws from the nearest density with one mode "
+        "leave one as large. Where that is seldom (p < 0.05), or standard deviations are smaller above the gap by "
+        "more than the square root of ten (geometric means; how much then stands there too), a dashed line lies in "
+        "it, and classes above it are orange diamonds; a class may be on another side in the other panel. "
+        f"{of_em(stored)}{chains_in_words(stored)}{stored['note']}"
     )
 
 

@@ -127,11 +127,11 @@ def caption(stored: Stored) -> str:
         "that saw the point; orange diamonds are above the largest gap between these means in the panel, where it "
         "parts classes as in figure 1. Left out (green squares): the same points, each under the density given all "
         "others of its class, by importance sampling from the labellings of the same fit. Above each panel stand the "
-        "largest gaps between either's means, and how much smaller standard deviations as fitted are above theirs "
-        "(geometric means). A density left out rests on as many points, but for one; what it cannot "
-        "see is a state that no labelling of the fit is in. Within a chain it is rather too high than too low, since "
-        "the labels of the other points were drawn with the point there; over several chains that do not mix, the one "
-        "under which the point is least likely counts most. "
+        "largest gaps between either's means and, where that parts classes, how much smaller standard deviations as "
+        "fitted are above theirs (geometric means). A density left out rests on as many points, but for one; what it "
+        "cannot see is a state that no labelling of the fit is in. Within a chain it is rather too high than too low, "
+        "since the labels of the other points were drawn with the point there; over several chains that do not mix, "
+        "the one under which the point is least likely counts most. "
         f"{stored['remark']} {stored['note']}"
     ).replace("  ", " ")
 
